@@ -1,0 +1,48 @@
+# everreel: `make film PROMPT="..."` makes a film, `make test` checks everything; both set up .venv when it is not there.
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+JOBS ?= 2
+ARGS ?=
+# The prompt goes to the shell as it was typed: make and the shell both leave its $, ' and " alone.
+export EVERREEL_PROMPT := $(value PROMPT)
+PROMPT ?=
+
+.PHONY: help film test lint install benchmark clean
+
+help:
+	@echo 'make film PROMPT="a red fox runs right through a snowy forest at dusk" [ARGS="--seconds 10"]'
+	@echo 'make test       lint, types and tests      make install    make .venv with all that the tests need'
+	@echo 'make lint       linters and types only     make benchmark  measure speed and memory, write docs/benchmarks.md'
+
+film: .venv/.installed
+	@$(BIN)/everreel generate "$$EVERREEL_PROMPT" -o film.mp4 $(ARGS)
+
+# pytest comes last, so that its closing line is the last thing said.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict src
+
+benchmark: .venv/.installed
+	$(BIN)/python -m benchmarks $(ARGS)
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	@for python in python3.11 python3 python3.12 python3.13; do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        exec $$python -m venv .venv; \
+	    fi; \
+	done; echo 'everreel needs Python 3.11 or newer, and none was found' >&2; exit 2
+	$(BIN)/python -m pip install --quiet -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info

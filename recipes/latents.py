@@ -1,0 +1,15 @@
+"""What the transformer trains on: the clips as latents, with sentences and stills; and reconstructions for
+the critic.
+
+`everreel train recipes/latents.py --run-dir runs/latents`, after the recipes world and vae.
+"""
+
+from everreel.train.run import LatentRecipe
+
+recipe = LatentRecipe(
+    vae="runs/vae",
+    stores=(("films", "runs/world/films"), ("images", "runs/world/images")),
+    reconstructed_shards=(("films", 10), ("images", 10)),
+    stills=4,
+    sentences=4,
+)

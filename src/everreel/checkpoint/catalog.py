@@ -1,0 +1,159 @@
+"""The models that can be asked for by name, what each is made for and what it needs.
+
+Sources: the sizes, settings and peak memory that the released repositories publish. The one invariant:
+`find_model` returns only what can be loaded now; anything else is an error that says why and what would do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+from everreel.checkpoint import configs
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A model and the settings it is best at."""
+
+    name: str
+    path: str  # a folder, or the name of the repository that publishes it
+    kind: str
+    size: str
+    height: int
+    width: int
+    num_frames: int
+    guidance_scale: float
+    shift: float
+    num_inference_steps: int
+    needs: str
+    licence: str
+    released: bool  # published by others, so not inside the package
+    causal: bool = False  # trained with block-causal attention as well, so that finished blocks can be cached
+    block_size: int = 5  # latent frames of a block
+    context: int = 20  # latent frames a block looks back at, beyond one window
+    negative_prompt: str = ""
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """The recommended height and width of each aspect."""
+        # A square of about as many pixels, on the grid of 16.
+        side = round((self.height * self.width) ** 0.5 / 16) * 16
+        return {"16:9": (self.height, self.width), "9:16": (self.width, self.height), "1:1": (side, side)}
+
+    def require_folder(self) -> Path:
+        """The folder of its files.
+
+        Raises:
+            ValueError: they are not on this machine.
+        """
+        if not self.usable:
+            raise ValueError(f"model = {self.name!r}: its files are not on this machine")
+        return Path(self.path)
+
+    @property
+    def usable(self) -> bool:
+        """Whether its files are on this machine."""
+        return _is_model(Path(self.path))
+
+
+_TINY = ModelCard(
+    name="tiny",
+    path=str(files("everreel") / "assets" / "tiny"),
+    kind="text to video, diffusion forcing",
+    size="10 M",
+    height=96,
+    width=160,
+    num_frames=97,
+    guidance_scale=5.0,
+    shift=8.0,
+    num_inference_steps=30,
+    needs="a CPU and 1 GB of memory",
+    licence="Apache-2.0",
+    released=False,
+    causal=True,
+)
+_DF_1B = ModelCard(
+    name="DF-1.3B-540P",
+    path="Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers",
+    kind="text to video, diffusion forcing",
+    size="1.3 B",
+    height=544,
+    width=960,
+    num_frames=97,
+    guidance_scale=6.0,
+    shift=8.0,
+    num_inference_steps=30,
+    needs="a GPU with 15 GB, 32 GB of memory, 28 GB of disk",
+    licence="Skywork Community License",
+    released=True,
+    negative_prompt="blurry, overexposed, washed out, distorted, bad hands, extra limbs, subtitles, watermark, still",
+)
+_DF_14B = replace(
+    _DF_1B,
+    name="DF-14B-540P",
+    path="Skywork/SkyReels-V2-DF-14B-540P-Diffusers",
+    size="14 B",
+    needs="a GPU with 52 GB, 64 GB of memory, 70 GB of disk",
+)
+_DF_14B_720P = replace(
+    _DF_14B,
+    name="DF-14B-720P",
+    path="Skywork/SkyReels-V2-DF-14B-720P-Diffusers",
+    height=720,
+    width=1280,
+    num_frames=121,
+    needs="a GPU with 80 GB, 64 GB of memory, 70 GB of disk",
+)
+
+CATALOG = (_TINY, _DF_1B, _DF_14B, _DF_14B_720P)
+
+
+def find_model(name_or_path: str | Path) -> ModelCard:
+    """The card of a model on this machine: a name of the catalog, or a folder in a layout that `load` reads.
+
+    Raises:
+        ValueError: there is no such model here; the message says what would do.
+    """
+    wanted = str(name_or_path)
+    for card in CATALOG:
+        if wanted in (card.name, card.path):
+            if card.usable:
+                return card
+            if not card.released:
+                raise ValueError(f"model = {wanted!r}: its files are missing in {card.path}; install again")
+            raise ValueError(
+                f"model = {wanted!r}: its weights are not on this machine; it needs {card.needs}; "
+                f"give the folder that holds the files of {card.path}"
+            )
+    folder = Path(wanted).expanduser()
+    if wanted and _is_model(folder):
+        return _card_of_folder(folder)
+    if wanted and folder.is_dir():
+        raise ValueError(f"model = {wanted!r}: a folder must hold model_index.json and transformer/")
+    names = [card.name for card in CATALOG]
+    nearest = max(names, key=lambda name: difflib.SequenceMatcher(None, wanted, name).ratio())
+    raise ValueError(f"model = {wanted!r}: must be one of {', '.join(names)} or a folder; nearest {nearest!r}")
+
+
+def _is_model(folder: Path) -> bool:
+    if (folder / "model_index.json").is_file():
+        return (folder / "transformer" / "config.json").is_file()
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+
+
+def _card_of_folder(folder: Path) -> ModelCard:
+    """The released model of the same width under the folder's name; for others, the tiny one's settings."""
+    if (folder / "transformer").is_dir():
+        config = configs.transformer_config_from_diffusers(configs.read_json(folder / "transformer" / "config.json"))
+    else:
+        config = configs.transformer_config_from_official(configs.read_json(folder / "config.json"))
+    if config.dim == 1536:
+        card = _DF_1B
+    elif config.dim == 5120:
+        card = _DF_14B_720P if "720" in folder.resolve().name else _DF_14B
+    else:
+        card = replace(_TINY, size="unknown", needs="unknown", licence="unknown")
+    return replace(card, name=folder.resolve().name, path=str(folder), released=False)

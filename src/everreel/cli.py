@@ -1,0 +1,198 @@
+"""The command line: `everreel generate`, `everreel models`, `everreel train`.
+
+The one invariant: whatever goes wrong is one line on the error stream and exit code 2, never a traceback, and what a
+film has on disk by then stays there and plays.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+if TYPE_CHECKING:
+    from everreel.film.pipeline import Progress, VideoPipeline
+    from everreel.film.plan import Plan
+    from everreel.film.request import VideoRequest
+
+app = typer.Typer(
+    name="everreel",
+    help="Films of any length from words.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+DTYPES = ("bfloat16", "float32", "float16")
+
+
+def main() -> None:
+    """Run the command line; every error is one line and exit code 2."""
+    try:
+        app(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(_complain("stopped"))
+    except click.ClickException as error:
+        sys.exit(_complain(error.format_message()))
+    except (ValueError, OSError) as error:
+        sys.exit(_complain(" ".join(str(error).split())))
+    except KeyboardInterrupt:
+        sys.exit(_complain("stopped"))
+
+
+@app.command()
+def generate(  # the options of a film are the fields of a request
+    prompt: Annotated[str, typer.Argument(help="What the film shows.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The MP4 to write.")] = Path("film.mp4"),
+    num_frames: Annotated[int | None, typer.Option(help="Length in frames; any number.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Length in seconds instead.")] = None,
+    height: Annotated[int | None, typer.Option(help="Height in pixels, a multiple of 16.")] = None,
+    width: Annotated[int | None, typer.Option(help="Width in pixels, a multiple of 16.")] = None,
+    resolution: Annotated[str | None, typer.Option(help="540P or 720P instead of a size.")] = None,
+    aspect: Annotated[str | None, typer.Option(help="16:9, 9:16 or 1:1.")] = None,
+    num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the words; 1 is off.")] = None,
+    shift: Annotated[float | None, typer.Option(help="Shift of the noise levels.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same film.")] = 0,
+    negative_prompt: Annotated[str | None, typer.Option(help="What the film should not look like.")] = None,
+    ar_step: Annotated[int, typer.Option(help="Asynchronous: rows between two blocks; 0 is off.")] = 0,
+    causal_block_size: Annotated[int | None, typer.Option(help="Latent frames of a block.")] = None,
+    fps: Annotated[int, typer.Option(help="Frames a second, 16 or 24.")] = 24,
+    model: Annotated[str, typer.Option(help="A name from `everreel models`, or a folder.")] = "tiny",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16, float32 or float16.")] = None,
+) -> None:
+    """Make a film from a prompt."""
+    from everreel.checkpoint.catalog import find_model
+    from everreel.film.plan import make_plan
+    from everreel.film.request import make_request
+
+    request = make_request(
+        prompt=prompt, num_frames=num_frames, seconds=seconds, height=height, width=width, resolution=resolution,
+        aspect=aspect, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, shift=shift, seed=seed,
+        negative_prompt=negative_prompt, ar_step=ar_step, causal_block_size=causal_block_size, fps=fps,
+    )  # fmt: skip
+    plan = make_plan(request, find_model(model))
+    check_output(output)
+    pipeline = _load(model, device, dtype)
+    typer.echo(plan.describe())
+    _film(pipeline, request, plan, output)
+
+
+@app.command()
+def models() -> None:
+    """List the models that can be used and what each needs."""
+    from everreel.checkpoint.catalog import CATALOG
+
+    for card in CATALOG:
+        typer.echo(f"{card.name:<14}{'ready' if card.usable else 'not here':<10}{card.size:<7}{card.kind}")
+        typer.echo(
+            f"{'':<14}{card.width}x{card.height}, {card.num_frames} frames, {card.num_inference_steps} steps, "
+            f"guidance {card.guidance_scale:g}, shift {card.shift:g}"
+        )
+        typer.echo(f"{'':<14}needs {card.needs}; {card.licence}")
+        if card.released and not card.usable:
+            typer.echo(f"{'':<14}published as {card.path}; give --model the folder that holds it")
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A file of recipes/.")],
+    run_dir: Annotated[Path | None, typer.Option(help="Where checkpoints and curves go.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Stop, resumable, after this time.")] = None,
+) -> None:
+    """Run a training recipe, or resume it."""
+    from everreel.train.run import run_recipe
+
+    run_recipe(recipe, run_dir or Path("runs") / recipe.stem, max_seconds=max_seconds)
+
+
+def check_output(path: Path) -> None:
+    """Refuse a path that a film cannot be written to, before anything is loaded.
+
+    Raises:
+        ValueError: with the rule and what would work.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise ValueError(f"output = {path}: is a folder; try {path / 'film.mp4'}")
+    if path.suffix.lower() != ".mp4":
+        raise ValueError(f"output = {path}: must end in .mp4; try {path.with_suffix('.mp4')}")
+    if not folder.is_dir():
+        existing = next(parent for parent in folder.parents if parent.is_dir())
+        raise ValueError(f"output = {path}: the folder {folder} does not exist; nearest that does: {existing}")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise ValueError(f"output = {path}: cannot be written; try a folder of your own, such as {Path.home()}")
+
+
+def _load(model: str, device: str | None, dtype: str | None) -> VideoPipeline:
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype = {dtype}: must be one of {', '.join(DTYPES)}; nearest that works: bfloat16")
+    import torch
+
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError):
+            raise ValueError(f"device = {device}: is not on this machine; nearest that works: cpu") from None
+    from everreel.film.pipeline import VideoPipeline
+
+    return VideoPipeline.from_pretrained(model, device=device, dtype=getattr(torch, dtype) if dtype else None)
+
+
+def _film(pipeline: VideoPipeline, request: VideoRequest, plan: Plan, output: Path) -> None:
+    """Write the film while it is made; what is written stays, whatever happens."""
+    from everreel.media import FilmWriter
+
+    writer = FilmWriter(output, plan.shape.pixel_height, plan.shape.pixel_width, plan.request.fps)
+    try:
+        with _progress_bar(plan) as on_progress, writer:
+            for block in pipeline.stream(request, on_progress=on_progress):
+                writer.append(block.frames)
+    except (KeyboardInterrupt, OSError) as error:
+        reason = "stopped" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
+        kept = f"{output} holds the first {writer.num_frames} frames" if writer.num_frames else "nothing was written"
+        raise click.ClickException(f"{reason}: {kept}") from None
+    seconds = writer.num_frames / plan.request.fps
+    typer.echo(f"wrote {output}: {writer.num_frames} frames, {seconds:.1f} s, {writer.num_bytes / 1000:.0f} kB")
+
+
+@contextmanager
+def _progress_bar(plan: Plan) -> Iterator[Callable[[Progress], None]]:
+    """A bar with block, step, elapsed and remaining time; a line a block where no one is watching."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[clock]}"))
+    last_block = 0
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=len(plan.schedule), clock="")
+
+        def on_progress(progress: Progress) -> None:
+            nonlocal last_block
+            where = f"block {progress.block}/{plan.num_blocks} step {progress.step}/{plan.rows_per_block}"
+            clock = f"{_clock(progress.elapsed)} elapsed, {_clock(progress.remaining)} left"
+            bar.update(task, completed=progress.row, description=where, clock=clock)
+            if not console.is_terminal and (progress.block > last_block or progress.row == progress.num_rows):
+                last_block = progress.block
+                typer.echo(f"{where}: {clock}", err=True)
+
+        yield on_progress
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _complain(message: str) -> int:
+    typer.echo(f"everreel: {message}", err=True)
+    return 2

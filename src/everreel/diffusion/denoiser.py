@@ -1,0 +1,100 @@
+"""From a window of noisy latents to the velocity the solver follows: guidance, and what is remembered of the film.
+
+Source: classifier-free guidance as in the released pipelines; the cache of section 4c's causal model. The one
+invariant: the conditional and the unconditional branch always see the same frames, the same levels and the same past.
+
+Shape suffixes: B batch, C channels, T latent frames, H W latent height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from everreel.model.dit import Context, DiT
+from everreel.model.kv_cache import KVCache
+
+
+@dataclass
+class Branch:
+    """One forward pass a step: a context of one row (or of both rows of guidance in one batch) and its cache."""
+
+    context: Context
+    cache: KVCache | None = None
+
+    @property
+    def batch(self) -> int:
+        """Rows of the context."""
+        return self.context.bias.shape[0]
+
+
+class Denoiser:
+    """Calls the transformer and mixes its branches.
+
+    Args:
+        model: the transformer.
+        branches: one branch of batch 2 (conditional, unconditional), two of batch 1 where memory is short, or one of
+            batch 1 without guidance. A branch with a cache is given new frames only, one block after the other.
+        guidance_scale: 1 without guidance.
+        fps_index: 0 for 16 and 1 for 24 frames a second.
+        causal: block-causal attention inside the window.
+    """
+
+    def __init__(
+        self,
+        model: DiT,
+        branches: Sequence[Branch],
+        guidance_scale: float = 1.0,
+        *,
+        fps_index: int = 1,
+        causal: bool = False,
+    ) -> None:
+        rows = sum(branch.batch for branch in branches)
+        if rows != (1 if guidance_scale == 1.0 else 2):
+            raise ValueError(f"guidance_scale = {guidance_scale}: does not go with {rows} rows of context")
+        self.model = model
+        self.branches = branches
+        self.guidance_scale = guidance_scale
+        self.fps_index = fps_index
+        self.causal = causal
+
+    @property
+    def remembers(self) -> bool:
+        """Whether finished frames are kept as keys and values, so that only new ones are handed in."""
+        return self.branches[0].cache is not None
+
+    @torch.no_grad()
+    def __call__(self, x_CTHW: Tensor, timestep_T: Tensor, blocks: Sequence[int]) -> Tensor:
+        """The guided velocity, (C, T, H, W) float32, of a window at timesteps 1000 (noise) to 0 (clean)."""
+        velocity = self._run(x_CTHW, timestep_T, blocks, write_cache=False)
+        if velocity.shape[0] == 1:
+            return velocity[0]
+        conditional, unconditional = velocity
+        return unconditional + self.guidance_scale * (conditional - unconditional)
+
+    @torch.no_grad()
+    def remember(self, x_CTHW: Tensor, timestep_T: Tensor) -> None:
+        """Write a finished block into the caches, if there are any: one more pass over it at its (near) zero level."""
+        if self.remembers:
+            self._run(x_CTHW, timestep_T, (x_CTHW.shape[1],), write_cache=True)
+
+    def _run(self, x_CTHW: Tensor, timestep_T: Tensor, blocks: Sequence[int], write_cache: bool) -> Tensor:
+        out = []
+        for branch in self.branches:
+            x_BCTHW = x_CTHW[None].expand(branch.batch, -1, -1, -1, -1)
+            timestep_BT = timestep_T.to(x_CTHW.device)[None].expand(branch.batch, -1)
+            fps_B = torch.full((branch.batch,), self.fps_index, device=x_CTHW.device)
+            velocity = self.model(
+                x_BCTHW,
+                timestep_BT,
+                branch.context,
+                fps_B=fps_B,
+                blocks=blocks if self.causal else None,
+                cache=branch.cache,
+                write_cache=write_cache,
+            )
+            out.append(velocity)
+        return torch.cat(out)

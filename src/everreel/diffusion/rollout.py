@@ -1,0 +1,138 @@
+"""THE loop: schedule × denoiser × solver → finished latents, as soon as they are finished.
+
+Source: the three denoising loops of the released `diffusion_forcing_pipeline.py`, here one. The one invariant: it knows
+nothing of modes. Text to film, image to film, extension, one window or a thousand are rows of a schedule and known
+frames; the loop holds the frames of one window and draws a frame's noise when the frame comes into sight.
+
+Shape suffixes: B batch (always 1 here), C channels, T latent frames, H W latent height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from everreel.diffusion.conditioning import Conditioning
+from everreel.diffusion.denoiser import Denoiser
+from everreel.diffusion.noise import draw_noise
+from everreel.diffusion.schedule import Row, Schedule
+from everreel.diffusion.solver import Solver, SolverState
+
+
+@dataclass(frozen=True)
+class LatentBlock:
+    """Finished latent frames (C, T, H, W) of a film, the first of them frame number `start`."""
+
+    start: int
+    latents_CTHW: Tensor
+
+
+def rollout(
+    schedule: Schedule,
+    denoiser: Denoiser,
+    solver: Solver,
+    conditioning: Conditioning,
+    noise: Callable[[int], Tensor],
+    *,
+    on_row: Callable[[int], None] | None = None,
+) -> Iterator[LatentBlock]:
+    """Generate a film's latents.
+
+    Args:
+        schedule: its `given` frames must be those that `conditioning` knows.
+        noise: the start noise (C, H, W) of a latent frame, by its absolute index.
+        on_row: called with the row's number when it is done, for progress.
+
+    Yields: blocks, first to last, each frame once.
+    """
+    assert schedule.given == conditioning.given and schedule.num_steps == solver.num_steps
+    window = _Window(solver, conditioning, noise)
+    remembered = 0
+    for index, row in enumerate(schedule):
+        window.slide(*row.window)
+        levels_T = torch.tensor(row.levels, device=window.device)
+        update_T = torch.tensor(row.update, device=window.device)
+        seen_CTHW, timestep_T = window.seen(row, levels_T, index)
+        if denoiser.remembers:
+            remembered = _remember(schedule, denoiser, row, remembered, seen_CTHW, timestep_T)
+        new = max(remembered - row.window[0], 0)
+        velocity_CTHW = denoiser(
+            seen_CTHW[:, new:], timestep_T[new:], schedule.blocks_in(row.window[0] + new, row.window[1])
+        )
+        velocity_CTHW = torch.nn.functional.pad(velocity_CTHW, (0, 0, 0, 0, new, 0))  # what is remembered stays
+        window.state = solver.step(window.state, velocity_CTHW[None], levels_T, update_T)
+        if on_row is not None:
+            on_row(index)
+        if row.finished:
+            yield LatentBlock(row.finished.start, window.frames(row.finished))
+
+
+class _Window:
+    """The latents in sight: those of one row's window."""
+
+    def __init__(self, solver: Solver, conditioning: Conditioning, noise: Callable[[int], Tensor]) -> None:
+        self._solver, self._conditioning, self._noise = solver, conditioning, noise
+        self._start = 0
+        self.state: SolverState = solver.start(self._fresh(0)[:, :, :0])
+
+    @property
+    def device(self) -> torch.device:
+        return self.state.latents.device
+
+    def slide(self, start: int, stop: int) -> None:
+        """Let go of the frames before `start` and draw those up to `stop`."""
+        held = self._start + self.state.num_frames
+        if held < stop:
+            fresh = torch.cat([self._fresh(frame) for frame in range(held, stop)], dim=2)
+            self.state = self.state.append(fresh)
+        if start > self._start:
+            self.state = self.state.select(start - self._start, self.state.num_frames)
+            self._start = start
+
+    def seen(self, row: Row, levels_T: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """What the network is shown: clean frames with a little noise on them, and every frame's timestep."""
+        latents_CTHW = self.state.latents[0]
+        timestep_T = self._solver.timesteps.to(self.device)[levels_T]
+        level = self._conditioning.history_level
+        if level == 0:
+            return latents_CTHW, timestep_T
+        clean_T = levels_T == self._solver.num_steps
+        shape = (latents_CTHW.shape[0], *latents_CTHW.shape[2:])
+        frames = range(*row.window)
+        noise_CTHW = torch.stack(
+            [draw_noise(self._conditioning.seed, "history", frame, index, shape) for frame in frames], dim=1
+        ).to(latents_CTHW)
+        noisy_CTHW = torch.lerp(latents_CTHW, noise_CTHW, level)
+        return (
+            torch.where(clean_T[None, :, None, None], noisy_CTHW, latents_CTHW),
+            torch.where(clean_T, torch.full_like(timestep_T, 1000 * level), timestep_T),
+        )
+
+    def frames(self, wanted: range) -> Tensor:
+        """Finished frames; those that were given, as they were given, also where they lie outside the window."""
+        known = self._conditioning.known
+        parts = [known[f] if f in known else self.state.latents[0, :, f - self._start] for f in wanted]
+        return torch.stack([part.to(self.device) for part in parts], dim=1)
+
+    def _fresh(self, frame: int) -> Tensor:
+        known = self._conditioning.known.get(frame)
+        return (self._noise(frame) if known is None else known)[None, :, None]
+
+
+def _remember(
+    schedule: Schedule, denoiser: Denoiser, row: Row, remembered: int, seen_CTHW: Tensor, timestep_T: Tensor
+) -> int:
+    """Hand over the clean blocks at the front of the window that the cache does not hold yet, one by one."""
+    start, stop = row.window
+    remembered = max(remembered, start)
+    clean = next((i for i, level in enumerate(row.levels) if level < schedule.num_steps), stop - start)
+    for size in schedule.blocks_in(remembered, stop):
+        if remembered + size > start + clean:
+            break
+        part = slice(remembered - start, remembered - start + size)
+        denoiser.remember(seen_CTHW[:, part], timestep_T[part])
+        remembered += size
+    return remembered

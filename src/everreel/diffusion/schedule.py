@@ -1,0 +1,287 @@
+"""Schedules: which frames step when, and which are seen. All the ways to generate differ in this alone.
+
+A row says at which step index each frame of a window stands (0 is pure noise, N is clean) and which of them
+step now. The rules are SkyReels-V2's (arXiv 2504.13074, diffusion forcing; the released
+`generate_timestep_matrix`): frames move in blocks, a block starts `ar_step` rows after the block before it,
+and with `ar_step` 0 all move together. Where the released code leaves frames behind (a tail shorter than a
+block, a given prefix that is not whole blocks) every frame is served here. The one invariant: each frame
+that is not given steps exactly N times, in rows that follow one another and inside the window, and a given
+frame never steps.
+
+Rows are worked out when they are asked for, so the schedule of a film of any length costs nothing to hold.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+
+@dataclass(frozen=True)
+class Row:
+    """One call of the network."""
+
+    levels: tuple[int, ...]
+    """Step index of each frame of the window before the row: `levels[i]` is that of frame `window[0] + i`."""
+    update: tuple[bool, ...]
+    """Which frames of the window step in this row."""
+    window: tuple[int, int]
+    """The frames that are seen, from the first up to but not including the second."""
+    finished: range
+    """The frames that are final from this row on, given ones too; over all rows each frame once, in order.
+    Only given ones can lie outside the window."""
+
+
+class Schedule(Sequence[Row]):
+    """The rows of a film. Made by `synchronous`, `asynchronous` and `blockwise`."""
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        num_steps: int,
+        given: frozenset[int],
+        *,
+        delay: int,
+        base: int | None = None,
+        context: int | None = None,
+    ) -> None:
+        """Blocks of `sizes` frames, each `delay` rows after the one before it.
+
+        The window is the whole film, or the newest whole blocks that fit into `base` frames, or the moving
+        block and the `context` frames before it.
+        """
+        assert base is None or context is None
+        self.num_steps = num_steps
+        self.given = given
+        self._edges = (0, *itertools.accumulate(sizes))
+        self._delay, self._base, self._context = delay, base, context
+        # The blocks that have something to make. A block that is given whole takes no time.
+        self._moving = [
+            index
+            for index, (start, stop) in enumerate(itertools.pairwise(self._edges))
+            if not given or any(frame not in given for frame in range(start, stop))
+        ]
+        if not self._moving:
+            raise ValueError(f"given = all of {self.num_frames} frames: at least one must be left to make")
+        self._first_view = 0 if base is None else bisect.bisect_right(self._edges, base) - 1
+
+    @property
+    def num_frames(self) -> int:
+        """Latent frames of the film."""
+        return self._edges[-1]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Frames in each block, given blocks among them."""
+        return tuple(stop - start for start, stop in itertools.pairwise(self._edges))
+
+    def blocks_in(self, start: int, stop: int) -> tuple[int, ...]:
+        """Sizes of the blocks from frame `start` up to `stop`, cut at both; none if the two are the same."""
+        assert 0 <= start <= stop <= self.num_frames, (start, stop)
+        inside = self._edges[bisect.bisect_right(self._edges, start) : bisect.bisect_left(self._edges, stop)]
+        return tuple(b - a for a, b in itertools.pairwise((start, *inside, stop)) if b > a)
+
+    @property
+    def longest_window(self) -> int:
+        """The most frames that any row sees, for plans of memory and time."""
+        if self._base is None and self._context is None:
+            return self.num_frames
+        return max(stop - start for start, stop in map(self._window, self._newest_ever()))
+
+    @property
+    def keeps_in_view(self) -> bool:
+        """Whether every block stays in the window until it is done; what the builders see to."""
+        # Blocks that are still moving when the newest one begins, besides that one.
+        others = (self.num_steps - 1) // self._delay if self._delay else len(self._moving)
+        return all(
+            self._window(turn)[0] <= self._edges[self._moving[max(0, turn - others)]] for turn in self._newest_ever()
+        )
+
+    def __len__(self) -> int:
+        return self.num_steps + (len(self._moving) - 1) * self._delay
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+        if isinstance(index, slice):
+            return [self._row(i) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return self._row(index % len(self))
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(self._row, range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Schedule({self.num_frames} frames, {len(self._edges) - 1} blocks, {len(self)} rows)"
+
+    def _row(self, index: int) -> Row:
+        start, stop = self._window(self._newest(index))
+        levels: list[int] = []
+        update: list[bool] = []
+        block = bisect.bisect_right(self._edges, start) - 1
+        turn = bisect.bisect_left(self._moving, block)  # which moving block this is, or comes next
+        frame = start
+        while frame < stop:
+            edge = min(self._edges[block + 1], stop)
+            moves = turn < len(self._moving) and self._moving[turn] == block
+            past = index - turn * self._delay  # rows since this block began
+            level = min(max(past, 0), self.num_steps) if moves else self.num_steps
+            for seen in range(frame, edge):
+                known = seen in self.given
+                levels.append(self.num_steps if known else level)
+                update.append(moves and not known and 0 <= past < self.num_steps)
+            turn += moves
+            block += 1
+            frame = edge
+        return Row(tuple(levels), tuple(update), (start, stop), self._finished(index))
+
+    def _newest(self, index: int) -> int:
+        """The last moving block that has begun."""
+        last = len(self._moving) - 1
+        return last if self._delay == 0 else min(index // self._delay, last)
+
+    def _newest_ever(self) -> range:
+        """All that `_newest` says in some row."""
+        return range(0 if self._delay else len(self._moving) - 1, len(self._moving))
+
+    def _window(self, turn: int) -> tuple[int, int]:
+        """What is seen while the moving block number `turn` is the newest."""
+        if self._base is None and self._context is None:
+            return 0, self.num_frames
+        block = self._moving[turn]
+        if self._context is not None:
+            return max(0, self._edges[block] - self._context), self._edges[block + 1]
+        assert self._base is not None
+        stop = max(block + 1, self._first_view)
+        return self._edges[bisect.bisect_left(self._edges, self._edges[stop] - self._base)], self._edges[stop]
+
+    def _finished(self, index: int) -> range:
+        last = len(self._moving) - 1
+        if self._delay == 0:
+            return range(self.num_frames) if index == self.num_steps - 1 else range(0)
+        turn, rest = divmod(index - (self.num_steps - 1), self._delay)
+        if rest or not 0 <= turn <= last:
+            return range(0)
+        start = 0 if turn == 0 else self._edges[self._moving[turn]]
+        return range(start, self.num_frames if turn == last else self._edges[self._moving[turn + 1]])
+
+
+def partition(num_frames: int, block_size: int, *, first: int = 0) -> tuple[int, ...]:
+    """Sizes of the blocks of a film: `first` (if any), then `block_size` each, then what is left.
+
+    24 frames in blocks of 5 are 5, 5, 5, 5, 4; 25 with a first one of 1 and blocks of 4 are 1, 4, 4, 4, 4,
+    4, 4.
+    """
+    _check_positive("num_frames", num_frames)
+    _check_positive("block_size", block_size)
+    if not 0 <= first <= num_frames:
+        raise ValueError(f"first = {first}: must be from 0 to num_frames = {num_frames}")
+    whole, tail = divmod(num_frames - first, block_size)
+    return (first,) * (first > 0) + (block_size,) * whole + (tail,) * (tail > 0)
+
+
+def synchronous(num_frames: int, num_steps: int, given: Iterable[int] = ()) -> Schedule:
+    """All frames that are not given step together."""
+    return asynchronous(num_frames, num_steps, given=given)
+
+
+def asynchronous(
+    num_frames: int,
+    num_steps: int,
+    ar_step: int = 0,
+    block_size: int | Sequence[int] | None = None,
+    given: Iterable[int] = (),
+    base: int | None = None,
+) -> Schedule:
+    """Blocks start `ar_step` rows apart: N + (blocks - 1) · ar_step rows.
+
+    Args:
+        num_frames: latent frames of the film. num_steps: N, steps of each frame. ar_step: rows between a
+        block and the next; 0 moves all together, N or more one after the other. block_size: frames in a
+        block, or the sizes of all blocks. None is one block. Unless all sizes are given, a
+            given prefix has blocks of its own.
+        given: frames that are already clean, by number.
+        base: the most frames that the network sees at once; None is all. The window slides by whole blocks.
+
+    Raises:
+        ValueError: a number is out of range, or `ar_step` so small that a block would leave the window
+        unfinished.
+    """
+    known = _check_common(num_frames, num_steps, given)
+    if ar_step < 0:
+        raise ValueError(f"ar_step = {ar_step}: must be 0 or more, nearest 0")
+    sizes = _blocks(num_frames, block_size, known)
+    if base is not None:
+        _check_positive("base", base)
+        if max(sizes) > base:
+            raise ValueError(f"base = {base}: must hold the longest block, nearest {max(sizes)}")
+        base = None if base >= num_frames else base
+    schedule = Schedule(sizes, num_steps, known, delay=min(ar_step, num_steps), base=base)
+    if not schedule.keeps_in_view:
+        # A larger step never needs a longer window, and N needs one block; so there is a smallest.
+        smallest = bisect.bisect_left(
+            range(num_steps),
+            True,
+            key=lambda step: Schedule(sizes, num_steps, known, delay=step, base=base).keeps_in_view,
+        )
+        raise ValueError(
+            f"ar_step = {ar_step}: a block would leave the window of base = {base} latent frames before its "
+            f"{num_steps} steps are done; the smallest that works is {smallest}"
+        )
+    return schedule
+
+
+def blockwise(
+    num_frames: int,
+    num_steps: int,
+    block_size: int | Sequence[int],
+    given: Iterable[int] = (),
+    *,
+    context: int,
+) -> Schedule:
+    """A block is finished before the next begins and sees the `context` frames before it: blocks · N rows.
+
+    Memory does not depend on the length of the film: a row holds the frames of its window and no others.
+    """
+    known = _check_common(num_frames, num_steps, given)
+    if context < 0:
+        raise ValueError(f"context = {context}: must be 0 or more, nearest 0")
+    sizes = _blocks(num_frames, block_size, known)
+    return Schedule(sizes, num_steps, known, delay=num_steps, context=context)
+
+
+def _check_common(num_frames: int, num_steps: int, given: Iterable[int]) -> frozenset[int]:
+    _check_positive("num_frames", num_frames)
+    _check_positive("num_steps", num_steps)
+    known = frozenset(given)
+    for frame in known:
+        if not 0 <= frame < num_frames:
+            nearest = min(max(frame, 0), num_frames - 1)
+            raise ValueError(f"given = {frame}: must be from 0 to {num_frames - 1}, nearest {nearest}")
+    return known
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} = {value}: must be at least 1, nearest 1")
+
+
+def _blocks(num_frames: int, block_size: int | Sequence[int] | None, given: Collection[int]) -> tuple[int, ...]:
+    """The sizes of all blocks. Where they are ours to choose, a given prefix ends with the end of a block."""
+    prefix = next(frame for frame in itertools.count() if frame not in given)
+    if block_size is None:
+        return (prefix,) * (0 < prefix < num_frames) + (num_frames - prefix or num_frames,)
+    if isinstance(block_size, int):
+        _check_positive("block_size", block_size)
+        # The odd piece of the prefix comes first, so that its end meets the end of a block.
+        return partition(num_frames, block_size, first=prefix % block_size)
+    sizes = tuple(block_size)
+    if any(size < 1 for size in sizes) or sum(sizes) != num_frames:
+        raise ValueError(f"block_size = {sizes}: each at least 1, and the sum must be num_frames = {num_frames}")
+    return sizes

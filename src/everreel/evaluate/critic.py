@@ -1,0 +1,242 @@
+"""The critic: a small classifier that reads each field of a scene off a film.
+
+It looks at moments a third of a second apart. A moment is a picture and two brightness differences, to the
+frames a twelfth and a sixth of a second later, so that motion is seen in each. The one invariant: the
+generator never learns from the critic, and a field is scored only where `visible_fields` says that it can
+be seen.
+
+B films, K moments, C channels, H height, W width, N tokens, D width, F fields.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everreel.world.scene import VOCABULARY, Scene, visible_fields
+
+MOMENTS = 12
+MOMENTS_PER_SECOND = 3
+MOTION_FIELDS = ("action", "direction", "camera_motion")
+LOOK_AREA = 96 * 160
+LOOK_STEP = 16
+_GRAY = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """Sizes of the critic; about 0.9 M parameters."""
+
+    widths: tuple[int, ...] = (48, 96, 160)
+    dim: int = 128
+    num_heads: int = 4
+    num_layers: int = 2
+    num_slots: int = 16
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the critic sees of films: moments (B, K, 5, H, W) and their seconds (B, K)."""
+
+    moments: Tensor
+    seconds: Tensor
+
+
+class Critic(nn.Module):
+    """Looks → logits of each field."""
+
+    def __init__(self, config: CriticConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or CriticConfig()
+        dim, heads = config.dim, config.num_heads
+        self.eyes = nn.Sequential(*_stages(config.widths))
+        self.project = nn.Linear(config.widths[-1], dim)
+        self.place = nn.Linear(16, dim)
+        self.time = nn.Linear(16, dim)
+        self.slots = nn.Parameter(torch.randn(config.num_slots, dim))
+        self.gather = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(dim, heads, 3 * dim, 0.0, F.gelu, batch_first=True, norm_first=True)
+            for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.questions = nn.Parameter(torch.randn(len(VOCABULARY), dim))
+        self.answer = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.dropout = nn.Dropout(0.1)
+        self.heads = nn.ModuleDict({name: nn.Linear(dim, len(v)) for name, v in VOCABULARY.items()})
+
+    def forward(self, look: Look) -> dict[str, Tensor]:
+        """Logits (B, classes) of each field."""
+        batch, moments = look.moments.shape[:2]
+        pictures = look.moments.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        seen = self.eyes(pictures)
+        height, width = seen.shape[-2:]
+        tokens = self.project(seen.flatten(2).transpose(1, 2))
+        tokens = tokens + self.place(_grid(height, width, tokens))
+        slots = self.slots.to(tokens.dtype).expand(len(tokens), -1, -1)
+        # The mean beside what the slots look for is what makes the first hundred steps learn anything.
+        found = self.gather(slots, tokens, tokens, need_weights=False)[0] + tokens.mean(1, keepdim=True)
+        found = found.view(batch, moments, -1, self.config.dim)
+        found = found + self.time(_waves(look.seconds / 4, 8)).unsqueeze(2) + self.slots
+        found = found.flatten(1, 2)
+        for layer in self.layers:
+            found = layer(found)
+        found = self.norm(found)
+        questions = self.questions.to(found.dtype).expand(batch, -1, -1)
+        answers = self.answer(questions, found, found, need_weights=False)[0] + found.mean(1, keepdim=True)
+        answers = self.dropout(answers)
+        return {name: self.heads[name](answers[:, i]) for i, name in enumerate(VOCABULARY)}
+
+
+def look_at(frames: npt.NDArray[np.uint8], fps: int, first: int = 0) -> Look:
+    """The look (B = 1) at one film (frames, height, width, 3) from its frame `first` on, at most 12
+    moments of it.
+    """
+    last = len(frames) - 1
+    step, ahead = _spacing(fps)
+    starts = [first + step * k for k in range(MOMENTS)]
+    kept = [start for start in starts if start + ahead[-1] <= last] or [min(first, last)]
+    # A film too short for a moment, or a picture, shows no motion: its differences are zero.
+    index = np.minimum(np.asarray(kept)[:, None] + np.asarray(ahead), last)
+    stacks = torch.from_numpy(np.ascontiguousarray(frames[index.ravel()])).permute(0, 3, 1, 2)
+    stacks = _fitted(stacks.float() / 127.5 - 1.0)
+    stacks = stacks.view(*index.shape, *stacks.shape[1:])
+    gray = torch.einsum("ktchw,c->kthw", stacks, torch.tensor(_GRAY))
+    moments = torch.cat([stacks[:, 0], 2 * (gray[:, 1:] - gray[:, :1])], 1)
+    seconds = torch.tensor([(start - first) / fps for start in kept])
+    return Look(moments[None], seconds[None])
+
+
+def look_length(fps: int) -> int:
+    """The frames that a look of all 12 moments spans."""
+    step, ahead = _spacing(fps)
+    return step * (MOMENTS - 1) + ahead[-1] + 1
+
+
+def stack_looks(looks: Sequence[Look]) -> Look:
+    """Looks of one shape as one."""
+    return Look(torch.cat([look.moments for look in looks]), torch.cat([look.seconds for look in looks]))
+
+
+@torch.no_grad()
+def read(critic: Critic, frames: npt.NDArray[np.uint8], fps: int) -> dict[str, dict[str, float]]:
+    """The probabilities of each value of each field, for one film."""
+    look = look_at(frames, fps)
+    device = critic.slots.device
+    logits = critic.eval()(Look(look.moments.to(device), look.seconds.to(device)))
+    return {
+        name: dict(zip(VOCABULARY[name], scores[0].float().softmax(-1).tolist(), strict=True))
+        for name, scores in logits.items()
+    }
+
+
+def score(
+    critic: Critic, films: Iterable[npt.NDArray[np.uint8]], scenes: Iterable[Scene], fps: int = 24
+) -> dict[str, float]:
+    """The share of films in which each visible field is read as the scene says; nan where no film shows
+    the field.
+    """
+    hits: dict[str, list[bool]] = {name: [] for name in VOCABULARY}
+    for frames, scene in zip(films, scenes, strict=True):
+        answers = read(critic, frames, fps)
+        for name, value in visible_fields(scene).items():
+            hits[name].append(max(answers[name], key=lambda word: answers[name][word]) == value)
+    return {name: sum(found) / len(found) if found else math.nan for name, found in hits.items()}
+
+
+def save_critic(folder: str | Path, critic: Critic) -> None:
+    """Write `config.json` and `model.safetensors` (float32, 4 MB)."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(asdict(critic.config), indent=1) + "\n", encoding="utf-8")
+    tensors = {name: value.detach().cpu().contiguous() for name, value in critic.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def load_critic(folder: str | Path) -> Critic:
+    """Read what `save_critic` wrote."""
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"critic={str(folder)!r}: there is no config.json; train one with recipes/critic.py")
+    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    critic = Critic(CriticConfig(**{**fields, "widths": tuple(fields["widths"])}))
+    critic.load_state_dict(load_file(folder / "model.safetensors"))
+    return critic.eval()
+
+
+class _Norm(nn.Module):
+    """LayerNorm over channels; in channels-last memory the permuted picture is contiguous, so nothing is
+    copied.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        normed: Tensor = self.norm(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return normed
+
+
+class _Residual(nn.Module):
+    """No norm in here: at this size norms cost more than convolutions. The branch starts small instead."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.scale = nn.Parameter(torch.full((1, width, 1, 1), 0.5))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return torch.addcmul(x_BCHW, F.gelu(self.conv(x_BCHW)), self.scale.to(x_BCHW.dtype))
+
+
+def _stages(widths: Sequence[int]) -> Iterable[nn.Module]:
+    before = 5
+    for index, width in enumerate(widths):
+        # The first convolution cuts the picture into 4 × 4 patches; the others halve what they get.
+        yield (nn.Conv2d(before, width, 3, stride=2, padding=1) if index else nn.Conv2d(before, width, 4, stride=4))
+        yield _Norm(width)
+        yield nn.GELU()
+        yield _Residual(width)
+        before = width
+
+
+def _spacing(fps: int) -> tuple[int, tuple[int, int, int]]:
+    """Frames from moment to moment, and those that are looked at from a moment on."""
+    return max(1, round(fps / MOMENTS_PER_SECOND)), (0, max(1, round(fps / 12)), max(1, round(fps / 6)))
+
+
+def _fitted(pictures: Tensor) -> Tensor:
+    """Pictures at the size that the critic learnt on, up to rounding; smaller films are left as they are."""
+    height, width = pictures.shape[-2:]
+    scale = math.sqrt(LOOK_AREA / (height * width))
+    if scale > 0.8 and height % LOOK_STEP == 0 and width % LOOK_STEP == 0:
+        return pictures
+    size = [max(LOOK_STEP, LOOK_STEP * round(side * min(scale, 1.0) / LOOK_STEP)) for side in (height, width)]
+    return F.interpolate(pictures, size=size, mode="area")
+
+
+def _grid(height: int, width: int, like: Tensor) -> Tensor:
+    rows = _waves(torch.linspace(-1, 1, height, device=like.device), 4)
+    columns = _waves(torch.linspace(-1, 1, width, device=like.device), 4)
+    grid = torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], -1)
+    return grid.flatten(0, 1).to(like.dtype)
+
+
+def _waves(values: Tensor, count: int) -> Tensor:
+    """Sines and cosines of half a turn, a turn, two turns, …"""
+    angles = values[..., None] * (math.pi / 2 * 2.0 ** torch.arange(count, device=values.device))
+    return torch.cat([angles.sin(), angles.cos()], -1)

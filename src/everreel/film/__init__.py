@@ -1,0 +1,1 @@
+"""From what one asks for to frames on disk."""

@@ -1,0 +1,251 @@
+"""From a request to finished blocks of frames: the engine's front door.
+
+Source: the whole of the released `pipelines/`, as one class. The one invariant: `stream` is the primitive. It holds one
+window of latents and one block of frames, whatever the film's length; a whole film is what is left when its blocks have
+been written to a file.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everreel.checkpoint.catalog import ModelCard, find_model
+from everreel.checkpoint.load import load_text_encoder, load_tokenizer, load_transformer, load_vae
+from everreel.diffusion.conditioning import FPS_INDEX, Conditioning
+from everreel.diffusion.denoiser import Branch, Denoiser
+from everreel.diffusion.noise import draw_noise
+from everreel.diffusion.rollout import rollout
+from everreel.diffusion.solver import solver_for
+from everreel.film.plan import DECODE_FRAMES, Plan, make_plan
+from everreel.film.request import RequestError, VideoRequest
+from everreel.media import FilmWriter, Video
+from everreel.model.dit import Context, DiT
+from everreel.model.kv_cache import KVCache
+from everreel.model.text_encoder import TextEncoder, Tokenizer
+from everreel.model.vae import CausalVAE
+from everreel.shapes import LatentShape
+
+SCORES_BYTES_PER_TOKEN = 64  # activations alive at once, in model widths of bfloat16 a token (measured, rounded up)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Finished frames of a film: (T, H, W, 3) uint8, the first of them frame number `start`."""
+
+    start: int
+    frames: np.ndarray
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a film is, in rows of its schedule and in seconds."""
+
+    row: int
+    num_rows: int
+    plan: Plan
+    elapsed: float
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left if the rest goes as what is done has gone."""
+        return self.elapsed / self.row * (self.num_rows - self.row)
+
+    @property
+    def block(self) -> int:
+        """The block at work, counted from 1."""
+        return 1 + min((self.row - 1) // self.plan.rows_per_block, self.plan.num_blocks - 1)
+
+    @property
+    def step(self) -> int:
+        """The step of that block, counted from 1."""
+        return 1 + (self.row - 1) - (self.block - 1) * self.plan.rows_per_block
+
+
+class VideoPipeline:
+    """A model and everything around it.
+
+    Args:
+        card: what the model is and recommends.
+        transformer, vae, text_encoder, tokenizer: its parts, on one device.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        transformer: DiT,
+        vae: CausalVAE,
+        text_encoder: TextEncoder,
+        tokenizer: Tokenizer,
+    ) -> None:
+        self.card = card
+        self.transformer = transformer.eval()
+        self.vae = vae.eval()
+        self.text_encoder = text_encoder.eval()
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str = "tiny", *, device: str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """Load a model by name or from a folder.
+
+        Args:
+            device: by default a CUDA device if there is one, else the CPU.
+            dtype: by default bfloat16 where the device computes in it, else float32.
+
+        Raises:
+            ValueError: the model is unknown, cannot be used, or a file of it is not as it must be.
+        """
+        card = find_model(name_or_path)
+        folder = card.require_folder()
+        chosen = torch.device(device or default_device())
+        dtype = dtype or default_dtype(chosen)
+        return cls(
+            card,
+            load_transformer(folder, chosen, dtype),
+            load_vae(folder, chosen, dtype),
+            load_text_encoder(folder, chosen, dtype),
+            load_tokenizer(folder),
+        )
+
+    def __call__(
+        self,
+        request: VideoRequest,
+        *,
+        output: str | Path | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Video:
+        """Make the whole film. Its frames lie in a file (a temporary one without `output`) and are read lazily."""
+        if output is None:
+            with tempfile.NamedTemporaryFile(prefix="everreel-", suffix=".mp4", delete=False) as file:
+                output = file.name
+        plan = make_plan(request, self.card)
+        shape = plan.shape
+        with FilmWriter(output, shape.pixel_height, shape.pixel_width, plan.request.fps) as writer:
+            for block in self.stream(request, on_progress=on_progress):
+                writer.append(block.frames)
+        return Video(output)
+
+    @torch.no_grad()
+    def stream(
+        self, request: VideoRequest, *, on_progress: Callable[[Progress], None] | None = None
+    ) -> Iterator[Block]:
+        """Yield the film's blocks as they finish.
+
+        Raises:
+            RequestError: the prompt is longer than the model reads, or the request cannot be cut as asked.
+        """
+        plan = make_plan(request, self.card)
+        return self._stream(plan, self._contexts(plan), on_progress)
+
+    def _stream(
+        self, plan: Plan, contexts: list[Context], on_progress: Callable[[Progress], None] | None
+    ) -> Iterator[Block]:
+        request, shape = plan.request, plan.shape
+        assert request.num_inference_steps and request.shift and request.guidance_scale and request.num_frames
+        device = self.device
+        branches = [Branch(context, KVCache(plan.context) if plan.remembers else None) for context in contexts]
+        denoiser = Denoiser(
+            self.transformer,
+            branches,
+            request.guidance_scale,
+            fps_index=FPS_INDEX[request.fps],
+            causal=plan.remembers,
+        )
+        solver = solver_for("unipc", request.num_inference_steps, request.shift)
+        size = (self.vae.config.z_dim, shape.height, shape.width)
+        started = time.monotonic()
+
+        def report(row: int) -> None:
+            if on_progress is not None:
+                on_progress(Progress(row + 1, len(plan.schedule), plan, time.monotonic() - started))
+
+        blocks = rollout(
+            plan.schedule,
+            denoiser,
+            solver,
+            Conditioning(seed=request.seed),
+            lambda frame: draw_noise(request.seed, "start", frame, 0, size).to(device),
+            on_row=report,
+        )
+        yield from self._decode((block.latents_CTHW for block in blocks), request.num_frames)
+
+    def _decode(self, latents: Iterator[Tensor], num_frames: int) -> Iterator[Block]:
+        """Latents to frames, a few at a time, cut to the length asked for."""
+        state, start = None, 0
+        for latents_CTHW in latents:
+            for piece in torch.split(latents_CTHW, DECODE_FRAMES, dim=1):
+                dtype = next(self.vae.parameters()).dtype
+                video_BCTHW, state = self.vae.decode_stream(piece[None].to(dtype), state)
+                frames = to_uint8(video_BCTHW[0])[: num_frames - start]
+                if len(frames):
+                    yield Block(start, frames)
+                start += len(frames)
+
+    def _contexts(self, plan: Plan) -> list[Context]:
+        """Text contexts: one of two rows, two of one where memory is short, or a single one without guidance."""
+        request = plan.request
+        prompts = [request.prompt]
+        if request.guidance_scale != 1.0:
+            prompts.append(request.negative_prompt or "")
+        limit = self.transformer.config.text_len
+        rows = []
+        for field, prompt in zip(("prompt", "negative_prompt"), prompts, strict=False):
+            tokens = self.tokenizer([prompt])
+            length = int(tokens.mask.sum())
+            excess = max(tokens.num_dropped[0], length - limit)
+            if excess > 0:
+                raise RequestError(
+                    f"{field} = {length + tokens.num_dropped[0]} tokens: the model reads at most {limit}; "
+                    f"leave out about {excess} words"
+                )
+            embedding = self.text_encoder(tokens.ids.to(self.device), tokens.mask.to(self.device))
+            rows.append((embedding[:, :length], length))
+        if len(rows) == 2 and fits_as_batch(plan.shape, self.transformer):
+            longest = max(length for _, length in rows)
+            padded = [torch.nn.functional.pad(text, (0, 0, 0, longest - length)) for text, length in rows]
+            return [self.transformer.encode_context(torch.cat(padded), [length for _, length in rows])]
+        return [self.transformer.encode_context(text, [length]) for text, length in rows]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.transformer.parameters()).device
+
+
+def to_uint8(video_CTHW: Tensor) -> np.ndarray:
+    """[-1, 1] to 0..255 by rounding, (T, H, W, 3); truncating would darken each round trip by half a level."""
+    frames = ((video_CTHW.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return np.ascontiguousarray(frames.permute(1, 2, 3, 0).cpu().numpy())
+
+
+def default_device() -> str:
+    """A CUDA device if there is one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device has instructions for it, else float32."""
+    if device.type == "cpu":
+        cpu = torch.backends.cpu.get_cpu_capability()
+        has_bf16 = "AVX512" in cpu and torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if has_bf16 or torch.cpu._is_amx_tile_supported() else torch.float32
+    return torch.bfloat16
+
+
+def fits_as_batch(shape: LatentShape, transformer: DiT) -> bool:
+    """Whether both branches of guidance can run as one batch in the memory that is free on the device."""
+    device = next(transformer.parameters()).device
+    if device.type != "cuda":
+        return True
+    need = 2 * shape.tokens * transformer.config.dim * SCORES_BYTES_PER_TOKEN
+    return need < torch.cuda.mem_get_info(device)[0]

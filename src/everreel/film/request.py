@@ -1,0 +1,141 @@
+"""What one may ask for: checked once, here, before anything expensive.
+
+The command line and the Python interface both build a `VideoRequest`; later doors (HTTP, agents) will too. The one
+invariant: a request that exists can be made; what a model recommends fills in what was left open (`resolve`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from everreel.checkpoint.catalog import ModelCard
+from everreel.shapes import SIZE_STEP, nearest_size
+
+FPS = (16, 24)
+Aspect = Literal["16:9", "9:16", "1:1"]
+RESOLUTIONS: dict[str, dict[str, tuple[int, int]]] = {
+    "540P": {"16:9": (544, 960), "9:16": (960, 544), "1:1": (720, 720)},
+    "720P": {"16:9": (720, 1280), "9:16": (1280, 720), "1:1": (960, 960)},
+}
+
+
+class RequestError(ValueError):
+    """One line that names the field, the value, the rule and the nearest value that works."""
+
+
+def _prompt(value: str) -> str:
+    if not value.strip():
+        raise ValueError("prompt is empty: say what the film shows, e.g. 'a red fox runs through a snowy forest'")
+    return " ".join(value.split())
+
+
+def _size(value: int | None) -> int | None:
+    if value is not None and (value < SIZE_STEP or value % SIZE_STEP):
+        raise ValueError(f"must be a positive multiple of {SIZE_STEP}; nearest that works: {nearest_size(value)}")
+    return value
+
+
+def _fps(value: int) -> int:
+    if value not in FPS:
+        nearest = min(FPS, key=lambda fps: abs(fps - value))
+        raise ValueError(f"the system is trained for 16 and 24 frames a second; nearest that works: {nearest}")
+    return value
+
+
+def _at_least(low: float, high: float | None = None) -> AfterValidator:
+    """A bound whose message names the nearest value that works."""
+
+    def check(value: Any) -> Any:  # noqa: ANN401 -- int and float fields share it, None means 'left open'
+        if value is not None and not value >= low:
+            raise ValueError(f"must be at least {low}; nearest that works: {low}")
+        if value is not None and high is not None and value > high:
+            raise ValueError(f"must be at most {high}; nearest that works: {high}")
+        return value
+
+    return AfterValidator(check)
+
+
+class VideoRequest(BaseModel):
+    """A film as asked for. `None` means: as the model recommends."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: Annotated[str, AfterValidator(_prompt)] = Field(description="What the film shows.")
+    negative_prompt: str | None = Field(None, description="What it should not look like.")
+    num_frames: Annotated[int | None, _at_least(1)] = Field(None, description="Length in frames; any number.")
+    seconds: Annotated[float | None, _at_least(0.04)] = Field(None, description="Length in seconds instead.")
+    fps: Annotated[int, AfterValidator(_fps)] = Field(24, description="Frames a second, 16 or 24.")
+    height: Annotated[int | None, AfterValidator(_size)] = Field(None, description="Height in pixels, 16k.")
+    width: Annotated[int | None, AfterValidator(_size)] = Field(None, description="Width in pixels, 16k.")
+    resolution: Literal["540P", "720P"] | None = Field(None, description="540P or 720P instead of a size.")
+    aspect: Aspect | None = Field(None, description="16:9, 9:16 or 1:1.")
+    num_inference_steps: Annotated[int | None, _at_least(1, 1000)] = Field(None, description="Denoising steps.")
+    guidance_scale: Annotated[float | None, _at_least(1, 50)] = Field(None, description="1 turns guidance off.")
+    shift: Annotated[float | None, _at_least(0.01, 100)] = Field(None, description="Shift of the noise levels.")
+    seed: Annotated[int, _at_least(0, 2**62)] = Field(0, description="The same seed gives the same film.")
+    ar_step: Annotated[int, _at_least(0)] = Field(0, description="Asynchronous: rows between two blocks; 0 is off.")
+    causal_block_size: Annotated[int | None, _at_least(1)] = Field(None, description="Latent frames of a block.")
+
+    @model_validator(mode="after")
+    def _together(self) -> VideoRequest:
+        if self.num_frames is not None and self.seconds is not None:
+            raise ValueError(f"seconds = {self.seconds}: give num_frames or seconds, not both")
+        if (self.height is None) != (self.width is None):
+            field, value = ("height", self.height) if self.width is None else ("width", self.width)
+            raise ValueError(f"{field} = {value}: height and width go together")
+        if self.height is not None and (self.resolution or self.aspect):
+            raise ValueError(f"height = {self.height}: give a size or resolution and aspect, not both")
+        return self
+
+    @property
+    def length(self) -> int | None:
+        """Frames asked for, in whichever way."""
+        return self.num_frames if self.seconds is None else max(1, round(self.seconds * self.fps))
+
+    def resolve(self, card: ModelCard) -> VideoRequest:
+        """The same request with every open field filled in as the model recommends."""
+        height, width = self.size(card)
+        chosen: dict[str, Any] = {
+            "num_frames": self.length or card.num_frames,
+            "height": height,
+            "width": width,
+            "num_inference_steps": self.num_inference_steps or card.num_inference_steps,
+            "guidance_scale": self.guidance_scale or card.guidance_scale,
+            "shift": self.shift or card.shift,
+            "negative_prompt": card.negative_prompt if self.negative_prompt is None else self.negative_prompt,
+        }
+        cleared = {"seconds": None, "resolution": None, "aspect": None}
+        return self.model_copy(update={**cleared, **chosen})
+
+    def size(self, card: ModelCard) -> tuple[int, int]:
+        """Height and width in pixels."""
+        if self.height is not None and self.width is not None:
+            return self.height, self.width
+        aspect = self.aspect or "16:9"
+        if self.resolution is not None:
+            return RESOLUTIONS[self.resolution][aspect]
+        return card.sizes[aspect] if self.aspect else (card.height, card.width)
+
+
+def make_request(**values: Any) -> VideoRequest:  # noqa: ANN401 -- whatever a command line or a JSON body holds
+    """A checked request.
+
+    Raises:
+        RequestError: with one line for the first thing that is wrong.
+    """
+    try:
+        return VideoRequest(**values)
+    except ValidationError as error:
+        raise RequestError(_one_line(error)) from None
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if not first["loc"] or message.startswith(str(first["loc"][0])):
+        return message
+    if first["type"] == "missing":
+        return f"{first['loc'][0]}: must be given"
+    return f"{first['loc'][0]} = {first['input']!r}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,426 @@
+"""Pictures and films, in and out: the streaming MP4 writer, the lazy reader, and still pictures.
+
+A film is one fragmented MP4 (H.264 in `avc1`, Rec. 709). Every block of frames is encoded by a fresh encoder
+into fragments of its own and is on disk when `append` returns. The invariant: the bytes of a block depend on
+its frames and on its place in the film, on nothing else. So a film stopped half-way is a playable shorter
+film, and one that is resumed ends with the bytes it would have had.
+
+Pixels are uint8 RGB everywhere: T frames, H rows, W columns, C = 3 channels.
+"""
+
+import errno
+import io
+import os
+import shutil
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, Protocol, Self, overload
+
+import av
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+Pixels = npt.NDArray[np.uint8]
+
+_TICKS_PER_FRAME = 512  # of the MP4's clock, which runs at fps * 512
+_LENGTH_BOX = 20  # bytes of the box that tells the film's length
+_MOVIE_CLOCK = 1000  # units a second of the film's total length in the MP4's header
+_REC709 = 1  # the code of Rec. 709 for primaries, transfer and matrix alike
+_LIMITED_RANGE = 1
+# libswscale's own numbers: bicubic, full chroma, exact rounding, the same on every processor.
+_CONVERSION = 4 | 0x2000 | 0x40000 | 0x80000
+# Threads change the bytes, so their number is fixed and does not follow the machine. Without B-frames a frame
+# is shown when it is decoded, and no edit list has to repair the start.
+_H264 = {"crf": "16", "preset": "fast", "bf": "0", "threads": "4"}
+_MP4 = {"movflags": "empty_moov+default_base_moof+frag_keyframe+skip_trailer", "write_btrt": "0"}
+
+
+class FilmWriter:
+    """Writes a film block by block; after each `append` the file is a playable film of `num_frames` frames.
+
+    `num_bytes` is how long the file is then: with `num_frames`, all that `resume` has to be told. A film that
+    was there before is replaced when the first block comes, not sooner.
+    """
+
+    def __init__(self, path: str | Path, height: int, width: int, fps: int) -> None:
+        for field, value in (("height", height), ("width", width)):
+            if value <= 0 or value % 2:
+                raise ValueError(f"{field} = {value}: must be even and positive; {max(2, value + 1)} works")
+        if fps <= 0:
+            raise ValueError(f"fps = {fps}: must be positive; 24 works")
+        self.path = Path(path)
+        self.height, self.width, self.fps = height, width, fps
+        self.num_frames = 0
+        self.num_bytes = 0
+        self._num_fragments = 0
+        self._is_new = not self.path.exists()
+        self._file = self.path.open("x+b" if self._is_new else "r+b", buffering=0)
+
+    @classmethod
+    def resume(cls, path: str | Path, height: int, width: int, fps: int, *, num_frames: int, num_bytes: int) -> Self:
+        """Go on with a film after its first `num_frames` frames, which end at byte `num_bytes`."""
+        if not Path(path).exists():
+            raise FileNotFoundError(errno.ENOENT, "the film to resume is not there", str(path))
+        writer = cls(path, height, width, fps)
+        try:
+            writer._take_up(num_frames, num_bytes)
+        except BaseException:
+            writer._file.close()
+            raise
+        return writer
+
+    def append(self, frames_THWC: Pixels) -> None:
+        """Encode one block of frames and put it on disk; if that fails, what was there stays as it was."""
+        expected = (self.height, self.width, 3)
+        if frames_THWC.dtype != np.uint8 or frames_THWC.ndim != 4 or frames_THWC.shape[1:] != expected:
+            found = f"{frames_THWC.dtype} {frames_THWC.shape}"
+            raise ValueError(f"frames = {found}: must be uint8 (T, {self.height}, {self.width}, 3)")
+        if len(frames_THWC) == 0:
+            raise ValueError("frames = 0 frames: a block has at least one; 1 works")
+        header, fragments = _encode(frames_THWC, self.fps)
+        num_frames = self.num_frames + len(frames_THWC)
+        num_fragments = _place(fragments, self._num_fragments, self.num_frames * _TICKS_PER_FRAME)
+        header = _add_length(header, round(num_frames * _MOVIE_CLOCK / self.fps))
+        end = max(self.num_bytes, len(header))
+        try:
+            if self.num_bytes == 0:
+                self._file.truncate(0)
+            else:
+                self._check_header(header)
+            # A player skips a `free` box, and one of size 0 reaches to the end of the file. Until the block
+            # stands there in full it is hidden in one, so a process killed here leaves a playable film too.
+            self._write(0, header)
+            self._write(end, struct.pack(">I4s", 0, b"free"))
+            self._write(end + 8, fragments[8:])
+            self._write(end, fragments[:8])
+            os.fsync(self._file.fileno())
+        except BaseException as error:
+            with suppress(OSError):
+                self._file.truncate(self.num_bytes)
+            if isinstance(error, OSError):
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
+            raise
+        self.num_frames = num_frames
+        self.num_bytes = end + len(fragments)
+        self._num_fragments = num_fragments
+
+    def close(self) -> None:
+        """Close the file. A file that this writer made and no block ever came to is taken away again."""
+        self._file.close()
+        if self._is_new and self.num_bytes == 0:
+            self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take_up(self, num_frames: int, num_bytes: int) -> None:
+        found_frames, end = 0, 0
+        for kind, start, stop in _boxes(self._file, 0, num_bytes):
+            if kind == b"moof":
+                self._num_fragments += 1
+                found_frames += _num_samples(self._file, start, stop)
+            elif kind == b"mdat":
+                end = stop
+        if (found_frames, end) != (num_frames, num_bytes):
+            raise ValueError(
+                f"{self.path}: no block ends at byte {num_bytes} with {num_frames} frames before it;"
+                f" one ends at byte {end} with {found_frames} frames before it"
+            )
+        self._file.truncate(num_bytes)
+        self.num_frames, self.num_bytes = num_frames, num_bytes
+
+    def _check_header(self, header: bytes) -> None:
+        """The decoder is set up once, so every block must be encoded exactly as the first one was."""
+        length = _find(io.BytesIO(header), 0, len(header), b"moov", b"mvex", b"mehd") + 4
+        self._file.seek(0)
+        there = self._file.read(len(header)) or b""
+        there = there[:length] + header[length : length + 8] + there[length + 8 :]
+        if there != header:
+            raise ValueError(f"{self.path}: was begun with another size, frame rate or encoder than this one")
+
+    def _write(self, position: int, data: bytes | bytearray) -> None:
+        self._file.seek(position)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) or 0 :]
+
+
+class Frames:
+    """The frames of a video file, decoded when asked for: index, slice, iterate, or `np.asarray` them all."""
+
+    def __init__(self, path: Path, timestamps: list[int]) -> None:
+        self._path = path
+        self._timestamps = timestamps
+
+    def __len__(self) -> int:
+        return len(self._timestamps)
+
+    @overload
+    def __getitem__(self, index: int) -> Pixels: ...
+    @overload
+    def __getitem__(self, index: slice) -> Pixels: ...
+    def __getitem__(self, index: int | slice) -> Pixels:
+        numbers = range(len(self))[index]
+        if isinstance(numbers, int):
+            return next(self._decode(range(numbers, numbers + 1)))
+        if numbers.step < 0:
+            return self[numbers[-1] : numbers[0] + 1 : -numbers.step][::-1] if numbers else self[:0]
+        if not numbers:
+            return np.empty((0, *self[0].shape), np.uint8)
+        return np.stack(list(self._decode(numbers)))
+
+    def __iter__(self) -> Iterator[Pixels]:
+        return self._decode(range(len(self)))
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[np.generic]:
+        if copy is False:
+            raise ValueError("copy = False: the frames lie in a file, an array of them is always a copy")
+        return np.asarray(self[:], dtype=dtype)
+
+    def _decode(self, numbers: range) -> Iterator[Pixels]:
+        wanted = iter(self._timestamps[numbers.start : numbers.stop : numbers.step])
+        timestamp = next(wanted, None)
+        if timestamp is None:
+            return
+        with av.open(self._path) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            container.seek(timestamp, stream=stream)
+            for frame in container.decode(stream):
+                if frame.pts is not None and frame.pts >= timestamp:
+                    rgb = frame.reformat(format="rgb24", interpolation=_CONVERSION)
+                    yield rgb.to_ndarray().astype(np.uint8, copy=False)
+                    timestamp = next(wanted, None)
+                    if timestamp is None:
+                        return
+
+
+class Video:
+    """A video file. Opening it reads its index; `frames` are decoded only when they are asked for."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            with av.open(self.path) as container:
+                if not container.streams.video:
+                    raise ValueError(f"video = {self.path}: has no picture in it; an MP4 or WebM film works")
+                stream = container.streams.video[0]
+                self.height, self.width = stream.height, stream.width
+                self._timestamps = sorted(
+                    packet.pts
+                    for packet in container.demux(stream)
+                    if packet.pts is not None and packet.size and not packet.is_discard
+                )
+                self._tick = stream.time_base or Fraction(1)
+                self._rate_of_file = stream.average_rate or Fraction(24)
+        except av.error.InvalidDataError as error:
+            raise ValueError(f"video = {self.path}: cannot be read as a video; an MP4 works") from error
+
+    @property
+    def num_frames(self) -> int:
+        return len(self._timestamps)
+
+    @cached_property
+    def fps(self) -> float:
+        """Frames a second, on average."""
+        if self.num_frames < 2:
+            return float(self._rate_of_file)
+        return float((self.num_frames - 1) / ((self._timestamps[-1] - self._timestamps[0]) * self._tick))
+
+    @property
+    def frames(self) -> Frames:
+        return Frames(self.path, self._timestamps)
+
+    def save(self, path: str | Path) -> None:
+        """Copy the film to `path`, byte for byte."""
+        with suppress(shutil.SameFileError):
+            shutil.copyfile(self.path, path)
+
+    def __repr__(self) -> str:
+        size = f"{self.width}x{self.height}"
+        return f"Video({str(self.path)!r}, {self.num_frames} frames, {size}, {self.fps:g} fps)"
+
+
+class FrameSource(Protocol):
+    """A film as a contact sheet wants it: an array of T x H x W x 3, or `Video.frames`."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Pixels: ...
+
+
+def read_image(source: str | Path | Image.Image) -> Pixels:
+    """A picture as H x W x 3, upright, whatever its mode; what is transparent becomes white."""
+    if isinstance(source, Image.Image):
+        return _to_rgb(source)
+    try:
+        with Image.open(source) as image:
+            return _to_rgb(image)
+    except (OSError, Image.DecompressionBombError, SyntaxError) as error:
+        # Pillow says "not a picture" with an OSError of no number; one with a number is about the file.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(f"image = {source}: cannot be read as a picture; a PNG or JPEG works") from error
+
+
+def resize_cover(image_HWC: Pixels, height: int, width: int) -> Pixels:
+    """Scale a picture until it covers height x width, and cut off what hangs over, alike on both sides."""
+    rows, columns = image_HWC.shape[:2]
+    scale = max(height / rows, width / columns)
+    crop_height, crop_width = height / scale, width / scale
+    top, left = (rows - crop_height) / 2, (columns - crop_width) / 2
+    box = (left, top, left + crop_width, top + crop_height)
+    # Rounding may push the box a hair over the edge, which Pillow refuses.
+    box = (max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(columns)), min(box[3], float(rows)))
+    return np.asarray(Image.fromarray(image_HWC).resize((width, height), Image.Resampling.LANCZOS, box=box))
+
+
+def write_image(path: str | Path, image_HWC: Pixels) -> None:
+    """Write a picture; the ending of the name decides the format."""
+    Image.fromarray(image_HWC).save(path)
+
+
+def contact_sheet(
+    films: Sequence[FrameSource],
+    *,
+    columns: int = 4,
+    frames_per_film: int = 1,
+    captions: Sequence[str] | None = None,
+) -> Pixels:
+    """One picture of many films: a cell a film, with frames from first to last and a caption below."""
+    if not films:
+        raise ValueError("films = 0 films: a contact sheet has at least one; 1 works")
+    strips = [_strip(film, frames_per_film) for film in films]
+    cell_height = max(strip.shape[0] for strip in strips)
+    cell_width = max(strip.shape[1] for strip in strips)
+    font = ImageFont.load_default(size=12)
+    texts = [_wrap(caption, cell_width, font) for caption in captions or []]
+    line_height, gap = 15, 8
+    text_height = line_height * max((len(lines) for lines in texts), default=0)
+    rows = -(-len(films) // columns)
+    step_y, step_x = cell_height + text_height + gap, cell_width + gap
+    sheet = Image.new("RGB", (columns * step_x + gap, rows * step_y + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, strip in enumerate(strips):
+        row, column = divmod(number, columns)
+        left, top = gap + column * step_x, gap + row * step_y
+        sheet.paste(Image.fromarray(strip), (left, top))
+        for line, text in enumerate(texts[number] if number < len(texts) else []):
+            draw.text((left, top + cell_height + 2 + line * line_height), text, fill="black", font=font)
+    return np.asarray(sheet)
+
+
+def _strip(film: FrameSource, num_frames: int) -> Pixels:
+    numbers = np.linspace(0, len(film) - 1, num_frames).round().astype(int)
+    return np.concatenate([film[int(number)] for number in numbers], axis=1)
+
+
+def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion would clip them at 255
+        upright = Image.fromarray((np.asarray(upright).astype(np.float64) / 257).round().astype(np.uint8))
+    if upright.has_transparency_data:
+        rgba = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.array(upright.convert("RGB"))
+
+
+# The rest knows the MP4 format, a tree of boxes: size in four bytes, kind in four, content.
+
+
+def _encode(frames_THWC: Pixels, fps: int) -> tuple[bytes, bytearray]:
+    """One block as an MP4 of its own: its header, and its fragments with times that start at zero."""
+    file = io.BytesIO()
+    options = _MP4 | {"video_track_timescale": str(fps * _TICKS_PER_FRAME)}
+    with av.open(file, "w", format="mp4", options=options) as container:
+        stream = container.add_stream("libx264", rate=fps, options=_H264)
+        stream.height, stream.width, stream.pix_fmt = frames_THWC.shape[1], frames_THWC.shape[2], "yuv420p"
+        encoder = stream.codec_context
+        encoder.gop_size = 2 * fps  # how far a player has to decode when it jumps
+        encoder.color_primaries = encoder.color_trc = encoder.colorspace = _REC709
+        encoder.color_range = _LIMITED_RANGE
+        for number, pixels in enumerate(frames_THWC):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            yuv = frame.reformat(
+                format="yuv420p",
+                dst_colorspace=_REC709,
+                dst_color_range=_LIMITED_RANGE,
+                interpolation=_CONVERSION,
+            )
+            yuv.pts, yuv.time_base = number, Fraction(1, fps)
+            container.mux(stream.encode(yuv))
+        container.mux(stream.encode())
+    data = file.getvalue()
+    split = next(start - 8 for kind, start, _ in _boxes(file, 0, len(data)) if kind == b"moof")
+    return data[:split], bytearray(data[split:])
+
+
+def _place(fragments: bytearray, num_fragments: int, ticks: int) -> int:
+    """Number the fragments of a block and move them in time, in place; returns how many the film has then."""
+    file = io.BytesIO(fragments)
+    for kind, start, stop in _boxes(file, 0, len(fragments)):
+        if kind == b"moof":
+            num_fragments += 1
+            numbering = _find(file, start, stop, b"mfhd")
+            struct.pack_into(">I", fragments, numbering + 4, num_fragments)
+            timing = _find(file, start, stop, b"traf", b"tfdt")
+            assert fragments[timing] == 1, "the start of a fragment is written in 64 bits"
+            (since_block,) = struct.unpack_from(">Q", fragments, timing + 4)
+            struct.pack_into(">Q", fragments, timing + 4, since_block + ticks)
+    return num_fragments
+
+
+def _num_samples(file: BinaryIO, start: int, stop: int) -> int:
+    """How many frames the fragment has whose `moof` box holds start to stop."""
+    file.seek(_find(file, start, stop, b"traf", b"trun") + 4)
+    return int.from_bytes(file.read(4))
+
+
+def _add_length(header: bytes, length: int) -> bytes:
+    """The header with the box that tells the film's length; without it players show none."""
+    file = io.BytesIO(header)
+    extends = _find(file, 0, len(header), b"moov", b"mvex")
+    box = struct.pack(">I4sIQ", _LENGTH_BOX, b"mehd", 1 << 24, length)
+    longer = bytearray(header[:extends] + box + header[extends:])
+    for content in (_find(file, 0, len(header), b"moov"), extends):
+        (size,) = struct.unpack_from(">I", longer, content - 8)
+        struct.pack_into(">I", longer, content - 8, size + _LENGTH_BOX)
+    return bytes(longer)
+
+
+def _find(file: BinaryIO, start: int, stop: int, *path: bytes) -> int:
+    """Where the content begins of the first box that is reached by a path of kinds."""
+    for kind in path:
+        start, stop = next((begin, end) for found, begin, end in _boxes(file, start, stop) if found == kind)
+    return start
+
+
+def _boxes(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
+    """The boxes between start and stop that are there in full: kind, begin and end of the content."""
+    stop = min(stop, file.seek(0, os.SEEK_END))
+    while start + 8 <= stop:
+        file.seek(start)
+        size, kind = struct.unpack(">I4s", file.read(8))
+        end = start + size
+        if size < 8 or end > stop:
+            return
+        yield kind, start + 8, end
+        start = end

@@ -1,0 +1,169 @@
+"""Attention in the forms the transformer needs, rotary positions, and the norm of queries and keys.
+
+Source: `attention` and `rope_apply` of the released `modules/transformer.py`; section 3.1 of the paper. The one
+invariant: which queries see which keys is always said by slices of the sequence, never by a tokens × tokens mask.
+
+Shape suffixes: B batch, L query tokens, S key tokens, H heads, D head width, C model width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+QUERY_CHUNK = 512  # rows of scores held at once by the CPU form: bounds memory, keeps them in the cache
+SMALL_SCORES = 256 * 256  # up to this many scores a head, batched matmuls are the fastest form for training on a CPU
+
+
+def attend(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, bias_BS: Tensor | None = None) -> Tensor:
+    """Softmax attention of every query over every key.
+
+    Args:
+        q_BLHD, k_BSHD, v_BSHD: queries, keys and values.
+        bias_BS: added to the logits of a key: 0, the logarithm of how many equal keys it stands for, or -inf.
+
+    Returns: (B, L, H, D).
+    """
+    if q_BLHD.device.type == "cpu" and q_BLHD.dtype == torch.bfloat16:
+        if torch.is_grad_enabled() and q_BLHD.shape[1] * k_BSHD.shape[1] <= SMALL_SCORES:
+            return _attend_batched(q_BLHD, k_BSHD, v_BSHD, bias_BS)
+        if not torch.is_grad_enabled() or bias_BS is None:
+            out_BLHD: Tensor = _AttendByHead.apply(  # type: ignore[no-untyped-call]
+                q_BLHD, k_BSHD, v_BSHD, bias_BS
+            )
+            return out_BLHD
+    mask = None if bias_BS is None else bias_BS[:, None, None, :].to(q_BLHD.dtype)
+    out_BHLD = F.scaled_dot_product_attention(
+        q_BLHD.transpose(1, 2), k_BSHD.transpose(1, 2), v_BSHD.transpose(1, 2), attn_mask=mask
+    )
+    return out_BHLD.transpose(1, 2)
+
+
+def attend_blocks(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, block_tokens: Sequence[int]) -> Tensor:
+    """Block-causal attention: each block of queries sees the keys of its own block and of all that come before it.
+
+    Keys may reach further back than queries (S ≥ L): the sequences end together, and what is older is seen by all.
+    """
+    older = k_BSHD.shape[1] - q_BLHD.shape[1]
+    if len(block_tokens) == 1:
+        return attend(q_BLHD, k_BSHD, v_BSHD)
+    out, start = [], 0
+    for tokens in block_tokens:
+        stop = start + tokens
+        out.append(attend(q_BLHD[:, start:stop], k_BSHD[:, : older + stop], v_BSHD[:, : older + stop]))
+        start = stop
+    return torch.cat(out, dim=1)
+
+
+def _attend_batched(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, bias_BS: Tensor | None) -> Tensor:
+    """The form for training on short sequences in bfloat16 on a CPU: three to four times the fused kernel's speed."""
+    B, _, H, D = q_BLHD.shape
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q_BLHD, k_BSHD, v_BSHD))
+    if bias_BS is None:
+        scores = torch.bmm(q * D**-0.5, k.transpose(1, 2))
+    else:
+        bias = bias_BS.to(q.dtype).repeat_interleave(H, dim=0)[:, None]
+        scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=D**-0.5)
+    out_BHLD = torch.bmm(torch.softmax(scores, dim=-1), v).view(B, H, -1, D)
+    return out_BHLD.transpose(1, 2)
+
+
+class _AttendByHead(torch.autograd.Function):
+    """The form for bfloat16 on a CPU: plain matmuls a head reach about twice the speed of the fused kernel there.
+
+    Without gradients the scores are made QUERY_CHUNK rows at a time; for a backward pass the weights are kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 -- torch's own
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias_BS: Tensor | None,
+    ) -> Tensor:
+        B, L, H, D = q.shape
+        q = q * D**-0.5
+        keep = any(ctx.needs_input_grad[:3])
+        weights = q.new_empty(B, H, L, k.shape[1]) if keep else None
+        out = torch.empty(q.shape, dtype=q.dtype)
+        chunk = L if keep else QUERY_CHUNK
+        for b in range(B):
+            bias_S = None if bias_BS is None else bias_BS[b].to(q.dtype)
+            for h in range(H):
+                k_DS, v_SD = k[b, :, h].t(), v[b, :, h]
+                for start in range(0, L, chunk):
+                    q_LD = q[b, start : start + chunk, h]
+                    scores_LS = q_LD @ k_DS if bias_S is None else torch.addmm(bias_S, q_LD, k_DS)
+                    weights_LS = torch.softmax(scores_LS, dim=-1)
+                    out[b, start : start + chunk, h] = weights_LS @ v_SD
+                    if weights is not None:
+                        weights[b, h] = weights_LS
+        if weights is not None:
+            ctx.save_for_backward(q, k, v, weights)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN401 -- torch's own
+        q, k, v, weights = ctx.saved_tensors
+        (grad,) = grads
+        B, _, H, D = q.shape
+        grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        for b in range(B):
+            for h in range(H):
+                weights_LS, grad_LD = weights[b, h], grad[b, :, h]
+                grad_v[b, :, h] = weights_LS.t() @ grad_LD
+                grad_weights = grad_LD @ v[b, :, h].t()
+                grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights_LS, -1, weights_LS.dtype)
+                grad_q[b, :, h] = (grad_scores @ k[b, :, h]) * D**-0.5
+                grad_k[b, :, h] = grad_scores.t() @ q[b, :, h]
+        return grad_q, grad_k, grad_v, None
+
+
+class RMSNorm(nn.RMSNorm):
+    """The norm of queries and keys over the full width; its weight takes the input's type, as autocast would not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+@functools.lru_cache(maxsize=64)
+def rope_table(
+    start: int,
+    frames: int,
+    height: int,
+    width: int,
+    head_dim: int,
+    device: torch.device,
+    theta: float = 10000.0,
+) -> Tensor:
+    """The rotations of a video's tokens as complex numbers, (frames·height·width, head_dim / 2), complex64.
+
+    Angles are made in float64. Of the head's pairs the temporal axis takes what two equal shares of a third leave over.
+
+    Args:
+        start: position of the first frame on the temporal axis.
+        frames, height, width: the grid of tokens.
+    """
+    spatial = 2 * (head_dim // 6)
+    sizes = (head_dim - 2 * spatial, spatial, spatial)
+    grids = []
+    for axis, (size, length) in enumerate(zip(sizes, (frames, height, width), strict=True)):
+        position = torch.arange(length, dtype=torch.float64) + (start if axis == 0 else 0)
+        frequency = theta ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
+        shape = [1, 1, 1, size // 2]
+        shape[axis] = length
+        grids.append(torch.outer(position, frequency).reshape(shape).expand(frames, height, width, -1))
+    angles = torch.cat(grids, dim=-1).reshape(frames * height * width, head_dim // 2)
+    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
+
+
+def rotate(x_BLHD: Tensor, table_LD: Tensor) -> Tensor:
+    """Turn each pair of neighbouring channels by the angle of its token, in float32; given back in x's type."""
+    pairs = torch.view_as_complex(x_BLHD.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * table_LD[None, :, None]).flatten(-2).to(x_BLHD.dtype)

@@ -1,0 +1,346 @@
+"""The diffusion transformer of Wan2.1 and SkyReels-V2: a velocity for every latent frame at its own noise level.
+
+Source: section 3.1 of the paper and `modules/transformer.py` of the released code, whose parameter names these are, so
+that a released file loads as it is. The one invariant: time modulation is kept per frame, (B, T, 6, C), and broadcast
+over a frame's tokens; nothing of the size tokens × 6 × C or tokens × tokens is ever made.
+
+Shape suffixes: B batch, C channels or model width, T latent frames, H W latent height and width, L video tokens,
+P tokens of one frame, S text positions, D text width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from everreel.model.attention import RMSNorm, attend, attend_blocks, rope_table, rotate
+from everreel.model.config import TransformerConfig
+from everreel.model.kv_cache import KVCache
+
+
+@dataclass(frozen=True)
+class Context:
+    """What cross-attention needs of the text (and the image): computed once a generation.
+
+    `layers` holds a layer's (key, value), each (B, S, heads, head_dim); `bias` (B, S) is added to the logits of a key.
+    `image_layers` holds the image branch's pairs, empty without one.
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    bias: Tensor
+    image_layers: tuple[tuple[Tensor, Tensor], ...] = ()
+
+
+class DiT(nn.Module):
+    """The transformer. Holds weights only; caches and contexts are arguments."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.patch_embedding = nn.Conv3d(config.in_dim, dim, config.patch_size, config.patch_size)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+        )
+        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        if config.inject_sample_info:
+            self.fps_embedding = nn.Embedding(2, dim)
+            self.fps_projection = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, 6 * dim))
+        if config.image_dim is not None:
+            self.img_emb = ImageProjection(config.image_dim, dim)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.head = Head(config)
+
+    def forward(
+        self,
+        x_BCTHW: Tensor,
+        timestep_BT: Tensor,
+        context: Context,
+        *,
+        fps_B: Tensor | None = None,
+        blocks: Sequence[int] | None = None,
+        cache: KVCache | None = None,
+        write_cache: bool = False,
+    ) -> Tensor:
+        """The velocity noise - data, (B, out_dim, T, H, W), in float32.
+
+        Args:
+            x_BCTHW: noisy latents; for an I2V model with its mask and image channels behind them.
+            timestep_BT: 0 (clean) to 1000 (noise) for each latent frame.
+            context: from `encode_context`.
+            fps_B: index of the frame rate, 0 for 16 and 1 for 24 (only where the model has the embedding).
+            blocks: sizes in latent frames of the blocks of block-causal attention; None is full attention.
+            cache: earlier frames of the film; the frames of x follow them.
+            write_cache: add the keys and values of these frames to the cache.
+
+        Raises:
+            ValueError: channels, size or blocks do not fit the model.
+        """
+        T, H, W = self._check(x_BCTHW, blocks)
+        past = 0 if cache is None else cache.num_frames
+        tokens = H * W
+        device = x_BCTHW.device
+        table = rope_table(0, past + T, H, W, self.config.head_dim, device)
+        view = _View(
+            table_past=table[: past * tokens],
+            table=table[past * tokens :],
+            block_tokens=[tokens * size for size in blocks or (T,)],
+            cache=cache,
+            write_cache=write_cache,
+        )
+        dtype = self.patch_embedding.weight.dtype
+        x_BLC = self._patchify(x_BCTHW.to(dtype))
+        time_BTC, modulation_BT6C = self._modulation(timestep_BT, fps_B)
+        for layer, block in enumerate(self.blocks):
+            x_BLC = block(x_BLC, modulation_BT6C, context, layer, view)
+        if cache is not None and write_cache:
+            cache.commit(T)
+        return self._unpatchify(self.head(x_BLC, time_BTC), T, H, W)
+
+    def encode_context(self, text_BSD: Tensor, length_B: Sequence[int], image_BSD: Tensor | None = None) -> Context:
+        """Keys and values of the text for every layer, the zero padding folded into one key.
+
+        The released models attend to `text_len` positions of which those beyond the prompt are all the same vector.
+        n equal keys weigh as much as one with log n added to its logit, so the result is exact.
+
+        Args:
+            text_BSD: the text encoder's output; what lies at and beyond `length_B` is ignored.
+            length_B: number of real positions of each prompt, at most `text_len`.
+            image_BSD: tokens of the CLIP image encoder, (B, 257, image_dim), for the I2V models.
+
+        Raises:
+            ValueError: a prompt is longer than `text_len`, or image tokens do not fit the model.
+        """
+        text_len, longest = self.config.text_len, max(length_B)
+        if longest > text_len:
+            raise ValueError(f"prompt = {longest} tokens: the model reads at most text_len = {text_len}")
+        if (image_BSD is None) != (self.config.image_dim is None):
+            raise ValueError(f"image tokens: {'needed' if image_BSD is None else 'not taken'} by this model")
+        dtype = self.patch_embedding.weight.dtype
+        padded_BSD = F.pad(text_BSD[:, :longest], (0, 0, 0, 1))  # one more position stands for all the padding
+        length = torch.tensor(length_B, device=text_BSD.device)[:, None]
+        position = torch.arange(longest + 1, device=text_BSD.device)[None]
+        padded_BSD = padded_BSD.masked_fill((position >= length)[..., None], 0.0)
+        bias = torch.zeros(len(length_B), longest + 1, device=text_BSD.device)
+        bias.masked_fill_(position > length, -math.inf)
+        bias = torch.where(position == length, (text_len - length).float().log(), bias)
+        text = self.text_embedding(padded_BSD.to(dtype))
+        layers = tuple(block.keys_values(text) for block in self._cross_attentions())
+        image_layers: tuple[tuple[Tensor, Tensor], ...] = ()
+        if image_BSD is not None:
+            image = self.img_emb(image_BSD.to(dtype))
+            image_layers = tuple(block.image_keys_values(image) for block in self._cross_attentions())
+        return Context(layers, bias, image_layers)
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """The released initialisation: Xavier for linear layers, 0.02 for embeddings, a head of zeros (section 3.1)."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("modulation"):
+                nn.init.normal_(parameter, std=self.config.dim**-0.5, generator=generator)
+            elif parameter.ndim == 1:
+                nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
+            elif name.startswith(("text_embedding", "time_embedding", "fps_embedding")):
+                nn.init.normal_(parameter, std=0.02, generator=generator)
+            elif name in ("head.head.weight", "fps_projection.2.weight"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.xavier_uniform_(parameter.flatten(1), generator=generator)
+
+    def _cross_attentions(self) -> Iterator[CrossAttention]:
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            yield block.cross_attn
+
+    def _check(self, x_BCTHW: Tensor, blocks: Sequence[int] | None) -> tuple[int, int, int]:
+        _, C, T, H, W = x_BCTHW.shape
+        _, ph, pw = self.config.patch_size
+        if self.config.in_dim != C:
+            raise ValueError(f"channels = {C}: the model takes {self.config.in_dim}")
+        if H % ph or W % pw:
+            raise ValueError(f"latent size = {H} x {W}: must be multiples of {ph} and {pw}")
+        if blocks is not None and sum(blocks) != T:
+            raise ValueError(f"blocks = {tuple(blocks)}: must add up to the {T} latent frames")
+        return T, H // ph, W // pw
+
+    def _patchify(self, x_BCTHW: Tensor) -> Tensor:
+        """Tokens in the order frame, row, column: the patch convolution as the matmul that it is."""
+        _, ph, pw = self.config.patch_size
+        x_BTHWC = x_BCTHW.unflatten(4, (-1, pw)).unflatten(3, (-1, ph)).permute(0, 2, 3, 5, 1, 4, 6)
+        weight = self.patch_embedding.weight.flatten(1)
+        return F.linear(x_BTHWC.flatten(4).flatten(1, 3), weight, self.patch_embedding.bias)
+
+    def _unpatchify(self, x_BLC: Tensor, T: int, H: int, W: int) -> Tensor:
+        _, ph, pw = self.config.patch_size
+        x = x_BLC.float().unflatten(2, (ph, pw, self.config.out_dim)).unflatten(1, (T, H, W))
+        return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+
+    def _modulation(self, timestep_BT: Tensor, fps_B: Tensor | None) -> tuple[Tensor, Tensor]:
+        dtype = self.patch_embedding.weight.dtype
+        time_BTC = self.time_embedding(timestep_embedding(timestep_BT, self.config.freq_dim).to(dtype))
+        modulation = self.time_projection(time_BTC)
+        if self.config.inject_sample_info:
+            if fps_B is None:
+                raise ValueError("fps: needed by this model (0 for 16, 1 for 24 frames a second)")
+            modulation = modulation + self.fps_projection(self.fps_embedding(fps_B))[:, None]
+        return time_BTC, modulation.unflatten(-1, (6, -1))
+
+
+@dataclass
+class _View:
+    """What of the film one forward pass sees: rotations, blocks and the cache."""
+
+    table_past: Tensor
+    table: Tensor
+    block_tokens: list[int]
+    cache: KVCache | None
+    write_cache: bool
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention and a feed-forward net, the first and last modulated by time."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.eps = config.eps
+        self.self_attn = SelfAttention(config)
+        self.norm3 = nn.LayerNorm(dim, config.eps)
+        self.cross_attn = CrossAttention(config)
+        self.ffn = nn.Sequential(
+            nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim)
+        )
+        self.modulation = nn.Parameter(torch.zeros(1, 6, dim))
+
+    def forward(self, x_BLC: Tensor, modulation_BT6C: Tensor, context: Context, layer: int, view: _View) -> Tensor:
+        shift, scale, gate, shift2, scale2, gate2 = (
+            (modulation_BT6C + self.modulation[:, None]).to(x_BLC.dtype).unbind(2)
+        )
+        x_BLC = _gated(x_BLC, self.self_attn(_modulate(x_BLC, shift, scale, self.eps), layer, view), gate)
+        x_BLC = x_BLC + self.cross_attn(self.norm3(x_BLC), context, layer)
+        return _gated(x_BLC, self.ffn(_modulate(x_BLC, shift2, scale2, self.eps)), gate2)
+
+
+class SelfAttention(nn.Module):
+    """Attention among video tokens, with RMS-normed queries and keys and rotary positions."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.num_heads = config.num_heads
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.o = nn.Linear(dim, dim)
+        self.norm_q = RMSNorm(dim, config.eps)
+        self.norm_k = RMSNorm(dim, config.eps)
+
+    def forward(self, x_BLC: Tensor, layer: int, view: _View) -> Tensor:
+        heads = (self.num_heads, -1)
+        v = self.v(x_BLC).unflatten(2, heads)
+        q = rotate(self.norm_q(self.q(x_BLC)).unflatten(2, heads), view.table).to(v.dtype)
+        raw_k = self.norm_k(self.k(x_BLC)).unflatten(2, heads)
+        k = rotate(raw_k, view.table).to(v.dtype)
+        cache = view.cache
+        if cache is not None:
+            if view.write_cache:
+                cache.write(raw_k, v)
+            if cache.num_frames:
+                past_k, past_v = cache.context(layer, view.table_past)
+                k, v = torch.cat([past_k, k], dim=1), torch.cat([past_v, v], dim=1)
+        return self.o(attend_blocks(q, k, v, view.block_tokens).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """Attention from video tokens to the text, and in the I2V models to the image as well."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.num_heads = config.num_heads
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.o = nn.Linear(dim, dim)
+        self.norm_q = RMSNorm(dim, config.eps)
+        self.norm_k = RMSNorm(dim, config.eps)
+        if config.image_dim is not None:
+            self.k_img = nn.Linear(dim, dim)
+            self.v_img = nn.Linear(dim, dim)
+            self.norm_k_img = RMSNorm(dim, config.eps)
+
+    def forward(self, x_BLC: Tensor, context: Context, layer: int) -> Tensor:
+        key, value = context.layers[layer]
+        q = self.norm_q(self.q(x_BLC)).unflatten(2, (self.num_heads, -1)).to(value.dtype)
+        out = attend(q, key, value, context.bias)
+        if context.image_layers:
+            out = out + attend(q, *context.image_layers[layer])
+        return self.o(out.flatten(2))
+
+    def keys_values(self, text_BSC: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the text, (B, S, heads, head_dim) each."""
+        heads = (self.num_heads, -1)
+        v = self.v(text_BSC).unflatten(2, heads)
+        return self.norm_k(self.k(text_BSC)).unflatten(2, heads).to(v.dtype), v
+
+    def image_keys_values(self, image_BSC: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the image tokens."""
+        heads = (self.num_heads, -1)
+        v = self.v_img(image_BSC).unflatten(2, heads)
+        return self.norm_k_img(self.k_img(image_BSC)).unflatten(2, heads).to(v.dtype), v
+
+
+class Head(nn.Module):
+    """From tokens to velocities, modulated by the time embedding."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.head = nn.Linear(config.dim, math.prod(config.patch_size) * config.out_dim)
+        self.modulation = nn.Parameter(torch.zeros(1, 2, config.dim))
+
+    def forward(self, x_BLC: Tensor, time_BTC: Tensor) -> Tensor:
+        shift, scale = (time_BTC[:, :, None] + self.modulation[:, None]).to(x_BLC.dtype).unbind(2)
+        return self.head(_modulate(x_BLC, shift, scale, self.eps))
+
+
+class ImageProjection(nn.Module):
+    """CLIP tokens to the transformer's width (I2V models)."""
+
+    def __init__(self, image_dim: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(
+            nn.LayerNorm(image_dim),
+            nn.Linear(image_dim, image_dim),
+            nn.GELU(),
+            nn.Linear(image_dim, dim),
+            nn.LayerNorm(dim),
+        )
+
+    def forward(self, image_BSC: Tensor) -> Tensor:
+        return self.proj(image_BSC)
+
+
+def timestep_embedding(timestep: Tensor, width: int) -> Tensor:
+    """Cosines, then sines, of a timestep at `width` / 2 frequencies; float64 inside, float32 out, shape + (width,)."""
+    frequency = 10000.0 ** -(torch.arange(width // 2, dtype=torch.float64, device=timestep.device) / (width // 2))
+    angle = timestep.double()[..., None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1).float()
+
+
+def _modulate(x_BLC: Tensor, shift_BTC: Tensor, scale_BTC: Tensor, eps: float) -> Tensor:
+    """Norm without weights, then scale and shift by frame."""
+    frames = shift_BTC.shape[1]
+    x_BTPC = F.layer_norm(x_BLC, x_BLC.shape[-1:], eps=eps).unflatten(1, (frames, -1))
+    return torch.addcmul(shift_BTC[:, :, None], x_BTPC, 1 + scale_BTC[:, :, None]).flatten(1, 2)
+
+
+def _gated(x_BLC: Tensor, y_BLC: Tensor, gate_BTC: Tensor) -> Tensor:
+    """x + gate · y, the gate by frame."""
+    frames = (gate_BTC.shape[1], -1)
+    return torch.addcmul(x_BLC.unflatten(1, frames), y_BLC.unflatten(1, frames), gate_BTC[:, :, None]).flatten(1, 2)

@@ -1,0 +1,264 @@
+"""The transformer's objective: flow matching with a noise level for every latent frame.
+
+Source: sections 3.2 and 4c of the paper; what it leaves open (the mixture of levels, the share of causal attention,
+pictures given later than frame 0) stands in `DiffusionForcingRecipe`. The one invariant: a window is trained as it is
+met in generation. Half of the windows start inside a film, with a latent of four frames; given pictures are latents of
+stills and carry no loss; the same weights see full and block-causal attention.
+
+Shape suffixes: B batch, C channels, T latent frames, H W latent height and width, L text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from everreel.checkpoint.load import load_vae
+from everreel.data.draws import draw_float, draw_int, generator_for
+from everreel.data.latents import FrozenText, LatentStore, TextTable
+from everreel.diffusion.conditioning import FPS_INDEX, Conditioning
+from everreel.diffusion.denoiser import Branch, Denoiser
+from everreel.diffusion.noise import LevelMixture, add_noise, draw_noise
+from everreel.diffusion.rollout import rollout
+from everreel.diffusion.schedule import synchronous
+from everreel.diffusion.solver import solver_for
+from everreel.media import Pixels, contact_sheet, write_image
+from everreel.model.config import TransformerConfig
+from everreel.model.dit import DiT
+from everreel.model.vae import CausalVAE
+from everreel.train.trainer import Outcome, Trainer, TrainerSettings
+
+BANDS = (0.25, 0.5, 0.75, 1.0)  # the loss is reported by noise level, in four bands
+
+
+@dataclass(frozen=True)
+class DiffusionForcingRecipe:
+    """The values of one stage.
+
+    `windows` are (latent frames, weight): a step draws one length. `tokens` is the size of a batch in video tokens, so
+    that a batch of images holds many and one of films few. `init` is a `transformer.safetensors` of an earlier stage.
+    """
+
+    settings: TrainerSettings
+    config: TransformerConfig
+    films: str
+    images: str
+    text: str
+    vae: str
+    windows: tuple[tuple[int, float], ...]
+    tokens: int
+    init: str | None = None
+    mixture: LevelMixture = field(default_factory=LevelMixture)
+    causal: float = 0.3
+    inside: float = 0.5
+    stills: float = 0.15
+    empty: float = 0.1
+    largest_block: int = 6
+    text_gain: float = 3.0
+    sample_prompts: tuple[str, ...] = ()
+    sample_frames: int = 1
+
+    def objective(self) -> DiffusionForcing:
+        """The objective with fresh weights, or with those of the stage before."""
+        return DiffusionForcing(self)
+
+    def run(self, run_dir: Path, quiet: bool = False) -> Outcome:
+        """Train; `transformer.safetensors` in the run folder holds the averaged weights."""
+        return Trainer(self.objective(), self.settings, run_dir, quiet).run()
+
+
+class Batch(NamedTuple):
+    """Windows of clips of one size."""
+
+    x0_BCTHW: Tensor
+    ids_BL: Tensor
+    fps_B: Tensor
+    sigma_BT: Tensor
+    loss_BT: Tensor
+    blocks: tuple[int, ...] | None
+
+
+class DiffusionForcing:
+    """See the module. `metrics` holds the loss by noise level."""
+
+    def __init__(self, recipe: DiffusionForcingRecipe) -> None:
+        self.recipe = recipe
+        self.metrics: dict[str, float] = {}
+        self.transformer = DiT(recipe.config)
+        if recipe.init is None:
+            self.transformer.init_weights(generator_for(recipe.settings.seed, "init"))
+            self._sharpen_text()
+        else:
+            from safetensors.torch import load_file
+
+            self.transformer.load_state_dict(load_file(recipe.init))
+        self.text = FrozenText.load(recipe.text)
+        lengths = {frames for frames, _ in recipe.windows}
+        self._films = _Source.open(recipe.films, self.text) if lengths - {1} else None
+        self._images = _Source.open(recipe.images, self.text) if 1 in lengths else None
+        self._vae: CausalVAE | None = None
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The one role."""
+        return {"transformer": self.transformer}
+
+    def batch(self, step: int, generator: torch.Generator) -> Batch:
+        """Windows of one length and size, their sentences and their levels."""
+        recipe = self.recipe
+        weights = torch.tensor([weight for _, weight in recipe.windows], dtype=torch.float64)
+        frames = recipe.windows[int(torch.multinomial(weights, 1, generator=generator))][0]
+        source = self._images if frames == 1 else self._films
+        assert source is not None
+        members = source.draw_size(generator)
+        count = max(1, recipe.tokens // (frames * source.tokens_per_frame(members[0])))
+        chosen = [members[draw_int(generator, 0, len(members))] for _ in range(count)]
+        starts = [self._start(source, index, frames, generator) for index in chosen]
+        windows = [(start, start + frames) for start in starts]
+        x0_BCTHW = source.store.batch(chosen, windows)
+        causal = frames > 1 and draw_float(generator) < recipe.causal
+        blocks = _random_blocks(frames, recipe.largest_block, generator) if causal else None
+        sigma_BT, loss_BT, _ = recipe.mixture.sample(count, frames, generator, blocks)
+        for row, (index, start) in enumerate(zip(chosen, starts, strict=True)):
+            if frames > 1 and draw_float(generator) < recipe.stills:
+                _give_stills(source.store, index, start, x0_BCTHW[row], sigma_BT[row], loss_BT[row], generator)
+        fps_B = torch.tensor([FPS_INDEX[source.store.fps(index)] for index in chosen])
+        return Batch(x0_BCTHW, source.text.draw(chosen, generator, recipe.empty), fps_B, sigma_BT, loss_BT, blocks)
+
+    def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The mean squared error of the velocity over the frames that are to be made."""
+        x0_BCTHW, sigma_BT = batch.x0_BCTHW, batch.sigma_BT
+        noise_BCTHW = torch.randn(x0_BCTHW.shape, generator=generator).to(x0_BCTHW)
+        embedding_BLD, mask_BL = self.text.embed(batch.ids_BL)
+        context = self.transformer.encode_context(embedding_BLD, mask_BL.sum(1).tolist())
+        velocity_BCTHW = self.transformer(
+            add_noise(x0_BCTHW, noise_BCTHW, sigma_BT),
+            1000 * sigma_BT,
+            context,
+            fps_B=batch.fps_B,
+            blocks=batch.blocks,
+        )
+        error_BT = (velocity_BCTHW.float() - (noise_BCTHW - x0_BCTHW)).square().mean(dim=(1, 3, 4))
+        weight_BT = batch.loss_BT.to(error_BT)
+        self._report(error_BT.detach(), sigma_BT, batch.loss_BT)
+        return {"transformer": (error_BT * weight_BT).sum() / weight_BT.sum().clamp(min=1)}
+
+    def sample(self, folder: Path, step: int) -> None:
+        """A contact sheet of the recipe's prompts."""
+        prompts = self.recipe.sample_prompts
+        if not prompts:
+            return
+        films = [self._film(prompt) for prompt in prompts]
+        sheet = contact_sheet(
+            films, columns=4, frames_per_film=min(3, self.recipe.sample_frames), captions=list(prompts)
+        )
+        write_image(folder / f"step-{step:06d}.png", sheet)
+
+    def _film(self, prompt: str) -> Pixels:
+        device = next(self.transformer.parameters()).device
+        if self._vae is None:
+            self._vae = load_vae(self.recipe.vae, device)
+        ids = self.text.ids([prompt, ""]).to(device)
+        embedding, mask = self.text.embed(ids)
+        context = self.transformer.encode_context(embedding, mask.sum(1).tolist())
+        steps, frames = 20, self.recipe.sample_frames
+        blocks = rollout(
+            synchronous(frames, steps), Denoiser(self.transformer, [Branch(context)], 5.0),
+            solver_for("unipc", steps, 3.0), Conditioning(),
+            lambda frame: draw_noise(0, "start", frame, 0, (self.recipe.config.out_dim, 12, 20)).to(device),
+        )  # fmt: skip
+        latents = torch.cat([block.latents_CTHW for block in blocks], dim=1)
+        video = self._vae.decode(latents[None])[0]
+        return ((video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
+
+    def _start(self, source: _Source, index: int, frames: int, generator: torch.Generator) -> int:
+        """The window's first latent: that of the film, or one from inside, which stands for four frames."""
+        last = source.frames(index) - frames
+        inside = draw_float(generator) < self.recipe.inside
+        return draw_int(generator, 1, last + 1) if inside and last > 0 else 0
+
+    def _report(self, error_BT: Tensor, sigma_BT: Tensor, loss_BT: Tensor) -> None:
+        low = 0.0
+        for high in BANDS:
+            band = loss_BT & (sigma_BT > low) & (sigma_BT <= high)
+            if band.any():
+                self.metrics[f"loss_to_{high:g}"] = float(error_BT[band].mean())
+            low = high
+
+    def _sharpen_text(self) -> None:
+        """Let text count from the first step, although most of the positions it is read from are padding."""
+        for name, parameter in self.transformer.named_parameters():
+            if name.endswith("cross_attn.norm_q.weight"):
+                nn.init.constant_(parameter, self.recipe.text_gain)
+
+
+@dataclass
+class _Source:
+    """A store, its sentences as tokens, and its clips by size."""
+
+    store: LatentStore
+    text: TextTable
+
+    @classmethod
+    def open(cls, path: str, text: FrozenText) -> _Source:
+        store = LatentStore(path)
+        return cls(store, TextTable.build(store.sentences, text))
+
+    def draw_size(self, generator: torch.Generator) -> Sequence[int]:
+        """The clips of one size, sizes drawn by how many there are."""
+        return self.store.groups[self._group_of(draw_int(generator, 0, len(self.store)))]
+
+    def frames(self, index: int) -> int:
+        return self._group_of(index)[0]
+
+    def tokens_per_frame(self, index: int) -> int:
+        _, height, width = self._group_of(index)
+        return height * width // 4
+
+    def _group_of(self, index: int) -> tuple[int, int, int]:
+        if not hasattr(self, "_groups"):
+            self._groups = {member: key for key, members in self.store.groups.items() for member in members}
+        return self._groups[index]
+
+
+def _random_blocks(frames: int, largest: int, generator: torch.Generator) -> tuple[int, ...]:
+    """Blocks of one random size, the first one of its own: 1, 4, 4, ... and 3, 5, 5, ... are met too."""
+    size = draw_int(generator, 1, min(largest, frames) + 1)
+    sizes = [draw_int(generator, 1, size + 1)]
+    while sum(sizes) < frames:
+        sizes.append(min(size, frames - sum(sizes)))
+    return tuple(sizes)
+
+
+def _give_stills(
+    store: LatentStore,
+    index: int,
+    start: int,
+    x0_CTHW: Tensor,
+    sigma_T: Tensor,
+    loss_T: Tensor,
+    generator: torch.Generator,
+) -> None:
+    """Put the stills that fall into a window in the place of its frames: clean, and without a loss."""
+    places, stills = store.stills(index)
+    inside = [n for n, place in enumerate(places) if 0 <= place - start < x0_CTHW.shape[1]]
+    kept = [n for n in inside if draw_float(generator) < 0.7] or inside[:1]
+    if len(set(kept)) >= x0_CTHW.shape[1]:
+        kept = kept[:-1]
+    for n in kept:
+        place = places[n] - start
+        x0_CTHW[:, place] = torch.from_numpy(stills[n].copy()).float()
+        sigma_T[place], loss_T[place] = 0.0, False
+
+
+def staged(*stages: tuple[str, DiffusionForcingRecipe], run_dir: str) -> tuple[tuple[str, DiffusionForcingRecipe], ...]:
+    """Stages that each start from the weights of the one before."""
+    chained, init = [], stages[0][1].init
+    for name, stage in stages:
+        chained.append((name, replace(stage, init=init)))
+        init = f"{run_dir}/{name}/transformer.safetensors"
+    return tuple(chained)

@@ -1,0 +1,129 @@
+"""Optimizers and weight averages, one of each a role.
+
+Muon (Jordan et al., 2024) moves the weight matrices inside transformer blocks; everything else (embeddings,
+heads, norms, biases, convolutions) is AdamW's. The one invariant: all state is in tensors that `state`
+gives and `restore` takes, and the learning rate is handed to `step`, so nothing of a schedule has to be
+stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+EMA_WARMUP = 10
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How weights are moved."""
+
+    optimizer: str
+    betas: tuple[float, float]
+    weight_decay: float
+    grad_clip: float | None
+
+
+class RoleOptimizer:
+    """The optimizers of one module; `scale` multiplies every learning rate."""
+
+    def __init__(self, module: nn.Module, rule: Rule, scale: float = 1.0) -> None:
+        self.rule, self.scale = rule, scale
+        named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        self.parameters = [p for _, p in named]
+        matrices = [p for name, p in named if rule.optimizer == "muon" and _is_block_matrix(name, p)]
+        inside = {id(p) for p in matrices}
+        rest = [p for p in self.parameters if id(p) not in inside]
+        self._optimizers: list[torch.optim.Optimizer] = []
+        if rest:
+            groups = [
+                {"params": [p for p in rest if p.ndim > 1], "weight_decay": rule.weight_decay},
+                {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+            ]
+            groups = [group for group in groups if group["params"]]
+            self._optimizers.append(torch.optim.AdamW(groups, betas=rule.betas, fused=True))
+        if matrices:
+            # This adjustment gives an update the size of AdamW's, so that one learning rate serves both.
+            adjust = "match_rms_adamw"
+            self._optimizers.append(torch.optim.Muon(matrices, weight_decay=rule.weight_decay, adjust_lr_fn=adjust))
+
+    def clip(self) -> float:
+        """Scale the gradients down to the limit, and give their norm before that."""
+        limit = float("inf") if self.rule.grad_clip is None else self.rule.grad_clip
+        return float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
+
+    def step(self, rate: float) -> None:
+        """Move the weights with this learning rate."""
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * self.scale
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients, those that another role's loss left here too."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> list[dict[str, Any]]:
+        """What `restore` needs to go on exactly."""
+        return [optimizer.state_dict() for optimizer in self._optimizers]
+
+    def restore(self, states: list[dict[str, Any]]) -> None:
+        """Take over the state of an earlier run."""
+        for optimizer, state in zip(self._optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+class EMA:
+    """An exponential moving average of a module's weights in float32; buffers are copied, not averaged."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.values = {name: _copy(value) for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move the average towards the weights; early on it follows them closely."""
+        weight = 1 - min(self.decay, (1 + step) / (EMA_WARMUP + step))
+        averages, values = [], []
+        # A tensor with two names (a tied embedding) is averaged under both.
+        trained = dict(module.named_parameters(remove_duplicate=False))
+        for name, value in module.state_dict().items():
+            if name in trained and value.is_floating_point():
+                averages.append(self.values[name])
+                values.append(value.float())
+            else:
+                self.values[name].copy_(value)
+        torch._foreach_lerp_(averages, values, weight)
+
+    def restore(self, values: Mapping[str, Tensor]) -> None:
+        """Take over the averages of an earlier run."""
+        for name, value in self.values.items():
+            value.copy_(values[name])
+
+    @torch.no_grad()
+    def swap_in(self, module: nn.Module) -> dict[str, Tensor]:
+        """Put the average into the module; what was there is returned for `swap_out`."""
+        kept = {name: value.clone() for name, value in module.state_dict().items()}
+        module.load_state_dict(self.values)
+        return kept
+
+    @torch.no_grad()
+    def swap_out(self, module: nn.Module, kept: Mapping[str, Tensor]) -> None:
+        """Put back what `swap_in` took out."""
+        module.load_state_dict(kept)
+
+
+def _is_block_matrix(name: str, parameter: Tensor) -> bool:
+    parts = name.split(".")
+    inside_block = any(part in ("blocks", "block", "layers") for part in parts[:-1])
+    return inside_block and parameter.ndim == 2 and min(parameter.shape) > 1
+
+
+def _copy(value: Tensor) -> Tensor:
+    value = value.detach().clone()
+    return value.float() if value.is_floating_point() else value

@@ -1,0 +1,156 @@
+"""From a recipe file to a finished run: `python -m everreel.train.run recipes/text.py --run-dir runs/text`.
+
+A recipe file holds one name, `recipe`: a frozen dataclass of values that knows how to run itself, an
+objective with settings, or a tuple of named recipes that are run one after the other. The one invariant:
+running the same file in the same folder again goes on where it stopped, and does nothing when all is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from everreel.data.clips import ClipStore, StoreLayout, render_store
+from everreel.train.trainer import Trainer, TrainerSettings, TrainingFailed
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """A recipe that knows how to run itself."""
+
+    def run(self, run_dir: Path, quiet: bool = False) -> Any: ...  # noqa: ANN401 (nobody reads it)
+
+
+@dataclass(frozen=True)
+class WorldRecipe:
+    """Clip stores that are rendered, each in a folder of its name."""
+
+    stores: tuple[tuple[str, StoreLayout], ...]
+    processes: int = 2
+    max_seconds: float | None = None
+
+    def run(self, run_dir: Path, quiet: bool = False) -> dict[str, ClipStore]:
+        """Render what is missing."""
+        rendered = {}
+        for name, layout in self.stores:
+            tell = _teller(name, quiet)
+            rendered[name] = render_store(
+                run_dir / name, layout, processes=self.processes, max_seconds=self.max_seconds, progress=tell
+            )
+        return rendered
+
+
+@dataclass(frozen=True)
+class LatentRecipe:
+    """Clip stores that a VAE encodes, and shards of them that it encodes and decodes for the critic.
+
+    `vae` is a folder with `vae/` in the diffusers layout. Latents go to a folder of the store's name,
+    reconstructions to `NAME-reconstructed`.
+    """
+
+    vae: str
+    stores: tuple[tuple[str, str], ...]
+    reconstructed_shards: tuple[tuple[str, int], ...] = ()
+    stills: int = 4
+    sentences: int = 4
+    batch: int = 97
+    device: str = "cpu"
+    max_seconds: float | None = None
+
+    def run(self, run_dir: Path, quiet: bool = False) -> None:
+        """Encode what is missing, in bfloat16."""
+        from everreel.checkpoint.load import load_vae
+        from everreel.data.latents import EncodeSettings, encode_store, reconstruct_store
+
+        vae = load_vae(self.vae)
+        settings = EncodeSettings(self.stills, self.sentences, self.batch, device=self.device)
+        shards = dict(self.reconstructed_shards)
+        for name, path in self.stores:
+            clips, limit, tell = ClipStore(path), self.max_seconds, _teller(name, quiet)
+            encode_store(run_dir / name, clips, vae, settings, max_seconds=limit, progress=tell)
+            if name in shards:
+                target, tell = (
+                    run_dir / f"{name}-reconstructed",
+                    _teller(f"{name} shards, reconstructed", quiet),
+                )
+                reconstruct_store(target, clips, vae, settings, num_shards=shards[name], progress=tell)
+
+
+def load_recipe(path: str | Path) -> Any:  # noqa: ANN401 (a recipe is any of three things, see above)
+    """The `recipe` of a recipe file."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"recipe={str(path)!r}: no such file; see the folder recipes/")
+    names = runpy.run_path(str(path))
+    if "recipe" not in names:
+        raise ValueError(f"recipe={str(path)!r}: defines no name 'recipe'")
+    return names["recipe"]
+
+
+def run_recipe(recipe: Any, run_dir: str | Path, quiet: bool = False, **overrides: Any) -> None:  # noqa: ANN401
+    """Run a recipe in a folder; `overrides` (max_seconds, device, threads, …) replace values of it or of
+    its settings.
+    """
+    run_dir = Path(run_dir)
+    if isinstance(recipe, tuple):
+        for name, stage in recipe:
+            run_recipe(stage, run_dir / name, quiet, **overrides)
+        return
+    recipe = _overridden(recipe, overrides)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if isinstance(recipe, Recipe):
+        recipe.run(run_dir, quiet)
+    elif isinstance(getattr(recipe, "settings", None), TrainerSettings) and hasattr(recipe, "objective"):
+        Trainer(recipe.objective(), recipe.settings, run_dir, quiet).run()
+    else:
+        raise ValueError(f"recipe={type(recipe).__name__}: has no run(run_dir), and no settings with objective()")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 2 is returned for what the user can put right."""
+    parser = argparse.ArgumentParser(prog="everreel train", description="Run a recipe, or go on with it.")
+    parser.add_argument("recipe", help="a file of the folder recipes/")
+    parser.add_argument("--run-dir", required=True, help="where the run keeps all that it makes")
+    parser.add_argument("--max-seconds", type=float, help="stop with a checkpoint after this time")
+    parser.add_argument("--device", help="cpu, cuda or auto")
+    parser.add_argument("--threads", type=int, help="processor threads")
+    parser.add_argument("--processes", type=int, help="processes that render")
+    options = vars(parser.parse_args(arguments))
+    path, run_dir = options.pop("recipe"), options.pop("run_dir")
+    try:
+        run_recipe(load_recipe(path), run_dir, **{name: v for name, v in options.items() if v is not None})
+    except (ValueError, TrainingFailed) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+def _overridden(recipe: Any, values: dict[str, Any]) -> Any:  # noqa: ANN401
+    """The recipe with the values that it, or its settings, have a field for."""
+    if not is_dataclass(recipe) or isinstance(recipe, type):
+        return recipe
+    own = {field.name for field in fields(recipe)}
+    settings = getattr(recipe, "settings", None)
+    changes = {name: value for name, value in values.items() if name in own}
+    if isinstance(settings, TrainerSettings):
+        inner = {field.name for field in fields(settings)}
+        changes["settings"] = replace(settings, **{name: v for name, v in values.items() if name in inner})
+    return replace(recipe, **changes)
+
+
+def _teller(name: str, quiet: bool) -> Any:  # noqa: ANN401
+    def tell(done: int, total: int) -> None:
+        if not quiet:
+            sys.stderr.write(f"{name}: {done}/{total}\n")
+            sys.stderr.flush()
+
+    return tell
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""The loop against the released one's whole generations, and its own laws."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from everreel.diffusion.conditioning import Conditioning
+from everreel.diffusion.denoiser import Branch, Denoiser
+from everreel.diffusion.rollout import rollout
+from everreel.diffusion.schedule import asynchronous, blockwise, synchronous
+from everreel.diffusion.solver import Euler, UniPC, sigmas_for, solver_for
+from everreel.model.config import TransformerConfig
+from everreel.model.dit import DiT
+from everreel.model.kv_cache import KVCache
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture(scope="module")
+def released():
+    weights = load_file(GOLDEN / "official-transformer-t2v.safetensors")
+    model = DiT(TransformerConfig(dim=48, ffn_dim=96, freq_dim=32, text_dim=24, num_heads=4, num_layers=2)).eval()
+    model.load_state_dict({key[2:]: value for key, value in weights.items() if key.startswith("w.")})
+    return model, load_file(GOLDEN / "official-rollouts.safetensors")
+
+
+def contexts(model, data, batched=True):
+    with torch.no_grad():
+        texts = torch.cat([data["prompt_embeds"], data["negative_embeds"]])
+        if batched:
+            return [model.encode_context(texts, [512, 512])]
+        return [model.encode_context(text[None], [512]) for text in texts]
+
+
+def generate(model, data, schedule, *, guidance=6.0, causal=False, known=None, batched=True, solver=None, **options):
+    branches = [Branch(context) for context in contexts(model, data, batched)]
+    denoiser = Denoiser(model, branches, guidance, causal=causal)
+    noise = data["noise_6frames"]
+    solver = solver or solver_for("unipc", schedule.num_steps, 8.0)
+    conditioning = Conditioning(known or {}, **options)
+    blocks = list(rollout(schedule, denoiser, solver, conditioning, lambda frame: noise[:, frame]))
+    assert [block.start for block in blocks] == [
+        sum(b.latents_CTHW.shape[1] for b in blocks[:i]) for i in range(len(blocks))
+    ]
+    return torch.cat([block.latents_CTHW for block in blocks], dim=1)
+
+
+def error(got, want):
+    return float((got - want).norm() / want.norm())
+
+
+CASES = {
+    "sync_full_s8_g6": (lambda: synchronous(6, 8), False, 6.0, None),
+    "async_full2_ar3_s8_g6": (lambda: asynchronous(6, 8, ar_step=3, block_size=2), False, 6.0, None),
+    "async_causal2_ar3_s8_g6": (lambda: asynchronous(6, 8, ar_step=3, block_size=2), True, 6.0, None),
+    "i2v_sync_s8_g5": (lambda: synchronous(6, 8, given=[0]), False, 5.0, "prefix1"),
+    "prefix2_async_causal2_ar3_s8_g6": (
+        lambda: asynchronous(6, 8, ar_step=3, block_size=2, given=[0, 1]), True, 6.0, "prefix2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("name", CASES)
+def test_released_generations(released, name, batched):
+    model, data = released
+    schedule, causal, guidance, prefix = CASES[name]
+    known = {} if prefix is None else dict(enumerate(data[prefix].unbind(1)))
+    got = generate(model, data, schedule(), guidance=guidance, causal=causal, known=known, batched=batched)
+    assert error(got, data[name][0]) < 1e-3
+    for frame, latent in known.items():
+        assert torch.equal(got[:, frame], latent)
+
+
+def cached(model, data, schedule, max_frames, **options):
+    branches = [Branch(context, KVCache(max_frames)) for context in contexts(model, data)]
+    denoiser = Denoiser(model, branches, 6.0, causal=True)
+    noise = data["noise_6frames"]
+    blocks = rollout(
+        schedule, denoiser, solver_for("unipc", schedule.num_steps, 8.0), Conditioning(**options),
+        lambda frame: noise[:, frame],
+    )  # fmt: skip
+    return torch.cat([block.latents_CTHW for block in blocks], dim=1)
+
+
+@pytest.mark.parametrize("size", [2, (1, 3, 2)])
+@pytest.mark.parametrize("given", [(), (0,), (0, 1)])
+def test_blocks_with_a_cache_equal_blocks_without(released, size, given):
+    """With every earlier frame in sight and block-causal attention, the cache changes nothing."""
+    if size == (1, 3, 2) and given == (0, 1):
+        given = (0, 1, 2, 3)
+    model, data = released
+    known = {frame: data["prefix2"][:, frame % 2] for frame in given}
+    schedule = blockwise(6, 4, block_size=size, given=given, context=6)
+    want = generate(model, data, schedule, causal=True, known=known)
+    assert error(cached(model, data, schedule, 6, known=known), want) < 1e-4
+
+
+def test_finished_blocks_come_before_the_next_begins(released):
+    model, data = released
+    rows = []
+    denoiser = Denoiser(model, [Branch(c) for c in contexts(model, data)], 6.0)
+    noise = data["noise_6frames"]
+    blocks = rollout(
+        blockwise(6, 4, block_size=2, context=2), denoiser, solver_for("unipc", 4, 8.0), Conditioning(),
+        lambda frame: noise[:, frame], on_row=rows.append,
+    )  # fmt: skip
+    seen = [(len(rows), block.start) for block in blocks]
+    assert seen == [(4, 0), (8, 2), (12, 4)]
+
+
+def test_history_noise_is_repeatable_and_known_frames_stay(released):
+    model, data = released
+    known = {0: data["prefix1"][:, 0]}
+    schedule = synchronous(6, 4, given=[0])
+    runs = [generate(model, data, schedule, known=known, history_level=0.02, seed=seed) for seed in (3, 3, 4)]
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+    assert all(torch.equal(run[:, 0], known[0]) for run in runs)
+
+
+def test_euler_runs_the_same_loop(released):
+    model, data = released
+    unipc = generate(model, data, synchronous(6, 40), solver=UniPC(sigmas_for(40, 8.0)))
+    euler = generate(model, data, synchronous(6, 40), solver=Euler(sigmas_for(40, 8.0)))
+    assert error(euler, unipc) < 0.1
+
+
+def test_a_window_holds_no_more_than_its_frames(released):
+    """A film of many blocks draws each frame's noise once, when it comes into sight."""
+    model, data = released
+    denoiser = Denoiser(model, [Branch(c, KVCache(2)) for c in contexts(model, data)], 6.0)
+    drawn = []
+
+    def noise(frame):
+        drawn.append(frame)
+        return data["noise_6frames"][:, frame % 6]
+
+    schedule = blockwise(20, 2, block_size=2, context=2)
+    for block in rollout(schedule, denoiser, solver_for("euler", 2, 8.0), Conditioning(), noise):
+        assert max(drawn) <= block.start + 4
+    assert sorted(drawn[1:]) == list(range(20))
+
+
+def test_a_long_given_beginning_is_handed_back_whole(released):
+    model, data = released
+    known = {frame: data["prefix2"][:, frame % 2] + frame for frame in range(12)}
+    denoiser = Denoiser(model, [Branch(c, KVCache(5)) for c in contexts(model, data)], 6.0, causal=True)
+    schedule = blockwise(20, 2, block_size=4, given=range(12), context=5)
+    blocks = rollout(
+        schedule, denoiser, solver_for("unipc", 2, 8.0), Conditioning(known),
+        lambda frame: data["noise_6frames"][:, frame % 6],
+    )  # fmt: skip
+    film = torch.cat([block.latents_CTHW for block in blocks], dim=1)
+    assert film.shape[1] == 20
+    assert all(torch.equal(film[:, frame], latent) for frame, latent in known.items())
+
+
+def test_guidance_needs_its_rows(released):
+    model, data = released
+    with pytest.raises(ValueError, match=r"guidance_scale = 1\.0"):
+        Denoiser(model, [Branch(c) for c in contexts(model, data)], 1.0)
+    with pytest.raises(ValueError, match=r"history_level = 0\.5"):
+        Conditioning(history_level=0.5)

@@ -1,0 +1,102 @@
+"""The critic: what it looks at, and how films are scored."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from everreel.data.draws import generator_for
+from everreel.evaluate.critic import (
+    Critic,
+    CriticConfig,
+    load_critic,
+    look_at,
+    look_length,
+    read,
+    save_critic,
+    score,
+    stack_looks,
+)
+from everreel.world.scene import VOCABULARY, sample_scene, visible_fields
+
+TINY = CriticConfig(widths=(4, 8), dim=16, num_heads=2, num_layers=1, num_slots=4)
+
+
+def noise(frames: int, height: int = 32, width: int = 48) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("fps", "step", "ahead"), [(24, 8, (2, 4)), (16, 5, (1, 3))])
+def test_a_look_holds_pictures_and_what_moves(fps: int, step: int, ahead: tuple[int, int]) -> None:
+    frames = noise(97)
+    look = look_at(frames, fps, first=1)
+    assert look.moments.shape == (1, 12, 5, 32, 48)
+    picture = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+    gray = (picture * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1)
+    at = 1 + 3 * step
+    torch.testing.assert_close(look.moments[0, 3, :3], picture[at])
+    torch.testing.assert_close(look.moments[0, 3, 4], 2 * (gray[at + ahead[1]] - gray[at]))
+    assert look.seconds[0, 3] == pytest.approx(3 * step / fps)
+
+
+def test_a_full_look_fits_its_length() -> None:
+    assert look_length(24) == 93
+    assert look_at(noise(93), 24).moments.shape[1] == 12
+    assert look_at(noise(92), 24).moments.shape[1] == 11
+
+
+def test_a_picture_shows_no_motion() -> None:
+    look = look_at(noise(1), 24)
+    assert look.moments.shape[1] == 1 and not look.moments[:, :, 3:].any()
+
+
+def test_large_films_are_made_smaller() -> None:
+    assert look_at(noise(5, 272, 480), 24).moments.shape[-2:] == (96, 160)
+    assert look_at(noise(5, 100, 170), 24).moments.shape[-2:] == (96, 160)
+    assert look_at(noise(5, 128, 128), 24).moments.shape[-2:] == (128, 128)
+
+
+def test_films_are_read_alone_as_together() -> None:
+    torch.manual_seed(0)
+    critic = Critic(TINY).eval()
+    looks = [look_at(noise(97), 24, first) for first in (0, 3)]
+    with torch.no_grad():
+        together = critic(stack_looks(looks))
+        alone = [critic(look) for look in looks]
+    for name, words in VOCABULARY.items():
+        assert together[name].shape == (2, len(words))
+        torch.testing.assert_close(together[name], torch.cat([logits[name] for logits in alone]))
+
+
+def test_scores_count_what_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = generator_for(1)
+    scenes = [sample_scene(generator) for _ in range(6)]
+    wrong = iter(scenes)
+
+    def knows_all_but_colors(critic: Critic, frames: np.ndarray, fps: int) -> dict[str, dict[str, float]]:
+        scene = next(wrong)
+        answers = {name: dict.fromkeys(words, 0.0) for name, words in VOCABULARY.items()}
+        for name, value in visible_fields(scene).items():
+            answers[name][value] = 1.0
+        answers["color"] = {"red": 0.6, scene.color: 0.4} if scene.color != "red" else {"red": 0.4, "blue": 0.6}
+        return answers
+
+    monkeypatch.setattr("everreel.evaluate.critic.read", knows_all_but_colors)
+    scores = score(Critic(TINY), [noise(2)] * 6, scenes)
+    shown = {name for scene in scenes for name in visible_fields(scene)}
+    assert scores.pop("color") == 0
+    assert {name for name, value in scores.items() if value == 1.0} == shown - {"color"}
+    assert all(math.isnan(value) for name, value in scores.items() if name not in shown)
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    critic = Critic(TINY).eval()
+    save_critic(tmp_path, critic)
+    frames = noise(30)
+    assert read(load_critic(tmp_path), frames, 24) == read(critic, frames, 24)
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        load_critic(tmp_path / "nowhere")

@@ -1,0 +1,85 @@
+"""Training of the critic: labels, mirroring, and a run on a few clips."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from everreel.data.clips import ClipLabel, shard_writer
+from everreel.data.draws import generator_for
+from everreel.evaluate.critic import CriticConfig, load_critic
+from everreel.train.critic import UNSEEN, CriticRecipe, classes_of
+from everreel.train.trainer import TrainerSettings
+from everreel.world.scene import VOCABULARY, sample_scene, visible_fields
+
+SETTINGS = TrainerSettings(steps=3, log_every=1, sample_every=2, warmup=1, device="cpu")
+FIELDS = list(VOCABULARY)
+
+
+def make_store(path: Path, frames: int) -> str:
+    path.mkdir()
+    generator, noise = generator_for(0), np.random.default_rng(0)
+    for shard, (height, width, fps) in enumerate([(32, 48, 24), (48, 32, 16)]):
+        labels = [ClipLabel(sample_scene(generator), fps, 0.0) for _ in range(2)]
+        with shard_writer(path, shard, (2, frames, height, width), labels) as array:
+            array[:] = noise.integers(0, 256, array.shape)
+    return str(path)
+
+
+def recipe(tmp_path: Path) -> CriticRecipe:
+    return CriticRecipe(
+        SETTINGS,
+        films=(make_store(tmp_path / "films", 30),),
+        held_out=make_store(tmp_path / "held-out", 20),
+        images=(make_store(tmp_path / "images", 1),),
+        films_per_step=2,
+        images_per_step=3,
+        network=CriticConfig(widths=(4, 8), dim=16, num_heads=2, num_layers=1, num_slots=4),
+        checked=2,
+    )
+
+
+def test_a_run_leaves_a_critic_and_a_report(tmp_path: Path) -> None:
+    outcome = recipe(tmp_path).run(tmp_path / "run", quiet=True)
+    assert outcome.step == 3 and outcome.skipped == 0
+    load_critic(tmp_path / "run/critic")
+    assert '"accuracy"' in (tmp_path / "run/report.json").read_text()
+    assert list((tmp_path / "run/samples").glob("confused-*.json"))
+
+
+def test_classes_are_those_that_can_be_seen() -> None:
+    generator = generator_for(3)
+    for _ in range(20):
+        scene = sample_scene(generator)
+        seen = visible_fields(scene)
+        for name, number in zip(FIELDS, classes_of(scene), strict=True):
+            assert (VOCABULARY[name][number] == seen[name]) if name in seen else number == UNSEEN
+
+
+def test_mirrored_left_and_right_change_places() -> None:
+    base = sample_scene(generator_for(0))
+    scene = replace(
+        base, subject="fox", action="walks", place="meadow", shot_position="side_view", shot_type="long_shot",
+        direction="left", camera_motion="pan_left", expression=None,
+    )  # fmt: skip
+    mirrored = dict(zip(FIELDS, classes_of(scene, mirrored=True), strict=True))
+    assert VOCABULARY["direction"][mirrored["direction"]] == "right"
+    assert VOCABULARY["camera_motion"][mirrored["camera_motion"]] == "pan_right"
+    still = dict(zip(FIELDS, classes_of(replace(scene, camera_motion="zoom_in"), mirrored=True), strict=True))
+    assert VOCABULARY["camera_motion"][still["camera_motion"]] == "zoom_in"
+
+
+def test_pictures_teach_nothing_about_motion(tmp_path: Path) -> None:
+    objective = recipe(tmp_path).objective()
+    batch = objective.batch(0, generator_for(0))
+    _, classes = batch["images"]
+    for name in ("action", "direction", "camera_motion"):
+        assert (classes[:, FIELDS.index(name)] == UNSEEN).all()
+    assert (classes[:, FIELDS.index("subject")] != UNSEEN).all()
+    loss = objective.losses(batch, generator_for(1))["critic"]
+    assert torch.isfinite(loss)
+    again = objective.batch(0, generator_for(0))
+    assert torch.equal(again["films"][0].moments, batch["films"][0].moments)
