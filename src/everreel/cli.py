@@ -107,9 +107,14 @@ def train(
     max_seconds: Annotated[float | None, typer.Option(help="Stop, resumable, after this time.")] = None,
 ) -> None:
     """Run a training recipe, or resume it."""
-    from everreel.train.run import run_recipe
+    from everreel.train.run import load_recipe, run_recipe
+    from everreel.train.trainer import TrainingFailed
 
-    run_recipe(recipe, run_dir or Path("runs") / recipe.stem, max_seconds=max_seconds)
+    limits = {} if max_seconds is None else {"max_seconds": max_seconds}
+    try:
+        run_recipe(load_recipe(recipe), run_dir or Path("runs") / recipe.stem, **limits)
+    except TrainingFailed as error:
+        raise click.ClickException(str(error)) from None
 
 
 def check_output(path: Path) -> None:

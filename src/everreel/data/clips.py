@@ -180,7 +180,8 @@ class ClipStore:
             self._where.append((shard, row))
 
     def _open_shard(self, shard: int) -> Frames:
-        return np.load(_frames_path(self.path, shard), mmap_mode="r")
+        frames: Frames = np.load(_frames_path(self.path, shard), mmap_mode="r")
+        return frames
 
 
 def clip_label(layout: StoreLayout, index: int) -> ClipLabel:

@@ -183,7 +183,8 @@ class LatentStore:
             self._where.append((shard, row))
 
     def _open_array(self, kind: str, shard: int) -> Latents:
-        return np.load(_path(self.path, kind, shard), mmap_mode="r")
+        latents: Latents = np.load(_path(self.path, kind, shard), mmap_mode="r")
+        return latents
 
 
 def draw_group(

@@ -73,7 +73,8 @@ class Denoiser:
         if velocity.shape[0] == 1:
             return velocity[0]
         conditional, unconditional = velocity
-        return unconditional + self.guidance_scale * (conditional - unconditional)
+        guided: Tensor = unconditional + self.guidance_scale * (conditional - unconditional)
+        return guided
 
     @torch.no_grad()
     def remember(self, x_CTHW: Tensor, timestep_T: Tensor) -> None:

@@ -178,7 +178,8 @@ class DiT(nn.Module):
     def _unpatchify(self, x_BLC: Tensor, T: int, H: int, W: int) -> Tensor:
         _, ph, pw = self.config.patch_size
         x = x_BLC.float().unflatten(2, (ph, pw, self.config.out_dim)).unflatten(1, (T, H, W))
-        return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+        x_BCTHW: Tensor = x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+        return x_BCTHW
 
     def _modulation(self, timestep_BT: Tensor, fps_B: Tensor | None) -> tuple[Tensor, Tensor]:
         dtype = self.patch_embedding.weight.dtype
@@ -253,7 +254,8 @@ class SelfAttention(nn.Module):
             if cache.num_frames:
                 past_k, past_v = cache.context(layer, view.table_past)
                 k, v = torch.cat([past_k, k], dim=1), torch.cat([past_v, v], dim=1)
-        return self.o(attend_blocks(q, k, v, view.block_tokens).flatten(2))
+        out_BLC: Tensor = self.o(attend_blocks(q, k, v, view.block_tokens).flatten(2))
+        return out_BLC
 
 
 class CrossAttention(nn.Module):
@@ -280,7 +282,8 @@ class CrossAttention(nn.Module):
         out = attend(q, key, value, context.bias)
         if context.image_layers:
             out = out + attend(q, *context.image_layers[layer])
-        return self.o(out.flatten(2))
+        out_BLC: Tensor = self.o(out.flatten(2))
+        return out_BLC
 
     def keys_values(self, text_BSC: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the text, (B, S, heads, head_dim) each."""
@@ -306,7 +309,8 @@ class Head(nn.Module):
 
     def forward(self, x_BLC: Tensor, time_BTC: Tensor) -> Tensor:
         shift, scale = (time_BTC[:, :, None] + self.modulation[:, None]).to(x_BLC.dtype).unbind(2)
-        return self.head(_modulate(x_BLC, shift, scale, self.eps))
+        out_BLC: Tensor = self.head(_modulate(x_BLC, shift, scale, self.eps))
+        return out_BLC
 
 
 class ImageProjection(nn.Module):
@@ -323,7 +327,8 @@ class ImageProjection(nn.Module):
         )
 
     def forward(self, image_BSC: Tensor) -> Tensor:
-        return self.proj(image_BSC)
+        out_BSC: Tensor = self.proj(image_BSC)
+        return out_BSC
 
 
 def timestep_embedding(timestep: Tensor, width: int) -> Tensor:

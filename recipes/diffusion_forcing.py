@@ -1,0 +1,64 @@
+"""The transformer of the embedded model: pictures, then short windows, then the whole window.
+
+`everreel train recipes/diffusion_forcing.py --run-dir runs/diffusion_forcing`, after world, vae, text and latents.
+"""
+
+from dataclasses import replace
+
+from everreel.diffusion.noise import LevelMixture
+from everreel.model.config import TransformerConfig
+from everreel.train.diffusion_forcing import DiffusionForcingRecipe, staged
+from everreel.train.trainer import TrainerSettings
+
+SETTINGS = TrainerSettings(
+    steps=6_000,
+    learning_rate=1e-3,
+    optimizer="muon",
+    weight_decay=0.01,
+    warmup=200,
+    decay="constant",
+    ema_decay=0.9995,
+    precision="bf16",
+    checkpoint_every=250,
+    sample_every=500,
+    log_every=25,
+)
+
+IMAGES = DiffusionForcingRecipe(
+    settings=SETTINGS,
+    config=TransformerConfig(
+        dim=256, ffn_dim=1024, freq_dim=256, text_dim=160, text_len=512, num_heads=4, num_layers=10,
+        inject_sample_info=True,
+    ),
+    films="runs/latents/films",
+    images="runs/latents/images",
+    text="runs/text",
+    vae="runs/vae",
+    windows=((1, 1.0),),
+    tokens=64 * 60,
+    mixture=LevelMixture(equal=1.0, non_decreasing=0.0, clean_prefix=0.0, given_anywhere=0.0, shift=2.0),
+    sample_prompts=(
+        "a red fox runs right through a snowy forest at dusk, wide shot, camera pans right",
+        "a blue elephant stays in a desert at noon, medium shot, front view, static camera",
+        "close-up of a happy woman in a city at night",
+        "a yellow duck swims left across a lake at dawn, full shot",
+    ),
+)  # fmt: skip
+
+SHORT = replace(
+    IMAGES,
+    settings=replace(SETTINGS, steps=6_000, learning_rate=7e-4),
+    windows=((1, 0.3), (5, 0.3), (9, 0.4)),
+    tokens=8 * 9 * 60,
+    mixture=LevelMixture(given_anywhere=0.0, shift=2.0),
+    sample_frames=9,
+)
+
+WHOLE = replace(
+    SHORT,
+    settings=replace(SETTINGS, steps=4_000, learning_rate=5e-4, decay="linear"),
+    windows=((1, 0.15), (9, 0.45), (17, 0.2), (25, 0.2)),
+    sample_frames=25,
+)
+
+recipe = staged(("images", IMAGES), ("short", SHORT), ("whole", WHOLE), run_dir="runs/diffusion_forcing")
