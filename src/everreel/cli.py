@@ -11,9 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-import click
 import typer
 
 if TYPE_CHECKING:
@@ -29,17 +28,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 DTYPES = ("bfloat16", "float32", "float16")
+# What typer raises for a bad option; it does not export the name, and older ones take it from click.
+UsageProblem = cast("type[Exception]", typer.BadParameter.__mro__[2])
+
+
+class CommandError(Exception):
+    """One line for the user."""
 
 
 def main() -> None:
     """Run the command line; every error is one line and exit code 2."""
     try:
         app(standalone_mode=False)
-    except click.exceptions.Abort:
+    except typer.Abort:
         sys.exit(_complain("stopped"))
-    except click.ClickException as error:
-        sys.exit(_complain(error.format_message()))
-    except (ValueError, OSError) as error:
+    except UsageProblem as error:
+        sys.exit(_complain(getattr(error, "format_message", error.__str__)()))
+    except (CommandError, ValueError, OSError) as error:
         sys.exit(_complain(" ".join(str(error).split())))
     except KeyboardInterrupt:
         sys.exit(_complain("stopped"))
@@ -110,11 +115,11 @@ def train(
     from everreel.train.run import load_recipe, run_recipe
     from everreel.train.trainer import TrainingFailed
 
-    limits = {} if max_seconds is None else {"max_seconds": max_seconds}
+    limits: dict[str, Any] = {} if max_seconds is None else {"max_seconds": max_seconds}
     try:
         run_recipe(load_recipe(recipe), run_dir or Path("runs") / recipe.stem, **limits)
     except TrainingFailed as error:
-        raise click.ClickException(str(error)) from None
+        raise CommandError(str(error)) from None
 
 
 def check_output(path: Path) -> None:
@@ -162,7 +167,7 @@ def _film(pipeline: VideoPipeline, request: VideoRequest, plan: Plan, output: Pa
     except (KeyboardInterrupt, OSError) as error:
         reason = "stopped" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
         kept = f"{output} holds the first {writer.num_frames} frames" if writer.num_frames else "nothing was written"
-        raise click.ClickException(f"{reason}: {kept}") from None
+        raise CommandError(f"{reason}: {kept}") from None
     seconds = writer.num_frames / plan.request.fps
     typer.echo(f"wrote {output}: {writer.num_frames} frames, {seconds:.1f} s, {writer.num_bytes / 1000:.0f} kB")
 
