@@ -1,0 +1,119 @@
+"""The transformer's objective: windows as they are met in generation, and a loss that falls."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from everreel.data.clips import ClipLabel, ClipStore, shard_writer
+from everreel.data.draws import generator_for
+from everreel.data.latents import EncodeSettings, encode_store
+from everreel.model.config import TextEncoderConfig, TransformerConfig, VAEConfig
+from everreel.model.text_encoder import TextEncoder
+from everreel.model.vae import CausalVAE
+from everreel.train.diffusion_forcing import DiffusionForcing, DiffusionForcingRecipe, _random_blocks, staged
+from everreel.train.text import save_text_encoder, save_tokenizer, train_tokenizer
+from everreel.train.trainer import Trainer, TrainerSettings
+from everreel.train.vae import save_vae
+from everreel.world.scene import sample_scene
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    where = tmp_path_factory.mktemp("data")
+    generator, pixels = generator_for(0), np.random.default_rng(0)
+    for name, frames in (("films", 17), ("images", 1)):
+        labels = [ClipLabel(sample_scene(generator), fps, 0.0) for fps in (16, 24, 24)]
+        (where / name).mkdir()
+        with shard_writer(where / name, 0, (3, frames, 32, 32), labels) as clips:
+            clips[:] = pixels.integers(0, 256, clips.shape)
+    torch.manual_seed(0)
+    vae = CausalVAE(VAEConfig(base_dim=4, decoder_base_dim=4, num_res_blocks=1)).eval()
+    save_vae(where, vae, vae.config)
+    settings = EncodeSettings(stills=3, sentences=2, batch=17, dtype=torch.float32)
+    for name in ("films", "images"):
+        encode_store(where / "latents" / name, ClipStore(where / name), vae, settings)
+    tokenizer = train_tokenizer(iter(["a red fox runs", "a blue swan swims"] * 30), 150)
+    save_tokenizer(where, tokenizer)
+    vocabulary = tokenizer.backend.get_vocab_size()
+    save_text_encoder(
+        where,
+        TextEncoder(TextEncoderConfig(vocab_size=vocabulary, d_model=24, d_kv=8, d_ff=32, num_heads=3, num_layers=1)),
+    )
+    config = TransformerConfig(
+        dim=48, ffn_dim=96, freq_dim=32, text_dim=24, num_heads=4, num_layers=2, inject_sample_info=True
+    )
+    return DiffusionForcingRecipe(
+        settings=TrainerSettings(steps=40, learning_rate=3e-3, warmup=5, checkpoint_every=100, sample_every=100),
+        config=config, films=str(where / "latents/films"), images=str(where / "latents/images"), text=str(where),
+        vae=str(where), windows=((1, 0.5), (3, 0.5)), tokens=60, stills=0.5,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def objective(recipe):
+    return DiffusionForcing(recipe)
+
+
+def test_batches_are_windows_of_films_and_images(objective):
+    lengths, starts_inside, causal, given = set(), False, 0, 0
+    store = objective._films.store
+    first = {store.latents(index)[:, 0].tobytes() for index in range(len(store))}
+    for step in range(60):
+        batch = objective.batch(step, generator_for(0, "batch", step))
+        frames = batch.x0_BCTHW.shape[2]
+        lengths.add(frames)
+        assert batch.sigma_BT.shape == batch.loss_BT.shape == (len(batch.x0_BCTHW), frames)
+        assert batch.loss_BT.any()
+        if batch.blocks is not None:
+            assert sum(batch.blocks) == frames
+            causal += 1
+        if frames > 1:
+            latents = batch.x0_BCTHW[:, :, 0].numpy().astype(np.float16)
+            starts_inside |= any(np.ascontiguousarray(x).tobytes() not in first for x in latents)
+            given += int((~batch.loss_BT & (batch.sigma_BT == 0)).sum())
+    assert lengths == {1, 3} and starts_inside and causal and given
+
+
+def test_a_batch_is_a_function_of_its_step(objective):
+    one, other = (objective.batch(7, generator_for(0, "batch", 7)) for _ in range(2))
+    assert torch.equal(one.x0_BCTHW, other.x0_BCTHW) and torch.equal(one.sigma_BT, other.sigma_BT)
+    assert torch.equal(one.ids_BL, other.ids_BL) and one.blocks == other.blocks
+
+
+def test_stills_take_the_place_of_later_latents(objective, recipe):
+    """Wherever a frame is given, its latent is one of the clip's stills, not the film's own."""
+    always = DiffusionForcing(replace(recipe, windows=((5, 1.0),), stills=1.0, inside=0.0))
+    store = always._films.store
+    stills = {still.tobytes() for index in range(len(store)) for still in store.stills(index)[1]}
+    batch = always.batch(0, generator_for(0, "batch", 0))
+    for row, frame in (~batch.loss_BT & (batch.sigma_BT == 0)).nonzero().tolist():
+        assert batch.x0_BCTHW[row, :, frame].numpy().astype(np.float16).tobytes() in stills
+
+
+def test_blocks_of_any_partition():
+    for seed in range(50):
+        blocks = _random_blocks(11, 5, generator_for(seed))
+        assert sum(blocks) == 11 and max(blocks) <= 5 and min(blocks) >= 1
+
+
+def test_training_lowers_the_loss_and_stages_follow(recipe, tmp_path):
+    objective = DiffusionForcing(recipe)
+    batch = objective.batch(0, generator_for(0))
+    before = float(objective.losses(batch, generator_for(1))["transformer"].detach())
+    Trainer(objective, recipe.settings, tmp_path / "first", quiet=True).run()
+    after = float(objective.losses(batch, generator_for(1))["transformer"].detach())
+    assert after < before
+    (_, first), (_, second) = staged(("first", recipe), ("second", recipe), run_dir=str(tmp_path))
+    assert first.init is None
+    ours = DiffusionForcing(second).transformer.state_dict()
+    with_weights = torch.load(tmp_path / "first" / "checkpoint.pt", weights_only=True)["averages"]["transformer"]
+    assert all(torch.equal(ours[name], value) for name, value in with_weights.items())
+
+
+def test_a_sheet_of_samples_is_drawn(recipe, tmp_path):
+    objective = DiffusionForcing(replace(recipe, sample_prompts=("a red fox runs",), sample_frames=2))
+    with torch.no_grad():
+        objective.sample(tmp_path, 3)
+    assert (tmp_path / "step-000003.png").stat().st_size > 1000
