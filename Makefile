@@ -10,12 +10,12 @@ ARGS ?=
 export EVERREEL_PROMPT := $(value PROMPT)
 PROMPT ?=
 
-.PHONY: help film test lint install benchmark clean
+.PHONY: help film test lint install clean
 
 help:
 	@echo 'make film PROMPT="a red fox runs right through a snowy forest at dusk" [ARGS="--seconds 10"]'
 	@echo 'make test       lint, types and tests      make install    make .venv with all that the tests need'
-	@echo 'make lint       linters and types only     make benchmark  measure speed and memory, write docs/benchmarks.md'
+	@echo 'make lint       linters and types only'
 
 film: .venv/.installed
 	@$(BIN)/everreel generate "$$EVERREEL_PROMPT" -o film.mp4 $(ARGS)
@@ -28,9 +28,6 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
-
-benchmark: .venv/.installed
-	$(BIN)/python -m benchmarks $(ARGS)
 
 install: .venv/.installed
 
