@@ -33,7 +33,7 @@ IMAGES = DiffusionForcingRecipe(
     films="runs/latents/films",
     images="runs/latents/images",
     text="runs/text",
-    vae="runs/vae",
+    vae="runs/vae/wide",
     windows=((1, 1.0),),
     tokens=64 * 60,
     mixture=LevelMixture(equal=1.0, non_decreasing=0.0, clean_prefix=0.0, given_anywhere=0.0, shift=2.0),

@@ -7,7 +7,7 @@ the critic.
 from everreel.train.run import LatentRecipe
 
 recipe = LatentRecipe(
-    vae="runs/vae",
+    vae="runs/vae/wide",
     stores=(("films", "runs/world/films"), ("images", "runs/world/images")),
     reconstructed_shards=(("films", 10), ("images", 10)),
     stills=4,

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from everreel.checkpoint.load import load_vae
 from everreel.data.draws import generator_for
@@ -131,6 +132,33 @@ def test_single_frames_leave_the_past_alone(recipe):
     for module in objective.vae.modules():
         if isinstance(module, CausalConv3d):
             assert not module.weight[:, :, :-1].any()
+
+
+def test_a_wider_network_computes_what_the_narrow_one_does(recipe, tmp_path):
+    narrow = CausalVAE(CONFIG)
+    narrow.load_state_dict(randomised(narrow))
+    save_file(narrow.state_dict(), tmp_path / "narrow.safetensors")
+    config = dataclasses.replace(CONFIG, base_dim=8, decoder_base_dim=12)
+    wide = dataclasses.replace(recipe, config=config, init=str(tmp_path / "narrow.safetensors")).objective().vae
+    video = torch.rand(1, 3, 9, 16, 16, generator=generator_for(0, "video")) * 2 - 1
+    with torch.no_grad():
+        for found, wanted in zip(wide.encode_moments(video), narrow.encode_moments(video), strict=True):
+            torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+        latents = narrow.encode(video)
+        torch.testing.assert_close(wide.decode(latents), narrow.decode(latents), atol=1e-5, rtol=1e-4)
+    copies = wide.encoder.conv1.weight.chunk(2)
+    assert torch.equal(*copies)  # what reads them differs, so they part in training
+    first = next(
+        layer for layer in wide.encoder.modules() if isinstance(layer, CausalConv3d) and layer.weight.shape[1] > 3
+    )
+    halves = first.weight.chunk(2, 1)
+    assert not torch.allclose(*halves)
+
+
+def test_a_network_that_cannot_be_widened_is_named(recipe, tmp_path):
+    save_file(CausalVAE(dataclasses.replace(CONFIG, base_dim=3)).state_dict(), tmp_path / "odd.safetensors")
+    with pytest.raises(ValueError, match=r"encoder\.conv1\.weight does not widen to"):
+        dataclasses.replace(recipe, init=str(tmp_path / "odd.safetensors")).objective()
 
 
 def test_statistics_make_unit_latents():

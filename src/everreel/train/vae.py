@@ -4,7 +4,8 @@ Stages of the recipe: single frames, whose gradient leaves the taps on past fram
 clip finds a network that treats each frame as a picture (`CausalVAE.inflate`); then clips. A clip may have a
 splice: a latent is replaced by the second latent of one of its own frames held for five frames, which is how
 a picture given in the middle of a film is encoded; its frames must then show the picture, and the frames
-after it the film again. The one invariant: what a step trains on depends on the seed and the step alone.
+after it the film again. A run may start from a narrower network, widened so that it computes the same.
+The one invariant: what a step trains on depends on the seed and the step alone.
 
 Legend: B batch, C channels, T frames, H height, W width, R the clips with a splice.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -71,7 +73,8 @@ class VAERecipe:
     stages: tuple[tuple[int, tuple[Draw, ...]], ...]  # steps and kinds of batches
     stores: tuple[str, ...] = ("runs/world/images", "runs/world/films")
     held_out: str = "runs/world/films-held-out"
-    config: VAEConfig = field(default_factory=lambda: VAEConfig(base_dim=8, decoder_base_dim=16))
+    config: VAEConfig = field(default_factory=lambda: VAEConfig(base_dim=16, decoder_base_dim=16))
+    init: str | None = None  # safetensors of a network as wide as this one, or narrower by a whole factor
     square: float = 1.0
     edges: float = 1.0
     kl: float = 1e-4
@@ -99,6 +102,8 @@ class VAERecipe:
         vae = CausalVAE(self.config)
         with torch.no_grad():
             vae.conv1.bias[self.config.z_dim :] = FIRST_LOGVAR
+        if self.init is not None:
+            vae.load_state_dict(widened(self.init, vae, generator_for(self.settings.seed, "widen", 0)))
         return VAEObjective(vae, [ClipStore(path) for path in self.stores], ClipStore(self.held_out), self)
 
     def run(self, run_dir: Path, quiet: bool = False) -> Outcome:
@@ -228,6 +233,36 @@ class VAEObjective:
             raise ValueError(f"{draw}: no clip of the stores {self.recipe.stores} is long and large enough")
         self._known[draw] = list(shapes.items())
         return self._known[draw]
+
+
+def widened(path: str | Path, vae: CausalVAE, generator: torch.Generator) -> dict[str, Tensor]:
+    """The weights of a narrower network of the same layout, as a state of `vae` that computes the same.
+
+    Every channel is repeated, and what reads it is split between its copies, by random shares that add up to
+    one, so that the copies learn different things (Chen et al., Net2Net, arXiv 1511.05641).
+
+    Raises:
+        ValueError: a tensor is missing, or is not narrower by a whole factor.
+    """
+    from safetensors.torch import load_file
+
+    narrow, state = load_file(str(path)), {}
+    for name, like in vae.state_dict().items():
+        if name not in narrow or any(new % old for old, new in zip(narrow[name].shape, like.shape, strict=True)):
+            raise ValueError(f"init={str(path)!r}: {name} does not widen to {tuple(like.shape)}")
+        tensor = narrow[name]
+        factors = [new // old for old, new in zip(tensor.shape, like.shape, strict=True)]
+        # Queries, keys and values are widened one by one, and so are the two frames that a later one is made into.
+        parts = list(tensor.chunk(3 if "to_qkv" in name else 2 if re.search(r"decoder.*time_conv", name) else 1))
+        if "to_qkv" in name:
+            parts[0] = parts[0] / math.sqrt(factors[0])  # keeps the attention, whose scale follows the width
+        tensor = torch.cat([part.repeat(factors[0], *[1] * (part.dim() - 1)) for part in parts])
+        if len(factors) > 1 and factors[1] > 1:
+            shares = torch.rand(factors[1], *tensor.shape, generator=generator).add_(0.5)
+            shares /= shares.sum(0)
+            tensor = torch.cat([tensor * share for share in shares], 1)
+        state[name] = tensor
+    return state
 
 
 @torch.no_grad()
