@@ -10,12 +10,12 @@ ARGS ?=
 export EVERREEL_PROMPT := $(value PROMPT)
 PROMPT ?=
 
-.PHONY: help film test lint install clean
+.PHONY: help film test lint model-card install clean
 
 help:
 	@echo 'make film PROMPT="a red fox runs right through a snowy forest at dusk" [ARGS="--seconds 10"]'
 	@echo 'make test       lint, types and tests      make install    make .venv with all that the tests need'
-	@echo 'make lint       linters and types only'
+	@echo 'make lint       linters and types only     make model-card docs/model-card.md from 64 films (goes on if stopped)'
 
 film: .venv/.installed
 	@$(BIN)/everreel generate "$$EVERREEL_PROMPT" -o film.mp4 $(ARGS)
@@ -28,6 +28,9 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
+
+model-card: .venv/.installed
+	@$(BIN)/everreel evaluate --model-card docs/model-card.md $(ARGS)
 
 install: .venv/.installed
 

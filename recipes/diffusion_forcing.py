@@ -1,4 +1,4 @@
-"""The transformer of the embedded model: pictures, then short windows, then the whole window.
+"""The transformer of the embedded model: pictures first, then windows of films and pictures.
 
 `everreel train recipes/diffusion_forcing.py --run-dir runs/diffusion_forcing`, after world, vae, text and latents.
 """
@@ -11,15 +11,15 @@ from everreel.train.diffusion_forcing import DiffusionForcingRecipe, staged
 from everreel.train.trainer import TrainerSettings
 
 SETTINGS = TrainerSettings(
-    steps=6_000,
+    steps=2_600,
     learning_rate=1e-3,
     optimizer="muon",
     weight_decay=0.01,
     warmup=200,
     decay="constant",
-    ema_decay=0.9995,
+    ema_decay=0.999,
     precision="bf16",
-    checkpoint_every=250,
+    checkpoint_every=100,
     sample_every=500,
     log_every=25,
 )
@@ -45,20 +45,15 @@ IMAGES = DiffusionForcingRecipe(
     ),
 )  # fmt: skip
 
-SHORT = replace(
+FILMS = replace(
     IMAGES,
-    settings=replace(SETTINGS, steps=6_000, learning_rate=7e-4),
-    windows=((1, 0.3), (5, 0.3), (9, 0.4)),
+    settings=replace(
+        SETTINGS, steps=2_400, learning_rate=7e-4, warmup=100, decay="linear", decay_from=0.5, final_rate=0.03
+    ),
+    windows=((1, 0.25), (5, 0.15), (9, 0.3), (17, 0.15), (25, 0.15)),
     tokens=8 * 9 * 60,
     mixture=LevelMixture(given_anywhere=0.0, shift=2.0),
     sample_frames=9,
 )
 
-WHOLE = replace(
-    SHORT,
-    settings=replace(SETTINGS, steps=4_000, learning_rate=5e-4, decay="linear"),
-    windows=((1, 0.15), (9, 0.45), (17, 0.2), (25, 0.2)),
-    sample_frames=25,
-)
-
-recipe = staged(("images", IMAGES), ("short", SHORT), ("whole", WHOLE), run_dir="runs/diffusion_forcing")
+recipe = staged(("images", IMAGES), ("films", FILMS), run_dir="runs/diffusion_forcing")

@@ -6,12 +6,12 @@
 from everreel.data.clips import StoreLayout
 from everreel.train.run import WorldRecipe
 
-# 145 frames are 37 latent frames, so that a window of 25 can be cut from inside a film. Disk: 33 GB.
+# 97 frames are 25 latent frames: windows of up to 24 can be cut from inside a film. Disk: 30 GB.
 recipe = WorldRecipe(
     stores=(
-        ("films-held-out", StoreLayout(count=400, num_frames=97, split="held_out", seed=2, shard_clips=32)),
+        ("films-held-out", StoreLayout(count=256, num_frames=97, split="held_out", seed=2, shard_clips=32)),
         ("images", StoreLayout(count=40_000, num_frames=1, seed=1, shard_clips=500)),
-        ("films", StoreLayout(count=1_600, num_frames=145, seed=0, shard_clips=32)),
+        ("films", StoreLayout(count=1_600, num_frames=97, seed=0, shard_clips=32)),
         ("films-critic", StoreLayout(count=4_000, num_frames=97, seed=3, shard_clips=32)),
     ),
     processes=2,

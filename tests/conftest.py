@@ -1,5 +1,50 @@
-"""One thread: the networks of the tests are small, and threads that share busy cores only wait for each other."""
+"""What all tests share: one thread, and a small random model in a folder.
 
+One thread: the networks of the tests are small, and threads that share busy cores only wait for each other.
+"""
+
+from pathlib import Path
+
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of the embedded model's kind, much smaller and with random weights; read it, never write."""
+    from everreel.checkpoint.load import save_diffusers
+    from everreel.model.causal_conv import CausalConv3d
+    from everreel.model.config import TextEncoderConfig, TransformerConfig, VAEConfig
+    from everreel.model.dit import DiT
+    from everreel.model.text_encoder import TextEncoder
+    from everreel.model.vae import CausalVAE
+    from everreel.train.text import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = train_tokenizer(iter(["a red fox runs through a snowy forest", "a blue swan on a lake"] * 20), 200)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = DiT(
+            TransformerConfig(
+                dim=48, ffn_dim=96, freq_dim=32, text_dim=24, num_heads=4, num_layers=2, inject_sample_info=True
+            )
+        )
+        transformer.init_weights(torch.Generator().manual_seed(0))
+        # Fresh ones are zero or nearly so; words have to count beside 500 positions of padding.
+        for layer in (transformer.head.head, transformer.fps_projection[2], *transformer.text_embedding[::2]):
+            torch.nn.init.xavier_normal_(layer.weight, gain=4)
+        vocab_size = tokenizer.backend.get_vocab_size()
+        text = TextEncoder(
+            TextEncoderConfig(vocab_size=vocab_size, d_model=24, d_kv=8, d_ff=32, num_heads=3, num_layers=2)
+        )
+        mean = tuple((channel - 8) / 10 for channel in range(16))
+        std = tuple(0.5 + channel / 10 for channel in range(16))
+        vae = CausalVAE(VAEConfig(base_dim=4, decoder_base_dim=4, latents_mean=mean, latents_std=std))
+        for module in vae.modules():
+            # A fresh one sees no past; this one does.
+            if isinstance(module, torch.nn.Conv2d | CausalConv3d):
+                torch.nn.init.xavier_normal_(module.weight)
+    save_diffusers(folder, transformer=transformer, vae=vae, text_encoder=text, tokenizer=tokenizer)
+    return folder

@@ -1,4 +1,4 @@
-"""The command line: `everreel generate`, `everreel models`, `everreel train`.
+"""The command line: `everreel generate`, `everreel models`, `everreel train`, `everreel evaluate`.
 
 The one invariant: whatever goes wrong is one line on the error stream and exit code 2, never a traceback, and what a
 film has on disk by then stays there and plays.
@@ -6,8 +6,8 @@ film has on disk by then stays there and plays.
 
 from __future__ import annotations
 
-import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +39,8 @@ class CommandError(Exception):
 def main() -> None:
     """Run the command line; every error is one line and exit code 2."""
     try:
-        app(standalone_mode=False)
+        if app(standalone_mode=False):  # typer makes an exit code of Ctrl-C; commands return none
+            sys.exit(_complain("stopped"))
     except typer.Abort:
         sys.exit(_complain("stopped"))
     except UsageProblem as error:
@@ -122,6 +123,52 @@ def train(
         raise CommandError(str(error)) from None
 
 
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Option(help="A name from `everreel models`, or a folder.")] = "tiny",
+    critic: Annotated[
+        Path | None, typer.Option(help="The critic's folder; by default the one that is shipped.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the films.")] = Path("runs/evaluate"),
+    num_films: Annotated[int, typer.Option(help="Films, each of a prompt that was never trained on.")] = 64,
+    num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the words; 1 is off.")] = None,
+    shift: Annotated[float | None, typer.Option(help="Shift of the noise levels.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same prompts and films.")] = 0,
+    model_card: Annotated[Path | None, typer.Option(help="A card to write, with films.png beside it.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16, float32 or float16.")] = None,
+) -> None:
+    """Measure whether films show what was asked; a run that was stopped goes on where it was."""
+    from everreel.checkpoint.catalog import find_model
+    from everreel.evaluate.card import check_card, publish
+    from everreel.evaluate.critic import shipped_critic
+    from everreel.evaluate.follow import Evaluation, FilmSettings, measure, reader_of
+
+    critic = critic or shipped_critic()
+    read = reader_of(critic)
+    check_card(model_card)
+    settings = FilmSettings(
+        num_films=num_films,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        shift=shift,
+        seed=seed,
+    )
+    evaluation = Evaluation(find_model(model), settings, output)
+    try:
+        with _films_bar() as on_film:
+            report = measure(lambda: _load(model, device, dtype), read, evaluation, on_film)
+    except KeyboardInterrupt:
+        done = num_films - len(evaluation.missing())
+        raise CommandError(
+            f"stopped: {done} of {num_films} films are in {output}; go on with the same command"
+        ) from None
+    typer.echo(report.describe())
+    for path in publish(evaluation, report, critic, model_card):
+        typer.echo(f"wrote {path}")
+
+
 def check_output(path: Path) -> None:
     """Refuse a path that a film cannot be written to, before anything is loaded.
 
@@ -129,15 +176,22 @@ def check_output(path: Path) -> None:
         ValueError: with the rule and what would work.
     """
     folder = path.parent
-    if path.is_dir():
-        raise ValueError(f"output = {path}: is a folder; try {path / 'film.mp4'}")
-    if path.suffix.lower() != ".mp4":
-        raise ValueError(f"output = {path}: must end in .mp4; try {path.with_suffix('.mp4')}")
-    if not folder.is_dir():
-        existing = next(parent for parent in folder.parents if parent.is_dir())
-        raise ValueError(f"output = {path}: the folder {folder} does not exist; nearest that does: {existing}")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise ValueError(f"output = {path}: cannot be written; try a folder of your own, such as {Path.home()}")
+    try:
+        if path.is_dir():
+            raise ValueError(f"output = {path}: is a folder; try {path / 'film.mp4'}")
+        if path.suffix.lower() != ".mp4":
+            raise ValueError(f"output = {path}: must end in .mp4; try {path.with_suffix('.mp4')}")
+        if not folder.is_dir():
+            existing = next(parent for parent in folder.parents if parent.is_dir())
+            raise ValueError(f"output = {path}: the folder {folder} does not exist; nearest that does: {existing}")
+        # Only opening it tells: a disk may be read-only, or have no room for one more name.
+        is_new = not path.exists()
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        reason = f"cannot be written: {error.strerror}; try a folder of your own, such as {Path.home()}"
+        raise ValueError(f"output = {path}: {reason}") from None
 
 
 def _load(model: str, device: str | None, dtype: str | None) -> VideoPipeline:
@@ -147,7 +201,7 @@ def _load(model: str, device: str | None, dtype: str | None) -> VideoPipeline:
 
     if device is not None:
         try:
-            torch.empty(0, device=device)
+            torch.zeros(1, device=device).cpu()  # "meta" is a device that keeps no numbers
         except (RuntimeError, AssertionError):
             raise ValueError(f"device = {device}: is not on this machine; nearest that works: cpu") from None
     from everreel.film.pipeline import VideoPipeline
@@ -195,6 +249,33 @@ def _progress_bar(plan: Plan) -> Iterator[Callable[[Progress], None]]:
                 typer.echo(f"{where}: {clock}", err=True)
 
         yield on_progress
+
+
+@contextmanager
+def _films_bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar with films, elapsed and remaining time; a line a film where no one is watching."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[clock]}"))
+    started, first = 0.0, -1
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=None, clock="")
+
+        def on_film(done: int, total: int) -> None:
+            nonlocal started, first
+            if first < 0:
+                started, first = time.monotonic(), done
+            elapsed = time.monotonic() - started
+            left = f", {_clock(elapsed / (done - first) * (total - done))} left" if done > first else ""
+            where, clock = f"film {done}/{total}", f"{_clock(elapsed)} elapsed{left}"
+            bar.update(task, completed=done, total=total, description=where, clock=clock)
+            if not console.is_terminal:
+                typer.echo(f"{where}: {clock}", err=True)
+
+        yield on_film
 
 
 def _clock(seconds: float) -> str:

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,11 @@ def score(
     return {name: sum(found) / len(found) if found else math.nan for name, found in hits.items()}
 
 
+def shipped_critic() -> Path:
+    """The folder of the critic that comes with the package."""
+    return Path(str(files("everreel"))) / "assets" / "critic"
+
+
 def save_critic(folder: str | Path, critic: Critic) -> None:
     """Write `config.json` and `model.safetensors` (float32, 4 MB)."""
     from safetensors.torch import save_file
@@ -169,11 +175,18 @@ def load_critic(folder: str | Path) -> Critic:
     from safetensors.torch import load_file
 
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"critic={str(folder)!r}: there is no config.json; train one with recipes/critic.py")
-    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    critic = Critic(CriticConfig(**{**fields, "widths": tuple(fields["widths"])}))
-    critic.load_state_dict(load_file(folder / "model.safetensors"))
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"critic = {str(folder)!r}: there is no {name}; train one with recipes/critic.py and give its critic/"
+            )
+    try:
+        fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        critic = Critic(CriticConfig(**{**fields, "widths": tuple(fields["widths"])}))
+        critic.load_state_dict(load_file(folder / "model.safetensors"))
+    except Exception as error:  # json, torch and safetensors raise kinds of their own for a torn or foreign file
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"critic = {str(folder)!r}: its files are not those of a critic: {reason}") from error
     return critic.eval()
 
 

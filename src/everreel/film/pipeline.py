@@ -147,6 +147,7 @@ class VideoPipeline:
         plan = make_plan(request, self.card)
         return self._stream(plan, self._contexts(plan), on_progress)
 
+    @torch.no_grad()  # on the generator itself: what `stream` returns runs only when it is asked for its next block
     def _stream(
         self, plan: Plan, contexts: list[Context], on_progress: Callable[[Progress], None] | None
     ) -> Iterator[Block]:

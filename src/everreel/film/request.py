@@ -14,6 +14,7 @@ from everreel.checkpoint.catalog import ModelCard
 from everreel.shapes import SIZE_STEP, nearest_size
 
 FPS = (16, 24)
+MOST_FRAMES, MOST_SECONDS = 10_000_000, 400_000  # the plan of a film is held in memory
 Aspect = Literal["16:9", "9:16", "1:1"]
 RESOLUTIONS: dict[str, dict[str, tuple[int, int]]] = {
     "540P": {"16:9": (544, 960), "9:16": (960, 544), "1:1": (720, 720)},
@@ -64,8 +65,8 @@ class VideoRequest(BaseModel):
 
     prompt: Annotated[str, AfterValidator(_prompt)] = Field(description="What the film shows.")
     negative_prompt: str | None = Field(None, description="What it should not look like.")
-    num_frames: Annotated[int | None, _at_least(1)] = Field(None, description="Length in frames; any number.")
-    seconds: Annotated[float | None, _at_least(0.04)] = Field(None, description="Length in seconds instead.")
+    num_frames: Annotated[int | None, _at_least(1, MOST_FRAMES)] = Field(None, description="Length in frames.")
+    seconds: Annotated[float | None, _at_least(0.04, MOST_SECONDS)] = Field(None, description="Length in seconds.")
     fps: Annotated[int, AfterValidator(_fps)] = Field(24, description="Frames a second, 16 or 24.")
     height: Annotated[int | None, AfterValidator(_size)] = Field(None, description="Height in pixels, 16k.")
     width: Annotated[int | None, AfterValidator(_size)] = Field(None, description="Width in pixels, 16k.")

@@ -1,0 +1,18 @@
+"""The embedded model from its finished runs, as it ships.
+
+`everreel train recipes/tiny.py --run-dir src/everreel/assets/tiny`, after vae, text and diffusion_forcing.
+"""
+
+from everreel.model.config import TransformerConfig
+from everreel.train.pack import PackRecipe
+
+recipe = PackRecipe(
+    config=TransformerConfig(
+        dim=256, ffn_dim=1024, freq_dim=256, text_dim=160, text_len=512, num_heads=4, num_layers=10,
+        inject_sample_info=True,
+    ),
+    transformer="runs/diffusion_forcing/films/transformer.safetensors",
+    vae="runs/vae/wide",
+    text="runs/text",
+    shift=3.0,
+)  # fmt: skip

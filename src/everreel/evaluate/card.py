@@ -1,0 +1,368 @@
+"""The model card: what a model is, what it learnt from, what it shows and what it does not, in Markdown.
+
+The one invariant: every figure is counted from the model's files or comes from a report. One that is not there is
+missed in so many words, and a goal that is not reached is called missed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from everreel.checkpoint import configs
+from everreel.checkpoint.catalog import CATALOG, ModelCard
+from everreel.evaluate.facts import FILE, read_facts
+from everreel.evaluate.follow import SHEET_FILMS, SHEET_FRAMES, Evaluation, FieldScore, Report
+from everreel.media import write_image
+from everreel.world.scene import (
+    ACTIONS,
+    CAMERA_MOTIONS,
+    COLORS,
+    EXPRESSIONS,
+    PLACES,
+    SHOT_ANGLES,
+    SHOT_POSITIONS,
+    SHOT_TYPES,
+    SUBJECTS,
+    TIMES,
+    WEATHERS,
+)
+
+CRITIC_GOAL = 0.97
+VAE_GOAL = 30.0
+PARTS = ("transformer", "vae", "text_encoder")
+RECIPES = {
+    "world": "renders the clips that everything else learns from and is checked with",
+    "text": "the tokenizer and the umT5: the fields of a scene from a sentence",
+    "vae": "the causal VAE: single frames first, then clips",
+    "latents": "encodes the clips and the sentences ahead",
+    "diffusion_forcing": "the transformer: pictures first, then windows of films",
+    "critic": "the classifier that reads the fields off a film, for measuring alone",
+    "tiny": "the parts as one folder, with what their runs reported",
+}
+LABELS = {
+    "color": "colour",
+    "camera_motion": "camera motion",
+    "shot_type": "shot type",
+    "shot_angle": "shot angle",
+    "shot_position": "shot position",
+}
+
+
+def check_card(path: Path | None) -> None:
+    """Refuse a path that a card cannot be written to, before anything is made.
+
+    Raises:
+        ValueError: with the rule and what would work.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f"model_card = {path}: is a folder; try {path / 'model-card.md'}")
+    if not path.parent.is_dir():
+        existing = next(parent for parent in path.parent.parents if parent.is_dir())
+        raise ValueError(f"model_card = {path}: the folder {path.parent} does not exist; nearest that does: {existing}")
+
+
+def publish(evaluation: Evaluation, report: Report, critic: Path, path: Path | None = None) -> list[Path]:
+    """Draw the contact sheet into the folder of the films, or beside a card, which is then written too."""
+    sheet = (evaluation.output if path is None else path.parent) / "films.png"
+    write_image(sheet, evaluation.sheet())
+    written = [evaluation.output / "report.json", sheet]
+    if path is not None:
+        path.write_text(model_card(evaluation.card, report, critic, sheet.name), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def model_card(card: ModelCard, report: Report, critic: Path, sheet: str | None = None) -> str:
+    """The card of a model folder in the diffusers layout.
+
+    Args:
+        critic: the folder of the critic that made the report; its own `report.json` is looked for there.
+        sheet: where the contact sheet lies, seen from the card.
+    """
+    folder = card.require_folder()
+    if not (folder / "transformer").is_dir():
+        raise ValueError(f"model = {str(folder)!r}: a card takes a folder with transformer/, vae/ and text_encoder/")
+    facts = read_facts(folder)
+    sections = (
+        _what_it_is(card, folder),
+        _training(card, facts),
+        _following(report, sheet),
+        _parts(facts, critic_accuracy(critic)),
+        _limits(card, facts),
+        _licence(card),
+        _repeat(card, report, facts),
+    )
+    return "\n".join(line for section in sections for line in (*section, "")).rstrip() + "\n"
+
+
+def critic_accuracy(folder: Path) -> dict[str, float]:
+    """A critic's accuracy on held-out renders, from the report beside its weights or of the run around them."""
+    for path in (folder / "report.json", folder.parent / "report.json"):
+        if path.is_file():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found = content.get("accuracy") if isinstance(content, dict) else None
+            if isinstance(found, dict):
+                return found
+    return {}
+
+
+def num_parameters(folder: Path) -> int:
+    """The numbers in the safetensors files of a folder."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as tensors:
+            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return total
+
+
+def num_bytes(folder: Path) -> int:
+    """What a folder takes on the disk."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _what_it_is(card: ModelCard, folder: Path) -> Iterator[str]:
+    network = configs.transformer_config_from_diffusers(configs.read_json(folder / "transformer" / "config.json"))
+    vae = configs.vae_config_from_diffusers(configs.read_json(folder / "vae" / "config.json"))
+    text = configs.text_config_from_transformers(configs.read_json(folder / "text_encoder" / "config.json"))
+    words = {
+        "transformer": f"{network.num_layers} layers of width {network.dim}, {network.num_heads} heads; SkyReels-V2's "
+        "architecture with a noise level for every latent frame",
+        "vae": f"Wan2.1's causal layout, {vae.z_dim} latent channels, 4×8×8; widths from {vae.base_dim} in the encoder "
+        f"and {vae.decoder_base_dim or vae.base_dim} in the decoder",
+        "text_encoder": f"umT5, {text.num_layers} layers of width {text.d_model}, {text.vocab_size} tokens",
+    }
+    yield f"# Model card: {card.name}"
+    yield ""
+    yield from _wrapped(
+        f"{_capital(card.kind)}: {card.width}×{card.height} pixels, {card.num_frames} frames at 24 a second in one "
+        "window and any length beyond it. Written by `everreel evaluate --model-card`; every figure comes from the "
+        "model's files or from a report."
+    )
+    yield ""
+    yield from _table("part | what | parameters | MB", "---|---|---:|---:")
+    for part in PARTS:
+        count, size = num_parameters(folder / part), num_bytes(folder / part)
+        yield f"| {part.replace('_', ' ')} | {words[part]} | {_millions(count)} | {size / 1e6:.1f} |"
+    total = sum(num_parameters(folder / part) for part in PARTS)
+    yield f"| the whole folder | the diffusers layout | {_millions(total)} | {num_bytes(folder) / 1e6:.1f} |"
+    yield ""
+    yield from _wrapped(
+        f"It recommends {card.num_inference_steps} steps, a guidance scale of {card.guidance_scale:g} and a shift of "
+        f"{card.shift:g}. What it needs: {card.needs}."
+    )
+
+
+def _training(card: ModelCard, facts: Mapping[str, Any]) -> Iterator[str]:
+    yield "## What it was trained on"
+    yield ""
+    if not _is_of_the_world(card, facts):
+        yield f"Not recorded: there is no {FILE} in its folder."
+        return
+    yield from _wrapped(
+        "Nothing but the film world of `everreel.world`, which draws short cartoon films from a scene description: "
+        f"{len(SUBJECTS)} subjects, {len(COLORS)} colours, {len(PLACES)} places, {len(ACTIONS)} actions, {len(TIMES)} "
+        f"times of day, {len(WEATHERS)} kinds of weather, {len(SHOT_TYPES)} shot types, {len(SHOT_ANGLES)} angles, "
+        f"{len(SHOT_POSITIONS)} positions, {len(CAMERA_MOTIONS)} camera motions and, on people, {len(EXPRESSIONS)} "
+        "expressions. No picture, film or text from elsewhere is in it. One combination of subject, colour, place and "
+        "action in sixteen is kept for evaluation."
+    )
+    yield ""
+    stores = facts.get("world")
+    if stores:
+        yield from _table("clips | how many | frames each | combinations", "---|---:|---:|---")
+        for name, store in stores.items():
+            split = {"train": "trained on", "held_out": "held out"}.get(store["split"], store["split"])
+            yield f"| {name} | {store['count']:,} | {store['num_frames']} | {split} |"
+    else:
+        yield f"How many clips there were is not recorded in {FILE}."
+    yield ""
+    yield "## How"
+    yield ""
+    yield from _table("recipe | what it does | steps | hours", "---|---|---:|---:")
+    for name, words in RECIPES.items():
+        stages = facts.get(name, []) if name != "world" else []
+        steps = " + ".join(f"{stage['steps']:,}" for stage in stages)
+        hours = f"{sum(stage['hours'] for stage in stages):.1f}" if stages else ""
+        yield f"| `recipes/{name}.py` | {words} | {steps} | {hours} |"
+    missing = [name for name in ("text", "vae", "diffusion_forcing") if name not in facts]
+    if missing:
+        yield ""
+        yield f"Not recorded in {FILE}: the steps and hours of {', '.join(missing)}."
+
+
+def _following(report: Report, sheet: str | None) -> Iterator[str]:
+    settings, scores = report.settings, report.fields
+    yield "## Does it show what was asked?"
+    yield ""
+    if sheet:
+        count = min(SHEET_FILMS, len(report.films))
+        yield f"![The first {count} films, {SHEET_FRAMES} frames each, with their prompts]({sheet})"
+        yield ""
+    films = f"{len(report.films)} film{'s' * (len(report.films) != 1)}"
+    yield from _wrapped(
+        f"{films} of {settings['num_frames']} frames, {settings['width']}×{settings['height']} at {settings['fps']} a "
+        "second, for prompts whose combination of subject, colour, place and action is held out of training: "
+        f"{settings['num_inference_steps']} steps, guidance {settings['guidance_scale']:g}, shift "
+        f"{settings['shift']:g}, seeds from {settings['seed']}. A critic reads each field off each film; a field "
+        "counts where it can be seen."
+    )
+    yield ""
+    yield from _table("field | as asked | accuracy | 95 % interval | goal |", "---|---:|---:|---:|---:|---")
+    for score in scores:
+        if score.films:
+            yield _row(score)
+    unseen = [_label(score.name) for score in scores if not score.films]
+    if unseen:
+        yield ""
+        yield f"Seen in none of these films: {', '.join(unseen)}."
+    missed = [_label(score.name) for score in scores if score.missed]
+    yield ""
+    yield f"Missed: {', '.join(missed)}." if missed else "Every goal is reached."
+    if report.confused:
+        worst = [f"{name} ({count}×)" for name, count in list(report.confused.items())[:5]]
+        yield ""
+        yield from _wrapped(f"The commonest mistakes: {'; '.join(worst)}.")
+
+
+def _parts(facts: Mapping[str, Any], critic: Mapping[str, float]) -> Iterator[str]:
+    yield "## How far its parts and the critic can be trusted"
+    yield ""
+    vae = _last_report(facts.get("vae", []))
+    if "psnr_clips" in vae:
+        clips = vae["psnr_clips"]
+        verdict = "reached" if clips >= VAE_GOAL else "missed"
+        single = f", single frames {vae['psnr_frames']:.1f} dB" if "psnr_frames" in vae else ""
+        yield f"**VAE.** Held-out clips come back with {clips:.1f} dB (goal {VAE_GOAL:.0f} dB: {verdict}){single}."
+    else:
+        yield f"**VAE.** Its decibels on held-out clips are not recorded in {FILE}."
+    yield ""
+    text = _last_report(facts.get("text", []))
+    if "said" in text:
+        worst = min((name for name in text if name.startswith("said/")), key=text.__getitem__, default=None)
+        least = f"; least well {_label(worst.removeprefix('said/'))}, {text[worst]:.1%}" if worst else ""
+        unsaid = f"; of fields that are not said, it knows {text['unsaid']:.1%}" if "unsaid" in text else ""
+        words = f"Of the fields that a held-out sentence says, {text['said']:.1%} are read off it{least}{unsaid}."
+        yield from _wrapped(f"**Text.** {words}")
+    else:
+        yield f"**Text.** How many fields are read off held-out sentences is not recorded in {FILE}."
+    yield ""
+    if not critic:
+        yield from _wrapped(
+            "**Critic.** Its accuracy on held-out renders is not recorded beside it, so the figures above cannot be "
+            "weighed: a field may be missed by the critic as well as by the model."
+        )
+        return
+    below = [_label(name) for name, value in critic.items() if value < CRITIC_GOAL]
+    verdict = f"missed for {', '.join(below)}" if below else "reached"
+    yield f"**Critic.** On held-out renders, whose fields are known (goal {CRITIC_GOAL:.0%} each: {verdict}):"
+    yield ""
+    yield from _table("field | read rightly |", "---|---:|---")
+    for name, value in critic.items():
+        yield f"| {_label(name)} | {value:.1%} | {'missed' if value < CRITIC_GOAL else ''} |"
+
+
+def _limits(card: ModelCard, facts: Mapping[str, Any]) -> Iterator[str]:
+    of_the_world = (
+        "It knows the film world and nothing else: one subject, one action, one place. Words from outside that "
+        "vocabulary mean nothing to it, and it has never seen two subjects at once.",
+    )
+    yield "## Limits"
+    yield ""
+    for limit in (
+        *(of_the_world if _is_of_the_world(card, facts) else ()),
+        f"It is made for about {card.width}×{card.height} pixels. Other sizes are accepted; no figure here is of them.",
+        "Prompts are English. One that is longer than the text encoder reads is refused, never cut.",
+        "The critic learnt from renders. It finds a value even in a film that shows none, so a figure says how often a "
+        "field is recognised, not how good a film looks.",
+        "What cannot be seen is not scored: an action in a close shot, weather indoors, an expression from afar.",
+    ):
+        yield from _wrapped(limit, "- ")
+
+
+def _licence(card: ModelCard) -> Iterator[str]:
+    yield "## Licence"
+    yield ""
+    if card.licence == "unknown":
+        yield "That of whoever made these weights; the folder does not say which."
+    else:
+        yield f"{card.licence}."
+
+
+def _repeat(card: ModelCard, report: Report, facts: Mapping[str, Any]) -> Iterator[str]:
+    name = card.name if card.name in {known.name for known in CATALOG} else "FOLDER"
+    settings = report.settings
+    yield "## How to repeat it"
+    yield ""
+    yield "The films and this page; a run that was stopped goes on where it was:"
+    yield ""
+    yield f"    everreel evaluate --model {name} --num-films {len(report.films)} --seed {settings['seed']} \\"
+    steps, guidance, shift = (settings[name] for name in ("num_inference_steps", "guidance_scale", "shift"))
+    yield f"      --num-inference-steps {steps} --guidance-scale {guidance:g} --shift {shift:g} \\"
+    yield "      --model-card docs/model-card.md"
+    yield ""
+    if name == "tiny":
+        yield "`make model-card` is the same with the settings that the model recommends."
+        yield ""
+    if _is_of_the_world(card, facts):
+        yield "The weights, and the critic that is shipped beside them:"
+        yield ""
+        for recipe in RECIPES:
+            target = "" if recipe != "tiny" else " --run-dir src/everreel/assets/tiny"
+            yield f"    everreel train recipes/{recipe}.py{target}"
+        yield "    mkdir -p src/everreel/assets/critic"
+        yield "    cp runs/critic/critic/* runs/critic/report.json src/everreel/assets/critic/"
+
+
+def _is_of_the_world(card: ModelCard, facts: Mapping[str, Any]) -> bool:
+    """Whether these recipes trained it; a folder of other weights says nothing of the kind."""
+    return bool(facts) or card.name == "tiny"
+
+
+def _row(score: FieldScore) -> str:
+    low, high = score.interval
+    goal = f"{score.goal:.0%} | {'**missed**' if score.missed else 'reached'}" if score.goal is not None else " | "
+    count = f"{score.right} of {score.films}"
+    return f"| {_label(score.name)} | {count} | {score.accuracy:.0%} | {low:.0%} to {high:.0%} | {goal} |"
+
+
+def _table(head: str, rule: str) -> Iterator[str]:
+    yield f"| {head.removesuffix('|').rstrip()} |{' |' * head.endswith('|')}"
+    yield f"|{rule}|"
+
+
+def _wrapped(text: str, bullet: str = "") -> list[str]:
+    """A paragraph in lines that a person can read in the source too."""
+    return textwrap.wrap(
+        text,
+        width=120,
+        initial_indent=bullet,
+        subsequent_indent=" " * len(bullet),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _last_report(stages: list[Mapping[str, Any]]) -> Mapping[str, float]:
+    """The report of the last stage that left one."""
+    return next((stage["report"] for stage in reversed(stages) if "report" in stage), {})
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name, name)
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

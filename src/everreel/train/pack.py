@@ -1,0 +1,59 @@
+"""From finished runs to one folder that can be shipped: the parts of a model in the diffusers layout.
+
+The one invariant: the folder is a function of the runs alone, and says in `training.json` what they reported.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from everreel.checkpoint.load import load_text_encoder, load_tokenizer, load_vae, save_diffusers
+from everreel.evaluate.facts import FILE, gather
+from everreel.model.config import TransformerConfig
+from everreel.model.dit import DiT
+
+
+@dataclass(frozen=True)
+class PackRecipe:
+    """A model from the folders of its runs.
+
+    `transformer` is the file of averaged weights of its last stage, `vae` and `text` are run folders. `shift` is what
+    other programs find in the scheduler's settings. What the runs in the folder `runs` reported goes into
+    `training.json`.
+    """
+
+    config: TransformerConfig
+    transformer: str
+    vae: str
+    text: str
+    shift: float
+    runs: str = "runs"
+    dtype: torch.dtype = torch.bfloat16
+
+    def run(self, run_dir: Path, quiet: bool = False) -> None:
+        """Write the model into `run_dir`.
+
+        Raises:
+            ValueError: a run is not finished.
+        """
+        from safetensors.torch import load_file
+
+        if not Path(self.transformer).is_file():
+            raise ValueError(f"transformer={self.transformer!r}: no such file; run its recipe first")
+        transformer = DiT(self.config)
+        transformer.load_state_dict(load_file(self.transformer))
+        save_diffusers(
+            run_dir,
+            transformer=transformer,
+            vae=load_vae(self.vae),
+            text_encoder=load_text_encoder(self.text),
+            tokenizer=load_tokenizer(self.text),
+            shift=self.shift,
+            dtype=self.dtype,
+        )
+        facts = gather(Path(self.runs))
+        (run_dir / FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

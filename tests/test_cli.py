@@ -1,0 +1,280 @@
+"""The command line: every flag arrives; what goes wrong is one line, exit code 2, and the film so far plays."""
+
+import errno
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from everreel import cli
+from everreel.diffusion.denoiser import Denoiser
+from everreel.film.pipeline import VideoPipeline
+from everreel.media import FilmWriter, Video
+
+SMALL = ("--height", 32, "--width", 48, "--num-inference-steps", 2, "--guidance-scale", 1, "--dtype", "float32")
+BLOCKS = ("--num-frames", 30, "--causal-block-size", 3)  # 9 frames, 12 and 9
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Runs a command line; gives back exit code, output and error stream."""
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["everreel", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def refused(run, monkeypatch):
+    """Runs a command line that must be refused before a model is loaded; gives back its one line."""
+
+    def load(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    def refused(*arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(VideoPipeline, "from_pretrained", load)
+            return one_line(run(*arguments))
+
+    return refused
+
+
+def one_line(said):
+    code, out, err = said
+    assert (code, out) == (2, "")
+    assert err.startswith("everreel: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([""], "prompt is empty: "),
+        ([" \n\t "], "prompt is empty: "),
+        (["a fox", "--num-frames", 0], "num_frames = 0: must be at least 1; nearest that works: 1"),
+        (["a fox", "--num-frames", -97], "num_frames = -97: must be at least 1; nearest that works: 1"),
+        (["a fox", "--num-frames", 10**15], "num_frames = 1000000000000000: must be at most "),
+        (["a fox", "--seconds", 0], "seconds = 0.0: must be at least 0.04; nearest that works: 0.04"),
+        (["a fox", "--seconds", -2], "seconds = -2.0: must be at least 0.04"),
+        (["a fox", "--seconds", "nan"], "seconds = nan: must be at least 0.04"),
+        (["a fox", "--seconds", "inf"], "seconds = inf: must be at most "),
+        (["a fox", "--seconds", 4, "--num-frames", 97], "seconds = 4.0: give num_frames or seconds, not both"),
+        (["a fox", "--height", 100, "--width", 160], "height = 100: must be a positive multiple of 16; nearest .*: 96"),
+        (["a fox", "--height", 96, "--width", 170], "width = 170: must be a positive multiple of 16; nearest .*: 176"),
+        (["a fox", "--height", 0, "--width", 160], "height = 0: must be a positive multiple of 16; nearest .*: 16"),
+        (["a fox", "--height", 96, "--width", -16], "width = -16: must be a positive multiple of 16; nearest .*: 16"),
+        (["a fox", "--width", 160], "width = 160: height and width go together"),
+        (["a fox", "--resolution", "4K"], "resolution = '4K': .*540P.*720P"),
+        (["a fox", "--resolution", "540P", "--aspect", "4:3"], "aspect = '4:3': .*16:9.*9:16.*1:1"),
+        (["a fox", "--resolution", "540P", "--height", 96, "--width", 160], "height = 96: give a size or resolution"),
+        (["a fox", "--fps", 25], "fps = 25: .*16 and 24.*; nearest that works: 24"),
+        (["a fox", "--num-inference-steps", 0], "num_inference_steps = 0: must be at least 1"),
+        (["a fox", "--guidance-scale", "nan"], "guidance_scale = nan: must be at least 1"),
+        (["a fox", "--shift", "inf"], "shift = inf: must be at most 100"),
+        (["a fox", "--seed", -1], "seed = -1: must be at least 0; nearest that works: 0"),
+        (["a fox", "--ar-step", -1], "ar_step = -1: must be at least 0"),
+        (["a fox", "--causal-block-size", 0], "causal_block_size = 0: must be at least 1"),
+        (["a fox", "--causal-block-size", 26], "causal_block_size = 26: must be at most the window of 25 latent"),
+        (["a fox", "--ar-step", 1, "--num-frames", 400], "ar_step = 1: .*the smallest that works is 6"),
+        (["a fox", "--dtype", "int8"], "dtype = int8: must be one of .*bfloat16"),
+        (["a fox", "--device", "cuba"], "device = cuba: .*nearest that works: cpu"),
+        (["a fox", "--device", "meta"], "device = meta: .*nearest that works: cpu"),
+        (["a fox", "--model", "tinny"], "model = 'tinny': must be one of .*; nearest 'tiny'"),
+        (["a fox", "--num-frames", "many"], "Invalid value for '--num-frames'"),
+        (["a fox", "--lenght", 3], "No such option.*--lenght"),
+        ([], "Missing argument"),
+        (["a fox", "--model", ""], "model = '': must be one of "),
+    ],
+    ids=lambda value: " ".join(map(str, value))[:40] if isinstance(value, list) else "",
+)
+def test_a_bad_request_is_refused_before_anything_is_loaded(tiny_folder, tmp_path, refused, arguments, message):
+    model = () if "--model" in arguments else ("--model", tiny_folder)
+    film = tmp_path / "film.mp4"
+    line = refused("generate", *arguments, "-o", film, *model)
+    assert re.search(message, line), line
+    assert not film.exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_loaded(tiny_folder, tmp_path, refused):
+    shut = tmp_path / "shut"
+    shut.mkdir(mode=0o500)
+    taken = tmp_path / "taken.mp4"
+    taken.write_bytes(b"somebody's film")
+    taken.chmod(0o400)
+    too_long = tmp_path / f"{'x' * 300}.mp4"
+    cases = [
+        (tmp_path, "is a folder; try "),
+        (tmp_path / "film.gif", r"must end in \.mp4; try .*film\.mp4"),
+        (tmp_path / "no" / "where" / "film.mp4", f"the folder .* does not exist; nearest that does: {tmp_path}"),
+        (taken / "film.mp4", f"the folder .* does not exist; nearest that does: {tmp_path}"),
+        (too_long, "cannot be written"),
+    ]
+    if os.geteuid():  # to the superuser nothing is shut
+        cases += [(shut / "film.mp4", "cannot be written"), (taken, "cannot be written")]
+    for output, message in cases:
+        line = refused("generate", "a fox", "-o", output, "--model", tiny_folder)
+        assert line.startswith(f"everreel: output = {output}: ") and re.search(message, line), line
+    assert taken.read_bytes() == b"somebody's film"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["shut", "taken.mp4"]
+
+
+def test_an_output_that_is_only_opened_in_vain_is_refused_too(tiny_folder, tmp_path, refused, monkeypatch):
+    """A file system that is read-only or has no room for one more name says so when a file is opened."""
+    before = Path.open
+
+    def full(path, *arguments, **options):
+        if path.suffix == ".mp4":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return before(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    film = tmp_path / "film.mp4"
+    line = refused("generate", "a fox", "-o", film, "--model", tiny_folder)
+    assert f"output = {film}: cannot be written" in line and "ead-only" in line
+
+
+def test_a_long_prompt_is_refused_with_its_length_and_leaves_no_file(tiny_folder, tmp_path, run):
+    film = tmp_path / "fox.mp4"
+    for words, options, message in (
+        ("a red fox " * 300, (), r"prompt = \d+ tokens: the model reads at most 512; leave out about \d+ words"),
+        ("a fox", ("--negative-prompt", "a red fox " * 300, "--guidance-scale", 3), r"negative_prompt = \d+ tokens: "),
+    ):
+        code, _, err = run("generate", words, "-o", film, "--model", tiny_folder, *SMALL, "--num-frames", 5, *options)
+        assert code == 2 and err.count("\n") == 1 and re.search(message, err)
+        assert not film.exists()
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_folder, tmp_path_factory):
+    """The film that nothing stops."""
+    film = tmp_path_factory.mktemp("whole") / "whole.mp4"
+    with pytest.MonkeyPatch.context() as patch:
+        command = ("generate", "a fox", "--model", tiny_folder, *SMALL, *BLOCKS, "-o", film)
+        patch.setattr("sys.argv", ["everreel", *map(str, command)])
+        cli.main()
+    return Video(film)
+
+
+class Times:
+    """Calls what it stands in for, and raises at one of the calls instead."""
+
+    def __init__(self, function, number, error):
+        self.function, self.left, self.error = function, number, error
+
+    def __get__(self, instance, _):
+        return lambda *arguments, **options: self(instance, *arguments, **options)
+
+    def __call__(self, *arguments, **options):
+        self.left -= 1
+        if self.left == 0:
+            raise self.error
+        return self.function(*arguments, **options)
+
+
+def no_space():
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "number", "error"),
+    [
+        # A block is 2 steps and, from the second on, one call that remembers: these are in the third block.
+        (Denoiser, "__call__", 6, KeyboardInterrupt()),
+        (Denoiser, "remember", 2, KeyboardInterrupt()),
+        (FilmWriter, "append", 3, KeyboardInterrupt()),
+        # A block is four writes: the third is in the middle of its picture data.
+        (FilmWriter, "_write", 11, KeyboardInterrupt()),
+        (FilmWriter, "_write", 11, no_space()),
+        (FilmWriter, "_write", 12, no_space()),
+    ],
+    ids=["in a step", "between blocks", "before writing", "while writing", "disk full", "disk full at the end"],
+)
+def test_what_is_written_stays_and_plays(tiny_folder, tmp_path, run, whole, owner, name, number, error):
+    film = tmp_path / "fox.mp4"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, Times(getattr(owner, name), number, error))
+        code, out, err = run("generate", "a fox", "--model", tiny_folder, *SMALL, *BLOCKS, "-o", film)
+    reason = "stopped" if isinstance(error, KeyboardInterrupt) else "No space left on device"
+    last = err.splitlines()[-1]
+    assert code == 2 and "Traceback" not in err and "wrote" not in out
+    assert reason in last and f"{film} holds the first 21 frames" in last
+    video = Video(film)
+    assert video.num_frames == 21
+    assert (video.frames[:] == whole.frames[:21]).all()
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Denoiser, "__call__"), (FilmWriter, "append")])
+def test_stopped_before_the_first_block_leaves_what_was_there(tiny_folder, tmp_path, run, monkeypatch, owner, name):
+    film = tmp_path / "fox.mp4"
+    monkeypatch.setattr(owner, name, Times(getattr(owner, name), 1, KeyboardInterrupt()))
+    command = ("generate", "a fox", "--model", tiny_folder, *SMALL, "--num-frames", 5, "-o", film)
+    code, _, err = run(*command)
+    assert code == 2 and err.endswith("everreel: stopped: nothing was written\n") and not film.exists()
+    film.write_bytes(b"an older film")
+    monkeypatch.setattr(owner, name, Times(getattr(owner, name), 1, KeyboardInterrupt()))
+    assert run(*command)[0] == 2 and film.read_bytes() == b"an older film"
+
+
+def test_a_disk_that_is_full_at_once_leaves_no_file(tiny_folder, tmp_path, run, monkeypatch):
+    film = tmp_path / "fox.mp4"
+    monkeypatch.setattr(FilmWriter, "_write", Times(FilmWriter._write, 1, no_space()))
+    code, _, err = run("generate", "a fox", "--model", tiny_folder, *SMALL, "--num-frames", 5, "-o", film)
+    assert code == 2 and "No space left on device" in err.splitlines()[-1] and "nothing was written" in err
+    assert not film.exists()
+
+
+def test_stopped_while_a_model_is_loaded(tiny_folder, tmp_path, run, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VideoPipeline, "from_pretrained", stopped)
+    film = tmp_path / "fox.mp4"
+    assert one_line(run("generate", "a fox", "--model", tiny_folder, "-o", film)) == "everreel: stopped\n"
+    assert not film.exists()
+
+
+def test_the_command_writes_a_film(tiny_folder, tmp_path, run):
+    film = tmp_path / "fox.mp4"
+    code, out, err = run("generate", "a red fox", "-o", film, "--model", tiny_folder, *SMALL, "--num-frames", 9)
+    assert code == 0 and "9 frames of 48x32 at 24 fps" in out and f"wrote {film}: 9 frames, 0.4 s, " in out
+    assert re.search(r"block 1/1 step 2/2: 0:\d\d elapsed, 0:00 left", err)
+    assert Video(film).num_frames == 9
+
+
+def test_models_are_listed(run):
+    code, out, err = run("models")
+    assert (code, err) == (0, "") and "DF-14B-540P" in out and "needs a GPU" in out
+
+
+def test_a_recipe_that_is_not_there_is_one_line(run):
+    assert "no-such-recipe.py" in one_line(run("train", "no-such-recipe.py"))
+
+
+def test_every_flag_arrives(tiny_folder, tmp_path, run, monkeypatch):
+    films, loads = [], []
+    monkeypatch.setattr(cli, "_load", lambda *arguments: loads.append(arguments))
+    monkeypatch.setattr(cli, "_film", lambda *arguments: films.append(arguments))
+    film = tmp_path / "a.mp4"
+    flags = {
+        "seconds": 2.5, "resolution": "720P", "aspect": "9:16", "num_inference_steps": 7, "guidance_scale": 2.5,
+        "shift": 3.0, "seed": 11, "negative_prompt": "a dog", "ar_step": 7, "causal_block_size": 4, "fps": 16,
+    }  # fmt: skip
+    arguments = [part for flag, value in flags.items() for part in (f"--{flag.replace('_', '-')}", value)]
+    load = ("--model", tiny_folder, "--device", "cpu", "--dtype", "float32")
+    code, out, _ = run("generate", "a  fox", "-o", film, *arguments, *load)
+    assert code == 0 and "40 frames of 720x1280 at 16 fps: asynchronous" in out
+    (_, request, plan, output), *_ = films
+    assert request.model_dump(exclude_none=True) == {"prompt": "a fox", **flags}
+    assert (plan.request.num_frames, plan.request.height, plan.request.width) == (40, 1280, 720)
+    assert output == film and loads == [(str(tiny_folder), "cpu", "float32")]
+    run("generate", "a fox", "--num-frames", 10, "--height", 64, "--width", 80, "--model", tiny_folder, "-o", film)
+    request = films[-1][1]
+    assert (request.num_frames, request.height, request.width) == (10, 64, 80)
