@@ -71,6 +71,11 @@ def one_line(said):
         (["a fox", "--height", 96, "--width", 170], "width = 170: must be a positive multiple of 16; nearest .*: 176"),
         (["a fox", "--height", 0, "--width", 160], "height = 0: must be a positive multiple of 16; nearest .*: 16"),
         (["a fox", "--height", 96, "--width", -16], "width = -16: must be a positive multiple of 16; nearest .*: 16"),
+        (["a fox", "--height", 160000, "--width", 160], "height = 160000: must be at most 4096; nearest .*: 4096"),
+        (
+            ["a fox", "--height", 4097, "--width", 160],
+            "height = 4097: must be a positive multiple of 16; nearest .*: 4096",
+        ),
         (["a fox", "--width", 160], "width = 160: height and width go together"),
         (["a fox", "--resolution", "4K"], "resolution = '4K': .*540P.*720P"),
         (["a fox", "--resolution", "540P", "--aspect", "4:3"], "aspect = '4:3': .*16:9.*9:16.*1:1"),
@@ -229,6 +234,25 @@ def test_a_disk_that_is_full_at_once_leaves_no_file(tiny_folder, tmp_path, run, 
     code, _, err = run("generate", "a fox", "--model", tiny_folder, *SMALL, "--num-frames", 5, "-o", film)
     assert code == 2 and "No space left on device" in err.splitlines()[-1] and "nothing was written" in err
     assert not film.exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.")],
+    ids=["python", "torch"],
+)
+def test_too_little_memory_is_one_line(tiny_folder, tmp_path, run, monkeypatch, error):
+    monkeypatch.setattr(Denoiser, "__call__", Times(Denoiser.__call__, 1, error))
+    film = tmp_path / "fox.mp4"
+    code, _, err = run("generate", "a fox", "--model", tiny_folder, *SMALL, "--num-frames", 5, "-o", film)
+    assert code == 2 and err.splitlines()[-1].startswith("everreel: memory: ") and "Traceback" not in err
+    assert not film.exists()
+
+
+def test_a_fault_of_our_own_is_not_hidden(tiny_folder, tmp_path, run, monkeypatch):
+    monkeypatch.setattr(Denoiser, "__call__", Times(Denoiser.__call__, 1, RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run("generate", "a fox", "--model", tiny_folder, *SMALL, "--num-frames", 5, "-o", tmp_path / "fox.mp4")
 
 
 def test_stopped_while_a_model_is_loaded(tiny_folder, tmp_path, run, monkeypatch):

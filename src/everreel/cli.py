@@ -47,6 +47,10 @@ def main() -> None:
         sys.exit(_complain(getattr(error, "format_message", error.__str__)()))
     except (CommandError, ValueError, OSError) as error:
         sys.exit(_complain(" ".join(str(error).split())))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        sys.exit(_complain("memory: this machine has too little for that; ask for fewer pixels or a smaller model"))
     except KeyboardInterrupt:
         sys.exit(_complain("stopped"))
 
@@ -167,6 +171,12 @@ def evaluate(
     typer.echo(report.describe())
     for path in publish(evaluation, report, critic, model_card):
         typer.echo(f"wrote {path}")
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """torch has a class for a GPU's memory; for the computer's it only has words."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in words or "not enough memory" in words
 
 
 def check_output(path: Path) -> None:

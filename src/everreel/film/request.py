@@ -15,6 +15,7 @@ from everreel.shapes import SIZE_STEP, nearest_size
 
 FPS = (16, 24)
 MOST_FRAMES, MOST_SECONDS = 10_000_000, 400_000  # the plan of a film is held in memory
+LARGEST_SIDE = 4096  # pixels: far beyond what any model was trained for, and short of absurd
 Aspect = Literal["16:9", "9:16", "1:1"]
 RESOLUTIONS: dict[str, dict[str, tuple[int, int]]] = {
     "540P": {"16:9": (544, 960), "9:16": (960, 544), "1:1": (720, 720)},
@@ -34,7 +35,10 @@ def _prompt(value: str) -> str:
 
 def _size(value: int | None) -> int | None:
     if value is not None and (value < SIZE_STEP or value % SIZE_STEP):
-        raise ValueError(f"must be a positive multiple of {SIZE_STEP}; nearest that works: {nearest_size(value)}")
+        nearest = min(nearest_size(value), LARGEST_SIDE)
+        raise ValueError(f"must be a positive multiple of {SIZE_STEP}; nearest that works: {nearest}")
+    if value is not None and value > LARGEST_SIDE:
+        raise ValueError(f"must be at most {LARGEST_SIDE}; nearest that works: {LARGEST_SIDE}")
     return value
 
 
