@@ -15,4 +15,7 @@ recipe = PackRecipe(
     vae="runs/vae/wide",
     text="runs/text",
     shift=3.0,
+    notes=(
+        "It learnt from the first 864 of the 1,600 films, and from all pictures.",
+    ),
 )  # fmt: skip

@@ -23,7 +23,7 @@ class PackRecipe:
 
     `transformer` is the file of averaged weights of its last stage, `vae` and `text` are run folders. `shift` is what
     other programs find in the scheduler's settings. What the runs in the folder `runs` reported goes into
-    `training.json`.
+    `training.json`, with the `notes`, sentences that the model card repeats.
     """
 
     config: TransformerConfig
@@ -32,6 +32,7 @@ class PackRecipe:
     text: str
     shift: float
     runs: str = "runs"
+    notes: tuple[str, ...] = ()
     dtype: torch.dtype = torch.bfloat16
 
     def run(self, run_dir: Path, quiet: bool = False) -> None:
@@ -55,5 +56,5 @@ class PackRecipe:
             shift=self.shift,
             dtype=self.dtype,
         )
-        facts = gather(Path(self.runs))
+        facts = {**gather(Path(self.runs)), "notes": list(self.notes)}
         (run_dir / FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
