@@ -10,12 +10,13 @@ ARGS ?=
 export EVERREEL_PROMPT := $(value PROMPT)
 PROMPT ?=
 
-.PHONY: help film test lint model-card install clean
+.PHONY: help film test lint model-card benchmark install clean
 
 help:
 	@echo 'make film PROMPT="a red fox runs right through a snowy forest at dusk" [ARGS="--seconds 10"]'
 	@echo 'make test       lint, types and tests      make install    make .venv with all that the tests need'
 	@echo 'make lint       linters and types only     make model-card docs/model-card.md from 64 films (goes on if stopped)'
+	@echo 'make benchmark  docs/benchmarks.md, in minutes that the machine is idle'
 
 film: .venv/.installed
 	@$(BIN)/everreel generate "$$EVERREEL_PROMPT" -o film.mp4 $(ARGS)
@@ -31,6 +32,10 @@ lint: .venv/.installed
 
 model-card: .venv/.installed
 	@$(BIN)/everreel evaluate --model-card docs/model-card.md $(ARGS)
+
+# What it writes is for the machine that it ran on, idle if the figures are to mean anything.
+benchmark: .venv/.installed
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 install: .venv/.installed
 

@@ -48,7 +48,7 @@ IMAGES = DiffusionForcingRecipe(
 FILMS = replace(
     IMAGES,
     settings=replace(
-        SETTINGS, steps=2_400, learning_rate=7e-4, warmup=100, decay="linear", decay_from=0.5, final_rate=0.03
+        SETTINGS, steps=1_300, learning_rate=7e-4, warmup=100, decay="linear", decay_from=0.5, final_rate=0.03
     ),
     windows=((1, 0.25), (5, 0.15), (9, 0.3), (17, 0.15), (25, 0.15)),
     tokens=8 * 9 * 60,

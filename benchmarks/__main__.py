@@ -1,0 +1,49 @@
+"""`make benchmark`: all benchmarks, and the page that shows them."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import against_diffusers, length
+from benchmarks.measure import machine, say
+from benchmarks.page import render_page
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+PARTS = ("against_diffusers", "length")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and write the page."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="make benchmark", description=__doc__)
+    parser.add_argument("--model", default="tiny", help="a model's name or folder")
+    parser.add_argument("--only", choices=PARTS, help="one benchmark; the page then has no other")
+    parser.add_argument("--output", type=Path, default=PAGE, help="the page")
+    against_diffusers.add_options(parser.add_argument_group("against diffusers"))
+    length.add_options(parser.add_argument_group("length"))
+    options = parser.parse_args(arguments)
+    try:
+        # The films come first: their processes start from this one while it is still small.
+        long_film = length.run(length.setting_of(options)) if options.only != PARTS[0] else None
+        against = against_diffusers.run(against_diffusers.setting_of(options)) if options.only != PARTS[1] else None
+    except ValueError as error:
+        sys.exit(f"benchmark: {error}")
+    page = render_page(against, long_film, machine(), command_of(arguments))
+    options.output.write_text(page, encoding="utf-8")
+    say(f"wrote {options.output}")
+
+
+def command_of(arguments: Sequence[str]) -> str:
+    """What anyone would type for the same; of folders only the name, for a page speaks of no machine's paths."""
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    pairs = zip(words[::2], words[1::2], strict=True)  # every flag has one value
+    shown = [part for flag, value in pairs if flag != "--output" for part in (flag, Path(value).name)]
+    return f'make benchmark ARGS="{shlex.join(shown)}"' if shown else "make benchmark"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""docs/benchmarks.md: every figure beside its goal, with the machine and the command that made it.
+
+The one invariant: a goal that was missed says so, in the same place and as loudly as one that was met.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from benchmarks import against_diffusers, length
+from benchmarks.measure import Comparison
+from everreel.evaluate.follow import GOALS
+
+MB = 2**20
+
+
+def render_page(
+    against: against_diffusers.Result | None, long_film: length.Result | None, machine: dict[str, str], command: str
+) -> str:
+    """The whole page; a benchmark that did not run has no section."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "This page is written by a program; run it to have the figures of your own machine:",
+        "",
+        f"    {command}",
+        "",
+        "The goals are those of the embedded model at its own size on two CPU cores.",
+        "",
+        *table(("machine", ""), machine.items()),
+        "",
+    ]
+    if against is not None:
+        lines += [*against_diffusers_section(against), ""]
+    if long_film is not None:
+        lines += [*length_section(long_film), ""]
+    return "\n".join(lines)
+
+
+def against_diffusers_section(result: against_diffusers.Result) -> list[str]:
+    """The three comparisons, and the film's own goal."""
+    seconds = result.film.ours.median
+    rows = [_compared(comparison) for comparison in (result.step, result.decode, result.film)]
+    goal = against_diffusers.FILM_SECONDS_GOAL
+    rows.append(("the same film, in seconds", f"under {goal:g} s", f"{seconds:.1f} s", verdict(seconds < goal), "", ""))
+    return [
+        "## Against diffusers",
+        "",
+        *paragraph(
+            "The same weights, the same steps, by turns in one process on the CPU; medians, with the fastest and the "
+            "slowest in brackets. Each side runs in the type that is fastest for it here, of float32 and bfloat16, and "
+            "diffusers takes its step in the faster of one batch and two calls. Nothing is compiled on either side. A "
+            "film is counted from the prompt to uint8 frames in memory, with the model loaded."
+        ),
+        "",
+        f"The film: {result.film_of}.",
+        "",
+        *table(("what", "goal", "measured", "", "everreel", "diffusers"), rows),
+    ]
+
+
+def length_section(result: length.Result) -> list[str]:
+    """Memory, the first block, and what the critic reads."""
+    short, long = result.short, result.long
+    share = long.first_block_share
+    more, ratio = length.MEMORY_GOAL - 1, result.memory_ratio
+    rows = [
+        (
+            f"peak memory, {long.num_frames} frames against {short.num_frames}",
+            f"at most {more:.0%} more",
+            f"{abs(ratio - 1):.0%} {'more' if ratio >= 1 else 'less'}",
+            verdict(ratio <= length.MEMORY_GOAL),
+        ),
+        (
+            f"first block of {long.num_frames} frames on disk",
+            f"before {length.FIRST_BLOCK_GOAL:.0%} of the time",
+            f"at {share:.1%}",
+            verdict(share < length.FIRST_BLOCK_GOAL),
+        ),
+    ]
+    return [
+        "## Films of any length",
+        "",
+        *paragraph(
+            "Each film is made and written in a process of its own. Peak memory is all that the process holds at its "
+            "height, libraries and weights included; time counts from the prompt, with the model loaded, to the closed "
+            "file."
+        ),
+        "",
+        *table(("what", "goal", "measured", ""), rows),
+        "",
+        *table(("film", "seconds", "first block", "loading", "memory, loaded", "peak"), map(_cost, (short, long))),
+        "",
+        *_reading(result),
+    ]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def paragraph(text: str) -> list[str]:
+    """Words in lines."""
+    return textwrap.wrap(text, 118, break_on_hyphens=False)
+
+
+def verdict(met: bool) -> str:
+    """What became of a goal."""
+    return "met" if met else "**missed**"
+
+
+def _compared(found: Comparison) -> tuple[str, ...]:
+    return (
+        found.what,
+        f"at least {found.goal:g}× faster",
+        f"{found.ratio:.2f}×",
+        verdict(found.ratio >= found.goal),
+        found.ours.describe(),
+        found.theirs.describe(),
+    )
+
+
+def _cost(film: length.FilmCost) -> tuple[str, ...]:
+    return (
+        film.description,
+        f"{film.seconds:.1f}",
+        f"{film.first_block_seconds:.1f} s",
+        f"{film.load_seconds:.1f} s",
+        f"{film.loaded_bytes / MB:.0f} MB",
+        f"{film.peak_bytes / MB:.0f} MB",
+    )
+
+
+def _reading(result: length.Result) -> list[str]:
+    reading, frames = result.reading, result.long.num_frames
+    if reading is None:
+        return [
+            "Whether the end of a film still shows what was asked is not measured here: there is no critic to read it."
+        ]
+    rows = []
+    for name, goal in GOALS.items():
+        found = reading.last.get(name, math.nan)
+        met = "" if math.isnan(found) else verdict(found >= goal)
+        shares = (_share(where.get(name, math.nan)) for where in (reading.last, reading.first, reading.drawn))
+        rows.append((name.replace("_", " "), f"at least {goal:.0%}", next(shares), met, *shares))
+    return [
+        *paragraph(
+            f"What the critic reads in the last {reading.seconds} seconds of {reading.num_films} films of {frames} "
+            "frames, from prompts that were never trained on: the share of looks in which a field is what was asked, "
+            "beside the film's first seconds and beside the world's own drawing of the same last seconds. The goals "
+            "are those of a film of 97 frames."
+        ),
+        "",
+        *table(("field", "goal", "last seconds", "", "first seconds", "drawn"), rows),
+    ]
+
+
+def _share(value: float) -> str:
+    return "not seen" if math.isnan(value) else f"{value:.0%}"
