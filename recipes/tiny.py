@@ -17,5 +17,6 @@ recipe = PackRecipe(
     shift=3.0,
     notes=(
         "It learnt from the first 864 of the 1,600 films, and from all pictures.",
+        "The last 600 of its 1,300 steps on films came after a restart with a shorter decay than the first 700.",
     ),
 )  # fmt: skip
