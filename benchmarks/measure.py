@@ -115,13 +115,11 @@ def elapsed(work: Callable[[], object]) -> float:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held so far."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # Not getrusage: on Linux its figure starts with that of the process that this one was started from.
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """The most memory that this process has held so far, as far as it has been asked; it never falls."""
+    global _peak
+    # Linux notes a new height only when it is asked or pages are unmapped: what another process reclaims is forgotten.
+    _peak = max(_peak, _peak_now())
+    return _peak
 
 
 def machine() -> dict[str, str]:
@@ -144,6 +142,18 @@ def say(text: str) -> None:
     """Progress, for whoever waits."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+_peak = 0
+
+
+def _peak_now() -> int:
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not getrusage: on Linux its figure starts with that of the process that this one was started from.
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _cpu_name() -> str:
