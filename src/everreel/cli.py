@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from everreel.memory import keep_freed_memory
+
 if TYPE_CHECKING:
     from everreel.film.pipeline import Progress, VideoPipeline
     from everreel.film.plan import Plan
@@ -38,6 +40,7 @@ class CommandError(Exception):
 
 def main() -> None:
     """Run the command line; every error is one line and exit code 2."""
+    keep_freed_memory()
     try:
         if app(standalone_mode=False):  # typer makes an exit code of Ctrl-C; commands return none
             sys.exit(_complain("stopped"))

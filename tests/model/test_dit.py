@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from everreel.model.attention import rope_table
 from everreel.model.config import TransformerConfig
-from everreel.model.dit import Context, DiT
+from everreel.model.dit import Context, DiT, TanhGELU
 from everreel.model.kv_cache import KVCache
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -202,6 +202,17 @@ def test_gradients_reach_every_weight():
     out.square().mean().backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert missing == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_forms_of_gelu_are_gelu(dtype):
+    x = torch.linspace(-12, 12, 4097).to(dtype)
+    want = torch.nn.functional.gelu(x.double(), approximate="tanh")
+    with torch.no_grad():
+        without_gradients = TanhGELU()(x)
+    for got in (without_gradients, TanhGELU()(x)):
+        assert (got.double() - want).abs().max() < (1e-5 if dtype == torch.float32 else 0.03)
+        assert error(got.double(), want) < (1e-6 if dtype == torch.float32 else 3e-3)
 
 
 def test_clear_errors():

@@ -9,6 +9,7 @@ Shape suffixes: B batch, L query tokens, S key tokens, H heads, D head width, C 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 QUERY_CHUNK = 512  # rows of scores held at once by the CPU form: bounds memory, keeps them in the cache
-SMALL_SCORES = 256 * 256  # up to this many scores a head, batched matmuls are the fastest form for training on a CPU
+SMALL_SCORES = 256 * 256  # up to this many scores a head, batched matmuls are the fastest form on a CPU
+SAFE_LOGIT = 60.0  # e^±60, and sums of a million such, are well inside bfloat16's range
 
 
 def attend(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, bias_BS: Tensor | None = None) -> Tensor:
@@ -30,8 +32,10 @@ def attend(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, bias_BS: Tensor | Non
     Returns: (B, L, H, D).
     """
     if q_BLHD.device.type == "cpu" and q_BLHD.dtype == torch.bfloat16:
-        if torch.is_grad_enabled() and q_BLHD.shape[1] * k_BSHD.shape[1] <= SMALL_SCORES:
+        if q_BLHD.shape[1] * k_BSHD.shape[1] <= SMALL_SCORES:
             return _attend_batched(q_BLHD, k_BSHD, v_BSHD, bias_BS)
+        if not torch.is_grad_enabled() and bias_BS is None and _logit_bound(q_BLHD, k_BSHD) < SAFE_LOGIT:
+            return _attend_unshifted(q_BLHD, k_BSHD, v_BSHD)
         if not torch.is_grad_enabled() or bias_BS is None:
             out_BLHD: Tensor = _AttendByHead.apply(  # type: ignore[no-untyped-call]
                 q_BLHD, k_BSHD, v_BSHD, bias_BS
@@ -61,7 +65,7 @@ def attend_blocks(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, block_tokens: 
 
 
 def _attend_batched(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, bias_BS: Tensor | None) -> Tensor:
-    """The form for training on short sequences in bfloat16 on a CPU: three to four times the fused kernel's speed."""
+    """The form for few scores in bfloat16 on a CPU: three to four times the fused kernel's speed."""
     B, _, H, D = q_BLHD.shape
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q_BLHD, k_BSHD, v_BSHD))
     if bias_BS is None:
@@ -71,6 +75,30 @@ def _attend_batched(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, bias_BS: Ten
         scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=D**-0.5)
     out_BHLD = torch.bmm(torch.softmax(scores, dim=-1), v).view(B, H, -1, D)
     return out_BHLD.transpose(1, 2)
+
+
+def _logit_bound(q_BLHD: Tensor, k_BSHD: Tensor) -> float:
+    """No logit is further from zero than this (Cauchy and Schwarz)."""
+    longest = [torch.linalg.vector_norm(x, dim=-1).amax() for x in (q_BLHD, k_BSHD)]
+    return float(longest[0] * longest[1]) / math.sqrt(q_BLHD.shape[-1])
+
+
+def _attend_unshifted(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
+    """Without gradients and with bounded logits: softmax as a bare power of two, divided out after the values.
+
+    Nothing has to be searched for its maximum, and 2^x costs less than e^x: half the time of a softmax.
+    """
+    B, L, H, D = q_BLHD.shape
+    q_BLHD = q_BLHD * (D**-0.5 * math.log2(math.e))
+    out_BLHD = torch.empty(q_BLHD.shape, dtype=q_BLHD.dtype)
+    for b in range(B):
+        for h in range(H):
+            k_DS, v_SD = k_BSHD[b, :, h].t(), v_BSHD[b, :, h]
+            for start in range(0, L, QUERY_CHUNK):
+                rows = slice(start, start + QUERY_CHUNK)
+                weights_LS = (q_BLHD[b, rows, h] @ k_DS).exp2_()
+                out_BLHD[b, rows, h] = (weights_LS @ v_SD).div_(weights_LS.sum(-1, keepdim=True))
+    return out_BLHD
 
 
 class _AttendByHead(torch.autograd.Function):

@@ -213,9 +213,7 @@ class Block(nn.Module):
         self.self_attn = SelfAttention(config)
         self.norm3 = nn.LayerNorm(dim, config.eps)
         self.cross_attn = CrossAttention(config)
-        self.ffn = nn.Sequential(
-            nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim)
-        )
+        self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), TanhGELU(), nn.Linear(config.ffn_dim, dim))
         self.modulation = nn.Parameter(torch.zeros(1, 6, dim))
 
     def forward(self, x_BLC: Tensor, modulation_BT6C: Tensor, context: Context, layer: int, view: _View) -> Tensor:
@@ -311,6 +309,21 @@ class Head(nn.Module):
         shift, scale = (time_BTC[:, :, None] + self.modulation[:, None]).to(x_BLC.dtype).unbind(2)
         out_BLC: Tensor = self.head(_modulate(x_BLC, shift, scale, self.eps))
         return out_BLC
+
+
+class TanhGELU(nn.GELU):
+    """GELU in its tanh form. torch's own is slow in bfloat16 on a CPU, where x·sigmoid(2u) takes 0.6 of its time."""
+
+    def __init__(self) -> None:
+        super().__init__(approximate="tanh")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.dtype != torch.bfloat16 or torch.is_grad_enabled():
+            return super().forward(x)
+        # 0.5·(1 + tanh u) = sigmoid(2u), with u = sqrt(2/π)·(x + 0.044715·x³).
+        twice = 2 * math.sqrt(2 / math.pi)
+        inner = torch.addcmul(torch.tensor(twice, dtype=x.dtype), x, x, value=twice * 0.044715)
+        return inner.mul_(x).sigmoid_().mul_(x)
 
 
 class ImageProjection(nn.Module):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from everreel.data.clips import ClipStore, StoreLayout, render_store
+from everreel.memory import keep_freed_memory
 from everreel.train.trainer import Trainer, TrainerSettings, TrainingFailed
 
 
@@ -122,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, help="processes that render")
     options = vars(parser.parse_args(arguments))
     path, run_dir = options.pop("recipe"), options.pop("run_dir")
+    keep_freed_memory()
     try:
         run_recipe(load_recipe(path), run_dir, **{name: v for name, v in options.items() if v is not None})
     except (ValueError, TrainingFailed) as error:

@@ -1,0 +1,27 @@
+"""What a process does with memory that it gave back.
+
+A transformer on a CPU frees and takes tens of megabytes a layer. By default glibc hands them to the kernel each time,
+and the page faults of taking them anew cost an eighth of a film's time and a third of a training step's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of <malloc.h>
+_LARGEST_MMAP_THRESHOLD = 32 * 2**20  # glibc refuses more on 64 bits; what is larger goes straight back, as before
+_TOP_PAD_BYTES = 64 * 2**20
+_NEVER = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Let freed blocks of up to 32 MB stay with this process for its next allocations; False where glibc is not.
+
+    For programs, not for a library to do: `everreel` calls it when it starts.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # no such function, no such library, no such thing as its default
+        return False
+    values = ((_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _TOP_PAD_BYTES))
+    return all(bool(mallopt(name, value)) for name, value in values)

@@ -1,0 +1,42 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from everreel.memory import keep_freed_memory
+
+# Blocks of 24 MB, taken and freed: each is 6,144 pages that may have to be faulted in anew.
+FAULTS = """
+import resource, sys
+import torch
+from everreel.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+def layer():
+    blocks = [torch.ones(6 * 2**20) for _ in range(4)]
+layer()
+layer()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(30):
+    layer()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(what: str) -> int:
+    done = subprocess.run([sys.executable, "-c", FAULTS, what], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_is_used_again_without_page_faults() -> None:
+    assert faults("keep") * 3 < faults("leave")
+
+
+def test_nothing_happens_where_there_is_no_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoMallopt:
+        def __init__(self, name: None) -> None: ...
+
+    monkeypatch.setattr("everreel.memory.ctypes.CDLL", NoMallopt)
+    assert keep_freed_memory() is False
