@@ -34,13 +34,28 @@ def noise(frames: int, height: int = 32, width: int = 48) -> np.ndarray:
 def test_a_look_holds_pictures_and_what_moves(fps: int, step: int, ahead: tuple[int, int]) -> None:
     frames = noise(97)
     look = look_at(frames, fps, first=1)
-    assert look.moments.shape == (1, 12, 5, 32, 48)
+    assert look.moments.shape == (1, 12, 9, 32, 48)
     picture = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
     gray = (picture * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1)
     at = 1 + 3 * step
     torch.testing.assert_close(look.moments[0, 3, :3], picture[at])
     torch.testing.assert_close(look.moments[0, 3, 4], 2 * (gray[at + ahead[1]] - gray[at]))
     assert look.seconds[0, 3] == pytest.approx(3 * step / fps)
+
+
+@pytest.mark.parametrize(("right", "down"), [(2, 0), (0, -2), (-3, 1)])
+def test_motion_is_seen_and_mirrored(right: int, down: int) -> None:
+    """A smooth pattern that moves so many pixels a frame, seen over two and over four frames."""
+    rows, columns = np.mgrid[0:96, 0:160].astype(np.float64)
+    frames = np.stack(
+        [127 + 60 * np.sin((columns - t * right) / 11) + 60 * np.sin((rows - t * down) / 9) for t in range(97)]
+    )
+    look = look_at(np.repeat(frames[..., None], 3, -1).astype(np.uint8), 24)
+    moved = look.moments[0, :, 5:, 16:-16, 16:-16].mean(dim=(0, 2, 3))
+    expected = torch.tensor([right / 2, down / 2, right, down]).clamp(-2, 2)  # in cells of four pixels
+    torch.testing.assert_close(moved, expected, atol=0.15, rtol=0.15)
+    mirrored = look.mirrored().moments[0, :, 5:, 16:-16, 16:-16].mean(dim=(0, 2, 3))
+    torch.testing.assert_close(mirrored, moved * torch.tensor([-1.0, 1, -1, 1]), atol=1e-4, rtol=1e-4)
 
 
 def test_a_full_look_fits_its_length() -> None:

@@ -1,9 +1,9 @@
 """The critic: a small classifier that reads each field of a scene off a film.
 
-It looks at moments a third of a second apart. A moment is a picture and two brightness differences, to the
-frames a twelfth and a sixth of a second later, so that motion is seen in each. The one invariant: the
-generator never learns from the critic, and a field is scored only where `visible_fields` says that it can
-be seen.
+It looks at moments a third of a second apart. A moment is a picture, and of the frames a twelfth and a sixth of a
+second later how their brightness differs and where things moved (Lucas and Kanade, 1981): a network this small does
+not find motion in differences by itself. The one invariant: the generator never learns from the critic, and a field is
+scored only where `visible_fields` says that it can be seen.
 
 B films, K moments, C channels, H height, W width, N tokens, D width, F fields.
 """
@@ -31,6 +31,12 @@ MOTION_FIELDS = ("action", "direction", "camera_motion")
 LOOK_AREA = 96 * 160
 LOOK_STEP = 16
 _GRAY = (0.299, 0.587, 0.114)
+FLOW_CELL = 4  # motion is found on brightness of a quarter of the size, and counted in its pixels
+_FLOW_WINDOW = 5
+_FLOW_DAMPING = 2e-3  # of squared gradients: what is flatter than this does not move
+_LARGEST_FLOW = 2.0
+CHANNELS = 9
+ACROSS = [5, 7]  # the channels that hold motion to the right: they change their sign in a mirror
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,20 @@ class CriticConfig:
 
 @dataclass(frozen=True)
 class Look:
-    """What the critic sees of films: moments (B, K, 5, H, W) and their seconds (B, K)."""
+    """What the critic sees of films: moments (B, K, 9, H, W) and their seconds (B, K).
+
+    Channels: red, green, blue; brightness differences to a twelfth and a sixth of a second later; motion right and down
+    till a twelfth, and right and down till a sixth of a second later.
+    """
 
     moments: Tensor
     seconds: Tensor
+
+    def mirrored(self) -> Look:
+        """With left and right exchanged."""
+        moments = self.moments.flip(-1)
+        moments[:, :, ACROSS] *= -1
+        return Look(moments, self.seconds)
 
 
 class Critic(nn.Module):
@@ -59,7 +75,7 @@ class Critic(nn.Module):
         super().__init__()
         self.config = config = config or CriticConfig()
         dim, heads = config.dim, config.num_heads
-        self.eyes = nn.Sequential(*_stages(config.widths))
+        self.blocks = nn.Sequential(*_stages(config.widths))
         self.project = nn.Linear(config.widths[-1], dim)
         self.place = nn.Linear(16, dim)
         self.time = nn.Linear(16, dim)
@@ -79,7 +95,7 @@ class Critic(nn.Module):
         """Logits (B, classes) of each field."""
         batch, moments = look.moments.shape[:2]
         pictures = look.moments.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        seen = self.eyes(pictures)
+        seen = self.blocks(pictures)
         height, width = seen.shape[-2:]
         tokens = self.project(seen.flatten(2).transpose(1, 2))
         tokens = tokens + self.place(_grid(height, width, tokens))
@@ -112,7 +128,8 @@ def look_at(frames: npt.NDArray[np.uint8], fps: int, first: int = 0) -> Look:
     stacks = _fitted(stacks.float() / 127.5 - 1.0)
     stacks = stacks.view(*index.shape, *stacks.shape[1:])
     gray = torch.einsum("ktchw,c->kthw", stacks, torch.tensor(_GRAY))
-    moments = torch.cat([stacks[:, 0], 2 * (gray[:, 1:] - gray[:, :1])], 1)
+    flow = torch.cat([_flow(gray[:, 0], gray[:, later]) for later in (1, 2)], 1)
+    moments = torch.cat([stacks[:, 0], 2 * (gray[:, 1:] - gray[:, :1]), flow], 1)
     seconds = torch.tensor([(start - first) / fps for start in kept])
     return Look(moments[None], seconds[None])
 
@@ -217,7 +234,7 @@ class _Residual(nn.Module):
 
 
 def _stages(widths: Sequence[int]) -> Iterable[nn.Module]:
-    before = 5
+    before = CHANNELS
     for index, width in enumerate(widths):
         # The first convolution cuts the picture into 4 × 4 patches; the others halve what they get.
         yield (nn.Conv2d(before, width, 3, stride=2, padding=1) if index else nn.Conv2d(before, width, 4, stride=4))
@@ -230,6 +247,21 @@ def _stages(widths: Sequence[int]) -> Iterable[nn.Module]:
 def _spacing(fps: int) -> tuple[int, tuple[int, int, int]]:
     """Frames from moment to moment, and those that are looked at from a moment on."""
     return max(1, round(fps / MOMENTS_PER_SECOND)), (0, max(1, round(fps / 12)), max(1, round(fps / 6)))
+
+
+def _flow(before_KHW: Tensor, after_KHW: Tensor) -> Tensor:
+    """Motion right and down between two frames, (K, 2, H, W), in cells of 4 × 4 pixels."""
+
+    def mean(x_KHW: Tensor) -> Tensor:
+        return F.avg_pool2d(x_KHW[:, None], _FLOW_WINDOW, 1, _FLOW_WINDOW // 2, count_include_pad=False)
+
+    before, after = (F.avg_pool2d(x[:, None], FLOW_CELL)[:, 0] for x in (before_KHW, after_KHW))
+    down, right = torch.gradient(0.5 * (before + after), dim=(1, 2))
+    change = after - before
+    rr, dd, rd = mean(right * right) + _FLOW_DAMPING, mean(down * down) + _FLOW_DAMPING, mean(right * down)
+    rt, dt = mean(right * change), mean(down * change)
+    flow = torch.cat([rd * dt - dd * rt, rd * rt - rr * dt], 1) / (rr * dd - rd * rd)
+    return F.interpolate(flow.clamp(-_LARGEST_FLOW, _LARGEST_FLOW), before_KHW.shape[-2:])
 
 
 def _fitted(pictures: Tensor) -> Tensor:

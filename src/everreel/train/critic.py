@@ -166,7 +166,7 @@ def _draw(stores: Sequence[ClipStore], count: int, generator: torch.Generator) -
         first = draw_int(generator, 0, max(1, len(frames) - look_length(fps) + 1))
         look = look_at(frames, fps, first)
         mirrored = draw_float(generator) < 0.5
-        looks.append(Look(look.moments.flip(-1), look.seconds) if mirrored else look)
+        looks.append(look.mirrored() if mirrored else look)
         classes.append(classes_of(store.scene(index), mirrored))
     shortest = min(look.moments.shape[1] for look in looks)
     cut = [Look(look.moments[:, :shortest], look.seconds[:, :shortest]) for look in looks]

@@ -1,9 +1,9 @@
 """Optimizers and weight averages, one of each a role.
 
-Muon (Jordan et al., 2024) moves the weight matrices inside transformer blocks; everything else (embeddings,
-heads, norms, biases, convolutions) is AdamW's. The one invariant: all state is in tensors that `state`
-gives and `restore` takes, and the learning rate is handed to `step`, so nothing of a schedule has to be
-stored.
+Muon (Jordan et al., 2024) moves the weight matrices inside blocks, a convolution's kernel being the matrix of its
+outputs by all that it reads; everything else (embeddings, heads, norms, biases) is AdamW's. The one invariant: all
+state is in tensors that `state` gives and `restore` takes, and the learning rate is handed to `step`, so nothing of a
+schedule has to be stored.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 EMA_WARMUP = 10
+BLOCKS = {"blocks", "block", "layers", "downsamples", "upsamples", "middle"}  # what networks call the lists of theirs
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,12 @@ class RoleOptimizer:
         self.rule, self.scale = rule, scale
         named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         self.parameters = [p for _, p in named]
-        matrices = [p for name, p in named if rule.optimizer == "muon" and _is_block_matrix(name, p)]
-        inside = {id(p) for p in matrices}
+        inner = [p for name, p in named if rule.optimizer == "muon" and _is_block_matrix(name, p)]
+        inside = {id(p) for p in inner}
+        # torch's Muon takes matrices only: kernels are moved through views, which share their memory.
+        self._views = [(p, nn.Parameter(p.detach().flatten(1))) for p in inner if p.ndim > 2]
+        assert all(p.data_ptr() == view.data_ptr() for p, view in self._views), "a kernel's memory is not contiguous"
+        matrices = [p for p in inner if p.ndim == 2] + [view for _, view in self._views]
         rest = [p for p in self.parameters if id(p) not in inside]
         self._optimizers: list[torch.optim.Optimizer] = []
         if rest:
@@ -58,6 +63,8 @@ class RoleOptimizer:
 
     def step(self, rate: float) -> None:
         """Move the weights with this learning rate."""
+        for kernel, view in self._views:
+            view.grad = None if kernel.grad is None else kernel.grad.flatten(1)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * self.scale
@@ -120,8 +127,7 @@ class EMA:
 
 def _is_block_matrix(name: str, parameter: Tensor) -> bool:
     parts = name.split(".")
-    inside_block = any(part in ("blocks", "block", "layers") for part in parts[:-1])
-    return inside_block and parameter.ndim == 2 and min(parameter.shape) > 1
+    return parameter.ndim > 1 and min(parameter.flatten(1).shape) > 1 and not BLOCKS.isdisjoint(parts[:-1])
 
 
 def _copy(value: Tensor) -> Tensor:
