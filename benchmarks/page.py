@@ -6,12 +6,11 @@ The one invariant: a goal that was missed says so, in the same place and as loud
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Iterable, Sequence
 
 from benchmarks import against_diffusers, length
 from benchmarks.measure import Comparison
 from everreel.evaluate.follow import GOALS
+from everreel.evaluate.markdown import paragraph, table, verdict
 
 MB = 2**20
 
@@ -95,22 +94,6 @@ def length_section(result: length.Result) -> list[str]:
         "",
         *_reading(result),
     ]
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(cells) + " |" for cells in lines]
-
-
-def paragraph(text: str) -> list[str]:
-    """Words in lines."""
-    return textwrap.wrap(text, 118, break_on_hyphens=False)
-
-
-def verdict(met: bool) -> str:
-    """What became of a goal."""
-    return "met" if met else "**missed**"
 
 
 def _compared(found: Comparison) -> tuple[str, ...]:

@@ -3,14 +3,15 @@
 `everreel train recipes/tiny.py --run-dir src/everreel/assets/tiny`, after vae, text and diffusion_forcing.
 """
 
-from everreel.model.config import TransformerConfig
+from pathlib import Path
+
 from everreel.train.pack import PackRecipe
+from everreel.train.run import load_recipe
+
+STAGES = dict(load_recipe(Path(__file__).with_name("diffusion_forcing.py")))
 
 recipe = PackRecipe(
-    config=TransformerConfig(
-        dim=256, ffn_dim=1024, freq_dim=256, text_dim=160, text_len=512, num_heads=4, num_layers=10,
-        inject_sample_info=True,
-    ),
+    config=STAGES["films"].config,
     transformer="runs/diffusion_forcing/films/transformer.safetensors",
     vae="runs/vae/wide",
     text="runs/text",
@@ -19,4 +20,4 @@ recipe = PackRecipe(
         "It learnt from the first 864 of the 1,600 films, and from all pictures.",
         "The last 600 of its 1,300 steps on films came after a restart with a shorter decay than the first 700.",
     ),
-)  # fmt: skip
+)

@@ -210,6 +210,19 @@ def test_a_full_disk_is_an_error_with_the_path_and_loses_nothing(tmp_path: Path)
     assert len(decode(path)[0]) == 8
 
 
+def test_a_disk_that_is_full_at_once_leaves_the_film_that_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    write_film(path, [moving_picture(5)])
+    before = path.read_bytes()
+    with (
+        FilmWriter(path, HEIGHT, WIDTH, 24) as writer,
+        at_most_bytes_a_file(1000),
+        pytest.raises(OSError, match=r"film\.mp4"),
+    ):
+        writer.append(moving_picture(40))
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["film.mp4"]
+
+
 def test_a_place_that_cannot_be_written_is_an_error_with_the_path(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere" / "film.mp4"):
         with pytest.raises(OSError, match=str(path)):

@@ -188,15 +188,12 @@ def check_output(path: Path) -> None:
     Raises:
         ValueError: with the rule and what would work.
     """
-    folder = path.parent
+    from everreel.media import check_file
+
     try:
-        if path.is_dir():
-            raise ValueError(f"output = {path}: is a folder; try {path / 'film.mp4'}")
+        check_file("output", path, "film.mp4")
         if path.suffix.lower() != ".mp4":
             raise ValueError(f"output = {path}: must end in .mp4; try {path.with_suffix('.mp4')}")
-        if not folder.is_dir():
-            existing = next(parent for parent in folder.parents if parent.is_dir())
-            raise ValueError(f"output = {path}: the folder {folder} does not exist; nearest that does: {existing}")
         # Only opening it tells: a disk may be read-only, or have no room for one more name.
         is_new = not path.exists()
         path.open("ab").close()

@@ -17,8 +17,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from functools import cached_property
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Protocol, Self, overload
+from typing import BinaryIO, Literal, Protocol, Self, overload
 
 import av
 import numpy as np
@@ -40,11 +41,24 @@ _H264 = {"crf": "16", "preset": "fast", "bf": "0", "threads": "4"}
 _MP4 = {"movflags": "empty_moov+default_base_moof+frag_keyframe+skip_trailer", "write_btrt": "0"}
 
 
+def check_file(field: str, path: Path, example: str) -> None:
+    """Refuse a path that is a folder, or lies in one that is not there.
+
+    Raises:
+        ValueError: with the field, the value, the rule and what would work.
+    """
+    if path.is_dir():
+        raise ValueError(f"{field} = {path}: is a folder; try {path / example}")
+    if not path.parent.is_dir():
+        existing = next(parent for parent in path.parent.parents if parent.is_dir())
+        raise ValueError(f"{field} = {path}: the folder {path.parent} does not exist; nearest that does: {existing}")
+
+
 class FilmWriter:
     """Writes a film block by block; after each `append` the file is a playable film of `num_frames` frames.
 
-    `num_bytes` is how long the file is then: with `num_frames`, all that `resume` has to be told. A film that
-    was there before is replaced when the first block comes, not sooner.
+    `num_bytes` is how long the file is then: with `num_frames`, all that `resume` has to be told. A film that was there
+    before is replaced when the first block is on disk, not sooner: till then the new one is called `film.mp4.part`.
     """
 
     def __init__(self, path: str | Path, height: int, width: int, fps: int) -> None:
@@ -58,8 +72,10 @@ class FilmWriter:
         self.num_frames = 0
         self.num_bytes = 0
         self._num_fragments = 0
-        self._is_new = not self.path.exists()
-        self._file = self.path.open("x+b" if self._is_new else "r+b", buffering=0)
+        if self.path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self.path))
+        self._part: Path | None = self.path.with_name(self.path.name + ".part")
+        self._file = self._open(self._part, "w+b")
 
     @classmethod
     def resume(cls, path: str | Path, height: int, width: int, fps: int, *, num_frames: int, num_bytes: int) -> Self:
@@ -68,6 +84,8 @@ class FilmWriter:
             raise FileNotFoundError(errno.ENOENT, "the film to resume is not there", str(path))
         writer = cls(path, height, width, fps)
         try:
+            writer._drop_part()
+            writer._file = writer._open(writer.path, "r+b")
             writer._take_up(num_frames, num_bytes)
         except BaseException:
             writer._file.close()
@@ -88,9 +106,7 @@ class FilmWriter:
         header = _add_length(header, round(num_frames * _MOVIE_CLOCK / self.fps))
         end = max(self.num_bytes, len(header))
         try:
-            if self.num_bytes == 0:
-                self._file.truncate(0)
-            else:
+            if self.num_bytes:
                 self._check_header(header)
             # A player skips a `free` box, and one of size 0 reaches to the end of the file. Until the block
             # stands there in full it is hidden in one, so a process killed here leaves a playable film too.
@@ -99,8 +115,13 @@ class FilmWriter:
             self._write(end + 8, fragments[8:])
             self._write(end, fragments[:8])
             os.fsync(self._file.fileno())
+            if self._part is not None:
+                self._file.close()  # not every system renames a file that is open
+                self._part.replace(self.path)
+                self._part = None
+                self._file = self._open(self.path, "r+b")
         except BaseException as error:
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 self._file.truncate(self.num_bytes)
             if isinstance(error, OSError):
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
@@ -110,16 +131,26 @@ class FilmWriter:
         self._num_fragments = num_fragments
 
     def close(self) -> None:
-        """Close the file. A file that this writer made and no block ever came to is taken away again."""
-        self._file.close()
-        if self._is_new and self.num_bytes == 0:
-            self.path.unlink(missing_ok=True)
+        """Close the file; without a block there is none."""
+        self._drop_part()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _open(self, path: Path, mode: Literal["w+b", "r+b"]) -> FileIO:
+        try:
+            return path.open(mode, buffering=0)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def _drop_part(self) -> None:
+        self._file.close()
+        if self._part is not None:
+            self._part.unlink(missing_ok=True)
+            self._part = None
 
     def _take_up(self, num_frames: int, num_bytes: int) -> None:
         found_frames, end = 0, 0

@@ -43,12 +43,12 @@ def critic(tmp_path):
 def test_a_missed_goal_is_called_missed(folder, critic):
     card = model_card(find_model(folder), report(wrong=("color",)), critic, "films.png")
     assert "| colour | 0 of 4 | 0% | 0% to 49% | 80% | **missed** |" in card
-    assert "| subject | 4 of 4 | 100% | 51% to 100% | 80% | reached |" in card
+    assert "| subject | 4 of 4 | 100% | 51% to 100% | 80% | met |" in card
     assert "\nMissed: colour.\n" in card and "color: " in card
     assert "](films.png)" in card
     assert all(len(line) <= 120 for line in card.splitlines() if not line.startswith("|"))
     assert not any(line.endswith(" ") for line in card.splitlines())
-    assert "Every goal is reached." in model_card(find_model(folder), report(), critic)
+    assert "Every goal is met." in model_card(find_model(folder), report(), critic)
 
 
 def test_sizes_are_counted(folder, critic):
@@ -86,9 +86,9 @@ def test_the_figures_of_the_runs_are_told(folder, critic):
     card = model_card(find_model(folder), report(), critic)
     assert "| films | 1,600 | 97 | trained on |" in card
     assert "| 4,400 + 4,600 | 1.5 |" in card
-    assert "with 30.2 dB (goal 30 dB: reached), single frames 31.5 dB" in card
+    assert "with 30.2 dB (goal 30 dB: met), single frames 31.5 dB" in card
     assert "least well colour, 90.0%" in card
-    assert "goal 97% each: missed for colour" in card and "| colour | 95.5% | missed |" in card
+    assert "goal 97% each: **missed** for colour" in card and "| colour | 95.5% | **missed** |" in card
     assert "the steps and hours of diffusion_forcing" in card
 
 

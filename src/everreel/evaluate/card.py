@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from everreel.checkpoint import configs
 from everreel.checkpoint.catalog import CATALOG, ModelCard
 from everreel.evaluate.facts import FILE, read_facts
 from everreel.evaluate.follow import SHEET_FILMS, SHEET_FRAMES, Evaluation, FieldScore, Report
-from everreel.media import write_image
+from everreel.evaluate.markdown import paragraph, table, verdict
+from everreel.media import check_file, write_image
 from everreel.world.scene import (
     ACTIONS,
     CAMERA_MOTIONS,
@@ -59,13 +59,8 @@ def check_card(path: Path | None) -> None:
     Raises:
         ValueError: with the rule and what would work.
     """
-    if path is None:
-        return
-    if path.is_dir():
-        raise ValueError(f"model_card = {path}: is a folder; try {path / 'model-card.md'}")
-    if not path.parent.is_dir():
-        existing = next(parent for parent in path.parent.parents if parent.is_dir())
-        raise ValueError(f"model_card = {path}: the folder {path.parent} does not exist; nearest that does: {existing}")
+    if path is not None:
+        check_file("model_card", path, "model-card.md")
 
 
 def publish(evaluation: Evaluation, report: Report, critic: Path, path: Path | None = None) -> list[Path]:
@@ -142,20 +137,22 @@ def _what_it_is(card: ModelCard, folder: Path) -> Iterator[str]:
     }
     yield f"# Model card: {card.name}"
     yield ""
-    yield from _wrapped(
+    yield from paragraph(
         f"{_capital(card.kind)}: {card.width}×{card.height} pixels, {card.num_frames} frames at 24 a second in one "
         "window and any length beyond it. Written by `everreel evaluate --model-card`; every figure comes from the "
         "model's files or from a report."
     )
     yield ""
-    yield from _table("part | what | parameters | MB", "---|---|---:|---:")
-    for part in PARTS:
-        count, size = num_parameters(folder / part), num_bytes(folder / part)
-        yield f"| {part.replace('_', ' ')} | {words[part]} | {_millions(count)} | {size / 1e6:.1f} |"
-    total = sum(num_parameters(folder / part) for part in PARTS)
-    yield f"| the whole folder | the diffusers layout | {_millions(total)} | {num_bytes(folder) / 1e6:.1f} |"
+    counts = {part: num_parameters(folder / part) for part in PARTS}
+    rows = [
+        (part.replace("_", " "), words[part], _millions(count), f"{num_bytes(folder / part) / 1e6:.1f}")
+        for part, count in counts.items()
+    ]
+    whole = ("the whole folder", "the diffusers layout", _millions(sum(counts.values())))
+    rows.append((*whole, f"{num_bytes(folder) / 1e6:.1f}"))
+    yield from table(("part", "what", "parameters", "MB"), rows, "llrr")
     yield ""
-    yield from _wrapped(
+    yield from paragraph(
         f"It recommends {card.num_inference_steps} steps, a guidance scale of {card.guidance_scale:g} and a shift of "
         f"{card.shift:g}. What it needs: {card.needs}."
     )
@@ -167,7 +164,7 @@ def _training(card: ModelCard, facts: Mapping[str, Any]) -> Iterator[str]:
     if not _is_of_the_world(card, facts):
         yield f"Not recorded: there is no {FILE} in its folder."
         return
-    yield from _wrapped(
+    yield from paragraph(
         "Nothing but the film world of `everreel.world`, which draws short cartoon films from a scene description: "
         f"{len(SUBJECTS)} subjects, {len(COLORS)} colours, {len(PLACES)} places, {len(ACTIONS)} actions, {len(TIMES)} "
         f"times of day, {len(WEATHERS)} kinds of weather, {len(SHOT_TYPES)} shot types, {len(SHOT_ANGLES)} angles, "
@@ -178,21 +175,24 @@ def _training(card: ModelCard, facts: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     stores = facts.get("world")
     if stores:
-        yield from _table("clips | how many | frames each | combinations", "---|---:|---:|---")
-        for name, store in stores.items():
-            split = {"train": "trained on", "held_out": "held out"}.get(store["split"], store["split"])
-            yield f"| {name} | {store['count']:,} | {store['num_frames']} | {split} |"
+        splits = {"train": "trained on", "held_out": "held out"}
+        rows = [
+            (name, f"{store['count']:,}", str(store["num_frames"]), splits.get(store["split"], store["split"]))
+            for name, store in stores.items()
+        ]
+        yield from table(("clips", "how many", "frames each", "combinations"), rows, "lrrl")
     else:
         yield f"How many clips there were is not recorded in {FILE}."
     yield ""
     yield "## How"
     yield ""
-    yield from _table("recipe | what it does | steps | hours", "---|---|---:|---:")
+    runs = []
     for name, words in RECIPES.items():
         stages = facts.get(name, []) if name != "world" else []
         steps = " + ".join(f"{stage['steps']:,}" for stage in stages)
         hours = f"{sum(stage['hours'] for stage in stages):.1f}" if stages else ""
-        yield f"| `recipes/{name}.py` | {words} | {steps} | {hours} |"
+        runs.append((f"`recipes/{name}.py`", words, steps, hours))
+    yield from table(("recipe", "what it does", "steps", "hours"), runs, "llrr")
     missing = [name for name in ("text", "vae", "diffusion_forcing") if name not in facts]
     if missing:
         yield ""
@@ -208,7 +208,7 @@ def _following(report: Report, sheet: str | None) -> Iterator[str]:
         yield f"![The first {count} films, {SHEET_FRAMES} frames each, with their prompts]({sheet})"
         yield ""
     films = f"{len(report.films)} film{'s' * (len(report.films) != 1)}"
-    yield from _wrapped(
+    yield from paragraph(
         f"{films} of {settings['num_frames']} frames, {settings['width']}×{settings['height']} at {settings['fps']} a "
         "second, for prompts whose combination of subject, colour, place and action is held out of training: "
         f"{settings['num_inference_steps']} steps, guidance {settings['guidance_scale']:g}, shift "
@@ -216,21 +216,19 @@ def _following(report: Report, sheet: str | None) -> Iterator[str]:
         "counts where it can be seen."
     )
     yield ""
-    yield from _table("field | as asked | accuracy | 95 % interval | goal |", "---|---:|---:|---:|---:|---")
-    for score in scores:
-        if score.films:
-            yield _row(score)
+    head = ("field", "as asked", "accuracy", "95 % interval", "goal", "")
+    yield from table(head, [_row(score) for score in scores if score.films], "lrrrrl")
     unseen = [_label(score.name) for score in scores if not score.films]
     if unseen:
         yield ""
         yield f"Seen in none of these films: {', '.join(unseen)}."
     missed = [_label(score.name) for score in scores if score.missed]
     yield ""
-    yield f"Missed: {', '.join(missed)}." if missed else "Every goal is reached."
+    yield f"Missed: {', '.join(missed)}." if missed else "Every goal is met."
     if report.confused:
         worst = [f"{name} ({count}×)" for name, count in list(report.confused.items())[:5]]
         yield ""
-        yield from _wrapped(f"The commonest mistakes: {'; '.join(worst)}.")
+        yield from paragraph(f"The commonest mistakes: {'; '.join(worst)}.")
 
 
 def _parts(facts: Mapping[str, Any], critic: Mapping[str, float]) -> Iterator[str]:
@@ -239,9 +237,9 @@ def _parts(facts: Mapping[str, Any], critic: Mapping[str, float]) -> Iterator[st
     vae = _last_report(facts.get("vae", []))
     if "psnr_clips" in vae:
         clips = vae["psnr_clips"]
-        verdict = "reached" if clips >= VAE_GOAL else "missed"
         single = f", single frames {vae['psnr_frames']:.1f} dB" if "psnr_frames" in vae else ""
-        yield f"**VAE.** Held-out clips come back with {clips:.1f} dB (goal {VAE_GOAL:.0f} dB: {verdict}){single}."
+        goal = f"goal {VAE_GOAL:.0f} dB: {verdict(clips >= VAE_GOAL)}"
+        yield f"**VAE.** Held-out clips come back with {clips:.1f} dB ({goal}){single}."
     else:
         yield f"**VAE.** Its decibels on held-out clips are not recorded in {FILE}."
     yield ""
@@ -251,23 +249,22 @@ def _parts(facts: Mapping[str, Any], critic: Mapping[str, float]) -> Iterator[st
         least = f"; least well {_label(worst.removeprefix('said/'))}, {text[worst]:.1%}" if worst else ""
         unsaid = f"; of fields that are not said, it knows {text['unsaid']:.1%}" if "unsaid" in text else ""
         words = f"Of the fields that a held-out sentence says, {text['said']:.1%} are read off it{least}{unsaid}."
-        yield from _wrapped(f"**Text.** {words}")
+        yield from paragraph(f"**Text.** {words}")
     else:
         yield f"**Text.** How many fields are read off held-out sentences is not recorded in {FILE}."
     yield ""
     if not critic:
-        yield from _wrapped(
+        yield from paragraph(
             "**Critic.** Its accuracy on held-out renders is not recorded beside it, so the figures above cannot be "
             "weighed: a field may be missed by the critic as well as by the model."
         )
         return
     below = [_label(name) for name, value in critic.items() if value < CRITIC_GOAL]
-    verdict = f"missed for {', '.join(below)}" if below else "reached"
-    yield f"**Critic.** On held-out renders, whose fields are known (goal {CRITIC_GOAL:.0%} each: {verdict}):"
+    became = f"**missed** for {', '.join(below)}" if below else "met"
+    yield f"**Critic.** On held-out renders, whose fields are known (goal {CRITIC_GOAL:.0%} each: {became}):"
     yield ""
-    yield from _table("field | read rightly |", "---|---:|---")
-    for name, value in critic.items():
-        yield f"| {_label(name)} | {value:.1%} | {'missed' if value < CRITIC_GOAL else ''} |"
+    rows = [(_label(name), f"{value:.1%}", verdict(value >= CRITIC_GOAL)) for name, value in critic.items()]
+    yield from table(("field", "read rightly", ""), rows, "lrl")
 
 
 def _limits(card: ModelCard, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -285,7 +282,7 @@ def _limits(card: ModelCard, facts: Mapping[str, Any]) -> Iterator[str]:
         "field is recognised, not how good a film looks.",
         "What cannot be seen is not scored: an action in a close shot, weather indoors, an expression from afar.",
     ):
-        yield from _wrapped(limit, "- ")
+        yield from paragraph(limit, "- ")
 
 
 def _licence(card: ModelCard) -> Iterator[str]:
@@ -327,28 +324,11 @@ def _is_of_the_world(card: ModelCard, facts: Mapping[str, Any]) -> bool:
     return bool(facts) or card.name == "tiny"
 
 
-def _row(score: FieldScore) -> str:
+def _row(score: FieldScore) -> tuple[str, ...]:
     low, high = score.interval
-    goal = f"{score.goal:.0%} | {'**missed**' if score.missed else 'reached'}" if score.goal is not None else " | "
+    goal = ("", "") if score.goal is None else (f"{score.goal:.0%}", verdict(not score.missed))
     count = f"{score.right} of {score.films}"
-    return f"| {_label(score.name)} | {count} | {score.accuracy:.0%} | {low:.0%} to {high:.0%} | {goal} |"
-
-
-def _table(head: str, rule: str) -> Iterator[str]:
-    yield f"| {head.removesuffix('|').rstrip()} |{' |' * head.endswith('|')}"
-    yield f"|{rule}|"
-
-
-def _wrapped(text: str, bullet: str = "") -> list[str]:
-    """A paragraph in lines that a person can read in the source too."""
-    return textwrap.wrap(
-        text,
-        width=120,
-        initial_indent=bullet,
-        subsequent_indent=" " * len(bullet),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return _label(score.name), count, f"{score.accuracy:.0%}", f"{low:.0%} to {high:.0%}", *goal
 
 
 def _last_report(stages: list[Mapping[str, Any]]) -> Mapping[str, float]:

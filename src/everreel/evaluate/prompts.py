@@ -20,7 +20,7 @@ from everreel.data.draws import draw_int, generator_for
 from everreel.world.caption import sentence_with_fields
 from everreel.world.scene import (
     COLORS,
-    NO_WEATHER,
+    FORCED,
     PEOPLE,
     SUBJECT_ACTIONS,
     SUBJECTS,
@@ -109,10 +109,7 @@ def _drawn(seed: int) -> Iterator[Scene]:
         rest = {name: VOCABULARY[name][n % len(VOCABULARY[name])] for name, n in zip(_DRAWN, drawn, strict=True)}
         if subject not in PEOPLE:
             del rest["expression"]
-        if place in NO_WEATHER:
-            rest["weather"] = "clear"
-        if place == "moon":
-            rest["time"] = "night"
+        rest |= FORCED.get(place, {})
         scene = Scene(subject=subject, color=color, action=action, place=place, seed=layout, **rest)
         try:
             scene.validate()

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from everreel.world.scene import NO_WEATHER, PEOPLE, Scene, visible_fields
+from everreel.world.scene import FORCED, PEOPLE, Scene, visible_fields
 from everreel.world.words import (
     ACTION_WORDS,
     ANGLE_WORDS,
@@ -72,7 +72,7 @@ def structured_caption(scene: Scene) -> dict[str, Any]:
         "side_view": "in profile",
     }
     move, _direction = scene.camera
-    weather = "" if scene.place in NO_WEATHER else f", {WEATHER_WORDS[scene.weather][0]}"
+    weather = "" if "weather" in FORCED.get(scene.place, {}) else f", {WEATHER_WORDS[scene.weather][0]}"
     time = "" if scene.place == "moon" else f" {TIME_WORDS[scene.time][0]}"
     lights = {
         "day": "bright daylight",

@@ -95,7 +95,12 @@ PEOPLE = ("woman", "man")
 LOCOMOTION = ("walks", "runs", "swims", "flies")
 WIDE_SHOTS = ("full_shot", "long_shot")
 CLOSE_SHOTS = ("extreme_close_up", "close_up")
-NO_WEATHER = ("room", "underwater", "moon")
+# What a place leaves no choice in: there is no weather indoors, and the sky over the moon is dark.
+FORCED: dict[str, dict[str, str]] = {
+    "room": {"weather": "clear"},
+    "underwater": {"weather": "clear"},
+    "moon": {"weather": "clear", "time": "night"},
+}
 
 _LAND = ("walks", "runs", "jumps", "stays")
 SUBJECT_ACTIONS: dict[str, tuple[str, ...]] = {
@@ -203,10 +208,8 @@ class Scene:
                 allowed_places(self.subject, self.action),
             ),
         ]
-        if self.place in NO_WEATHER:
-            rules.append(("weather", f"there is no weather in the place {self.place!r}", ("clear",)))
-        if self.place == "moon":
-            rules.append(("time", "the sky over the moon is always dark", ("night",)))
+        for name, value in FORCED.get(self.place, {}).items():
+            rules.append((name, f"in the place {self.place!r} it is always the same", (value,)))
         if self.subject not in PEOPLE:
             rules.append(("expression", "only people have one", (None,)))
         else:
@@ -254,16 +257,12 @@ def sample_scene(generator: torch.Generator, split: str = "train") -> Scene:
 
 def visible_fields(scene: Scene) -> dict[str, str]:
     """The labels of the scene that can be seen in the film, in the vocabulary's order."""
-    hidden = {"seed"}
+    hidden = {"seed", *FORCED.get(scene.place, {})}
     close = scene.shot_type in CLOSE_SHOTS
     if scene.expression is None or scene.shot_type in WIDE_SHOTS or scene.shot_position == "back_view":
         hidden.add("expression")
     if scene.shot_type == "extreme_close_up":
         hidden.add("action")
-    if scene.place in NO_WEATHER:
-        hidden.add("weather")
-    if scene.place == "moon":
-        hidden.add("time")
     if not scene.locomotes:
         hidden.add("direction")
     if close and scene.action in ("walks", "runs", "swims", "stays", "spins", "flies"):
@@ -280,6 +279,7 @@ def _draw(generator: torch.Generator, subject: str) -> Scene:
     direction = _choice(generator, DIRECTIONS)
     move, _, camera_direction = camera.partition("_")
     close = shot in CLOSE_SHOTS
+    forced = FORCED.get(place, {})
     position = _choice(generator, tuple(p for p in SHOT_POSITIONS if not (close and p == "back_view")))
     if action in LOCOMOTION:  # from the side, it gets somewhere
         follows = move in ("pan", "tracking")
@@ -295,8 +295,8 @@ def _draw(generator: torch.Generator, subject: str) -> Scene:
         action=action,
         direction=direction,
         place=place,
-        time="night" if place == "moon" else _choice(generator, TIMES),
-        weather="clear" if place in NO_WEATHER else _choice(generator, WEATHERS),
+        time=forced.get("time") or _choice(generator, TIMES),
+        weather=forced.get("weather") or _choice(generator, WEATHERS),
         shot_type=shot,
         shot_angle=_choice(generator, SHOT_ANGLES),
         shot_position=position,
