@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from safetensors.torch import load_file
 
 from everreel.data.clips import ClipLabel, shard_writer
 from everreel.data.draws import generator_for
@@ -48,6 +50,17 @@ def test_a_run_leaves_a_critic_and_a_report(tmp_path: Path) -> None:
     load_critic(tmp_path / "run/critic")
     assert '"accuracy"' in (tmp_path / "run/report.json").read_text()
     assert list((tmp_path / "run/samples").glob("confused-*.json"))
+
+
+def test_a_stage_of_pictures_alone_goes_on_with_films(tmp_path: Path) -> None:
+    whole = recipe(tmp_path)
+    replace(whole, films=()).run(tmp_path / "images", quiet=True)
+    init = tmp_path / "images/critic.safetensors"
+    second = replace(whole, init=str(init)).objective()
+    first = load_file(init)
+    assert all(torch.equal(value, first[name]) for name, value in second.critic.state_dict().items())
+    with pytest.raises(ValueError, match="films="):
+        replace(whole, films=(), images=()).objective()
 
 
 def test_classes_are_those_that_can_be_seen() -> None:

@@ -316,7 +316,7 @@ def _repeat(card: ModelCard, report: Report, facts: Mapping[str, Any]) -> Iterat
             target = "" if recipe != "tiny" else " --run-dir src/everreel/assets/tiny"
             yield f"    everreel train recipes/{recipe}.py{target}"
         yield "    mkdir -p src/everreel/assets/critic"
-        yield "    cp runs/critic/critic/* runs/critic/report.json src/everreel/assets/critic/"
+        yield "    cp runs/critic/films/critic/* runs/critic/films/report.json src/everreel/assets/critic/"
 
 
 def _is_of_the_world(card: ModelCard, facts: Mapping[str, Any]) -> bool:

@@ -75,19 +75,24 @@ class Critic(nn.Module):
         super().__init__()
         self.config = config = config or CriticConfig()
         dim, heads = config.dim, config.num_heads
-        self.blocks = nn.Sequential(*_stages(config.widths))
-        self.project = nn.Linear(config.widths[-1], dim)
+        # What Muon trains is in `blocks` and `layers`: see train/optimize.py.
+        self.blocks = nn.ModuleDict(
+            {
+                "eyes": nn.Sequential(*_stages(config.widths)),
+                "project": nn.Linear(config.widths[-1], dim),
+                "gather": nn.MultiheadAttention(dim, heads, batch_first=True),
+                "answer": nn.MultiheadAttention(dim, heads, batch_first=True),
+            }
+        )
         self.place = nn.Linear(16, dim)
         self.time = nn.Linear(16, dim)
         self.slots = nn.Parameter(torch.randn(config.num_slots, dim))
-        self.gather = nn.MultiheadAttention(dim, heads, batch_first=True)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(dim, heads, 3 * dim, 0.0, F.gelu, batch_first=True, norm_first=True)
             for _ in range(config.num_layers)
         )
         self.norm = nn.LayerNorm(dim)
         self.questions = nn.Parameter(torch.randn(len(VOCABULARY), dim))
-        self.answer = nn.MultiheadAttention(dim, heads, batch_first=True)
         self.dropout = nn.Dropout(0.1)
         self.heads = nn.ModuleDict({name: nn.Linear(dim, len(v)) for name, v in VOCABULARY.items()})
 
@@ -95,13 +100,13 @@ class Critic(nn.Module):
         """Logits (B, classes) of each field."""
         batch, moments = look.moments.shape[:2]
         pictures = look.moments.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        seen = self.blocks(pictures)
+        seen = self.blocks["eyes"](pictures)
         height, width = seen.shape[-2:]
-        tokens = self.project(seen.flatten(2).transpose(1, 2))
+        tokens = self.blocks["project"](seen.flatten(2).transpose(1, 2))
         tokens = tokens + self.place(_grid(height, width, tokens))
         slots = self.slots.to(tokens.dtype).expand(len(tokens), -1, -1)
         # The mean beside what the slots look for is what makes the first hundred steps learn anything.
-        found = self.gather(slots, tokens, tokens, need_weights=False)[0] + tokens.mean(1, keepdim=True)
+        found = self.blocks["gather"](slots, tokens, tokens, need_weights=False)[0] + tokens.mean(1, keepdim=True)
         found = found.view(batch, moments, -1, self.config.dim)
         found = found + self.time(_waves(look.seconds / 4, 8)).unsqueeze(2) + self.slots
         found = found.flatten(1, 2)
@@ -109,7 +114,7 @@ class Critic(nn.Module):
             found = layer(found)
         found = self.norm(found)
         questions = self.questions.to(found.dtype).expand(batch, -1, -1)
-        answers = self.answer(questions, found, found, need_weights=False)[0] + found.mean(1, keepdim=True)
+        answers = self.blocks["answer"](questions, found, found, need_weights=False)[0] + found.mean(1, keepdim=True)
         answers = self.dropout(answers)
         return {name: self.heads[name](answers[:, i]) for i, name in enumerate(VOCABULARY)}
 

@@ -40,25 +40,33 @@ BLURRED_SHARE = 0.3
 
 @dataclass(frozen=True)
 class CriticRecipe:
-    """Which clips teach and which check. Each step takes one store of `films` and one of `images`, drawn
-    evenly.
+    """Which clips teach and which check. Each step takes one store of `films` and one of `images`, drawn evenly; a
+    stage may do without either. `init` is the `critic.safetensors` of an earlier stage.
     """
 
     settings: TrainerSettings
-    films: tuple[str, ...]
     held_out: str
+    films: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
+    init: str | None = None
     films_per_step: int = 24
     images_per_step: int = 96
     network: CriticConfig = field(default_factory=CriticConfig)
     checked: int = 100
 
     def objective(self) -> CriticObjective:
-        """The objective with a fresh critic."""
+        """The objective with a fresh critic, or with that of the stage before."""
+        if not self.films and not self.images:
+            raise ValueError("films=(), images=(): a critic learns from something; name stores of one of them")
         torch.manual_seed(self.settings.seed)
+        critic = Critic(self.network)
+        if self.init is not None:
+            from safetensors.torch import load_file
+
+            critic.load_state_dict(load_file(self.init))
         films = [ClipStore(path) for path in self.films]
         images = [ClipStore(path) for path in self.images]
-        return CriticObjective(Critic(self.network), films, images, ClipStore(self.held_out), self)
+        return CriticObjective(critic, films, images, ClipStore(self.held_out), self)
 
     def run(self, run_dir: Path, quiet: bool = False) -> Outcome:
         """Train, then leave `critic/` and `report.json`, the accuracy of each field on all held-out films."""
@@ -90,7 +98,9 @@ class CriticObjective:
 
     def batch(self, step: int, generator: torch.Generator) -> dict[str, tuple[Look, Tensor]]:
         """Looks and classes (B, F; -100 where unseen) of some films, and of some single pictures."""
-        batch = {"films": _draw(self.films, self.recipe.films_per_step, generator)}
+        batch = {}
+        if self.films:
+            batch["films"] = _draw(self.films, self.recipe.films_per_step, generator)
         if self.images:
             look, classes = _draw(self.images, self.recipe.images_per_step, generator)
             for name in MOTION_FIELDS:
