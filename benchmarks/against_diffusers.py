@@ -30,6 +30,7 @@ from everreel.diffusion.denoiser import Branch, Denoiser
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
 from everreel.film.request import VideoRequest, make_request
+from everreel.memory import keep_freed_memory
 
 STEP_GOAL, DECODE_GOAL, FILM_GOAL = 2.0, 3.0, 2.5
 FILM_SECONDS_GOAL = 8.0  # with 30 steps and guidance, a model of 10 M at 96 × 160, on two cores, once loaded
@@ -295,6 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.against_diffusers", description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="tiny", help="a model's name or folder")
     add_options(parser)
+    keep_freed_memory()  # as the command everreel does; both sides gain
     result = run(setting_of(parser.parse_args(arguments)))
     from benchmarks.page import against_diffusers_section
 

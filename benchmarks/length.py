@@ -28,6 +28,7 @@ from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
 from everreel.film.request import make_request
 from everreel.media import FilmWriter
+from everreel.memory import keep_freed_memory
 from everreel.world.scene import Scene
 
 PROMPT = "a red fox runs right through a snowy forest at dusk, wide shot, camera pans right"
@@ -232,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     setting = setting_of(options)
     if options.only_one is not None:
+        keep_freed_memory()  # as the command everreel does
         sys.stdout.write(json.dumps(asdict(make_film(setting, options.only_one))))
         return
     from benchmarks.page import length_section

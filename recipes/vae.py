@@ -1,4 +1,4 @@
-"""The causal VAE of the embedded model: single frames, then short clips, then clips for a wider encoder.
+"""The causal VAE of the embedded model: single frames, short clips, a wider encoder, and then the decoder alone.
 
 `everreel train recipes/vae.py --run-dir runs/vae`, after the recipe world.
 """
@@ -61,4 +61,15 @@ WIDE = replace(
     init="runs/vae/narrow/vae.safetensors",
 )
 
-recipe = (("narrow", NARROW), ("wide", WIDE))
+# The latents stay what they are from here on, so the transformer trains beside it. Decibels are all that counts.
+DECODER = replace(
+    WIDE,
+    settings=replace(SETTINGS, steps=2_400, optimizer="muon", decay="linear", decay_from=0.3, ema_decay=0.998),
+    stages=((2_400, WIDE.stages[0][1]),),
+    init="runs/vae/wide/vae.safetensors",
+    decoder_only=True,
+    square=10.0,
+    edges=0.25,
+)
+
+recipe = (("narrow", NARROW), ("wide", WIDE), ("decoder", DECODER))

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from everreel.checkpoint.load import load_vae
 from everreel.data.draws import generator_for
@@ -185,6 +185,19 @@ def test_a_run_learns_and_leaves_a_folder_that_loads(recipe, tmp_path):
     with torch.no_grad():
         latents = vae.encode(torch.zeros(1, 3, 5, 16, 16))
     assert torch.isfinite(latents).all()
+
+
+def test_a_decoder_learns_alone(recipe, tmp_path):
+    """What was encoded before can still be decoded: encoder and statistics stay, to the last bit."""
+    recipe.run(tmp_path / "first", quiet=True)
+    init = tmp_path / "first" / "vae.safetensors"
+    again = dataclasses.replace(recipe, init=str(init), decoder_only=True)
+    again.run(tmp_path / "second", quiet=True)
+    before, after = load_file(init), load_file(tmp_path / "second" / "vae.safetensors")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all(name.startswith(("decoder", "conv2")) for name in moved)
+    old, new = (load_vae(tmp_path / name).config for name in ("first", "second"))
+    assert (old.latents_mean, old.latents_std) == (new.latents_mean, new.latents_std)
 
 
 def test_the_loss_falls(recipe):

@@ -75,6 +75,7 @@ class VAERecipe:
     held_out: str = "runs/world/films-held-out"
     config: VAEConfig = field(default_factory=lambda: VAEConfig(base_dim=16, decoder_base_dim=16))
     init: str | None = None  # safetensors of a network as wide as this one, or narrower by a whole factor
+    decoder_only: bool = False  # the encoder stays as it is, so that what it encoded before can still be decoded
     square: float = 1.0
     edges: float = 1.0
     kl: float = 1e-4
@@ -104,6 +105,9 @@ class VAERecipe:
             vae.conv1.bias[self.config.z_dim :] = FIRST_LOGVAR
         if self.init is not None:
             vae.load_state_dict(widened(self.init, vae, generator_for(self.settings.seed, "widen", 0)))
+        if self.decoder_only:
+            for encoding in (vae.encoder, vae.conv1):
+                encoding.requires_grad_(False)
         return VAEObjective(vae, [ClipStore(path) for path in self.stores], ClipStore(self.held_out), self)
 
     def run(self, run_dir: Path, quiet: bool = False) -> Outcome:
