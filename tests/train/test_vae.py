@@ -14,7 +14,7 @@ from everreel.model.causal_conv import CausalConv3d
 from everreel.model.config import VAEConfig
 from everreel.model.vae import CausalVAE
 from everreel.train.trainer import Trainer, TrainerSettings
-from everreel.train.vae import Draw, VAERecipe, latent_statistics
+from everreel.train.vae import Draw, VAERecipe, _disturbed, latent_statistics
 
 CONFIG = VAEConfig(base_dim=4, num_res_blocks=1)
 PICTURES = Draw(count=3, size=(16, 16))
@@ -198,6 +198,16 @@ def test_a_decoder_learns_alone(recipe, tmp_path):
     assert moved and all(name.startswith(("decoder", "conv2")) for name in moved)
     old, new = (load_vae(tmp_path / name).config for name in ("first", "second"))
     assert (old.latents_mean, old.latents_std) == (new.latents_mean, new.latents_std)
+
+
+def test_half_of_the_latents_are_disturbed():
+    z = torch.randn(400, 2, 1, 8, 8, generator=generator_for(0)) * torch.tensor([1.0, 3.0])[:, None, None, None]
+    assert torch.equal(_disturbed(z, 0.0, generator_for(1)), z)
+    off = (_disturbed(z, 0.5, generator_for(1)) - z).square().mean(dim=(2, 3, 4)).sqrt()
+    noisy = off[:, 0] > 0
+    assert 0.4 < noisy.float().mean() < 0.6 and not off[~noisy].any()
+    assert off[:, 0].max() < 0.6 and off[noisy, 0].mean() == pytest.approx(0.25, abs=0.04)
+    assert (off[noisy, 1] / off[noisy, 0]).mean() == pytest.approx(3.0, rel=0.1)
 
 
 def test_the_loss_falls(recipe):

@@ -66,7 +66,8 @@ class VAERecipe:
     A loss is the mean over its elements: absolute error, `square` times the squared error, `edges` times the
     absolute error of the differences between neighbours in x, y and time, at full and half size, and `kl`
     times the divergence of the posterior from the unit normal. At 1e-4 the last keeps the latents smooth and
-    near unit size and costs no sharpness that can be seen.
+    near unit size and costs no sharpness that can be seen. `latent_noise` is for a decoder of what a transformer
+    makes, which is never quite what an encoder would (as in Zheng et al., arXiv 2510.11690).
     """
 
     settings: TrainerSettings
@@ -76,6 +77,7 @@ class VAERecipe:
     config: VAEConfig = field(default_factory=lambda: VAEConfig(base_dim=16, decoder_base_dim=16))
     init: str | None = None  # safetensors of a network as wide as this one, or narrower by a whole factor
     decoder_only: bool = False  # the encoder stays as it is, so that what it encoded before can still be decoded
+    latent_noise: float = 0.0  # half of the latents get up to so much noise, in deviations of their channel
     square: float = 1.0
     edges: float = 1.0
     kl: float = 1e-4
@@ -159,6 +161,7 @@ class VAEObjective:
         z_BCTHW, target_BCTHW = _sample(mean_BCTHW, logvar_BCTHW, generator), video_BCTHW
         if bool(batch["still"].any()):
             z_BCTHW, target_BCTHW = self._spliced(z_BCTHW, video_BCTHW, batch["still"], generator)
+        z_BCTHW = _disturbed(z_BCTHW, self.recipe.latent_noise, generator)
         error_BCTHW = self.vae.decode_raw(z_BCTHW).float() - target_BCTHW
         square = error_BCTHW.square().mean()
         kl = 0.5 * (mean_BCTHW.square() + logvar_BCTHW.exp() - 1 - logvar_BCTHW).mean()
@@ -325,6 +328,17 @@ def _weighted(weights: Sequence[float], generator: torch.Generator) -> int:
         if point < 0:
             return index
     return len(weights) - 1
+
+
+def _disturbed(z_BCTHW: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Half of the rows with an even amount of noise, from none to `most` deviations of each channel."""
+    if most == 0:
+        return z_BCTHW
+    amount_B, noisy_B = torch.rand(2, len(z_BCTHW), generator=generator)
+    amount_B = (most * amount_B * (noisy_B < 0.5)).to(z_BCTHW.device)
+    noise_BCTHW = torch.randn(z_BCTHW.shape, generator=generator).to(z_BCTHW)
+    deviation_C = z_BCTHW.detach().std(dim=(0, 2, 3, 4), keepdim=True)
+    return z_BCTHW + amount_B[:, None, None, None, None] * deviation_C * noise_BCTHW
 
 
 def _sample(mean: Tensor, logvar: Tensor, generator: torch.Generator) -> Tensor:
