@@ -334,7 +334,7 @@ def _disturbed(z_BCTHW: Tensor, most: float, generator: torch.Generator) -> Tens
     """Half of the rows with an even amount of noise, from none to `most` deviations of each channel."""
     if most == 0:
         return z_BCTHW
-    amount_B, noisy_B = torch.rand(2, len(z_BCTHW), generator=generator)
+    amount_B, noisy_B = torch.rand(2, len(z_BCTHW), generator=generator).unbind()
     amount_B = (most * amount_B * (noisy_B < 0.5)).to(z_BCTHW.device)
     noise_BCTHW = torch.randn(z_BCTHW.shape, generator=generator).to(z_BCTHW)
     deviation_C = z_BCTHW.detach().std(dim=(0, 2, 3, 4), keepdim=True)
