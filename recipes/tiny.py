@@ -13,11 +13,7 @@ STAGES = dict(load_recipe(Path(__file__).with_name("diffusion_forcing.py")))
 recipe = PackRecipe(
     config=STAGES["films"].config,
     transformer="runs/diffusion_forcing/films/transformer.safetensors",
-    vae="runs/vae/wide",
+    vae="runs/vae/decoder",
     text="runs/text",
     shift=3.0,
-    notes=(
-        "It learnt from the first 864 of the 1,600 films, and from all pictures.",
-        "The last 600 of its 1,300 steps on films came after a restart with a shorter decay than the first 700.",
-    ),
 )

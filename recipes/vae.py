@@ -61,15 +61,13 @@ WIDE = replace(
     init="runs/vae/narrow/vae.safetensors",
 )
 
-# The latents stay what they are from here on, so the transformer trains beside it. What counts are decibels, and that
-# latents which are a little off still give a clean picture.
+# The latents stay what they are from here on, so the transformer trains beside it. Decibels are all that counts.
 DECODER = replace(
     WIDE,
-    settings=replace(SETTINGS, steps=2_400, optimizer="muon", decay="linear", decay_from=0.3, ema_decay=0.998),
-    stages=((2_400, WIDE.stages[0][1]),),
+    settings=replace(SETTINGS, steps=1_100, learning_rate=3e-4, decay="linear", decay_from=0.2, ema_decay=0.998),
+    stages=((1_100, WIDE.stages[0][1]),),
     init="runs/vae/wide/vae.safetensors",
     decoder_only=True,
-    latent_noise=0.3,
     square=10.0,
     edges=0.25,
 )

@@ -19,8 +19,10 @@ from everreel.evaluate.critic import (
     read,
     save_critic,
     score,
+    shipped_critic,
     stack_looks,
 )
+from everreel.world.render import render
 from everreel.world.scene import VOCABULARY, sample_scene, visible_fields
 
 TINY = CriticConfig(widths=(4, 8), dim=16, num_heads=2, num_layers=1, num_slots=4)
@@ -115,3 +117,12 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     assert read(load_critic(tmp_path), frames, 24) == read(critic, frames, 24)
     with pytest.raises(ValueError, match=r"no config\.json"):
         load_critic(tmp_path / "nowhere")
+
+
+def test_the_shipped_critic_reads_renders() -> None:
+    """Its accuracy is in its report; this sees that weights, code and vocabulary still belong together."""
+    generator = generator_for(11, "critic")
+    scenes = [sample_scene(generator, "held_out") for _ in range(8)]
+    films = [render(scene, look_length(24)) for scene in scenes]
+    found = score(load_critic(shipped_critic()), films, scenes)
+    assert found["place"] >= 0.7 and found["color"] >= 0.7 and found["shot_angle"] >= 0.7
