@@ -20,14 +20,6 @@ STD = tuple(0.5 + i / 10 for i in range(16))
 SMALL = VAEConfig(base_dim=4, decoder_base_dim=6, num_res_blocks=1, latents_mean=MEAN, latents_std=STD)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # networks this small only wait for one another
-    yield
-    torch.set_num_threads(before)
-
-
 def randomised(config, seed=0):
     generator = torch.Generator().manual_seed(seed)
     vae = CausalVAE(config)

@@ -21,14 +21,6 @@ PICTURES = Draw(count=3, size=(16, 16))
 CLIPS = Draw(count=2, frames=9, size=(16, 16), splices=1.0)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # networks this small only wait for one another
-    yield
-    torch.set_num_threads(before)
-
-
 class Store:
     """Smooth moving colours, in two sizes, as a `ClipStore` gives them."""
 
