@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.measure import Comparison, Form, Options, best_form, compare, relative_error, say
+from benchmarks.measure import PROMPT, Comparison, Form, Options, best_form, compare, relative_error, say
 from everreel.checkpoint.catalog import ModelCard, find_model
 from everreel.checkpoint.load import load_text_encoder, load_tokenizer, load_transformer, load_vae
 from everreel.diffusion.conditioning import FPS_INDEX
@@ -38,7 +38,6 @@ AGREEMENT = 1e-3
 TEXT_POSITIONS = 512  # what diffusers' pipeline pads a prompt to
 TIMESTEP = 500
 TRIES = 3
-PROMPT = "a red fox runs right through a snowy forest at dusk, wide shot, camera pans right"
 Loader = Callable[..., Any]  # diffusers has no types
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.measure import Options, peak_bytes, say
+from benchmarks.measure import PROMPT, Options, peak_bytes, say
 from everreel.evaluate.critic import load_critic, look_length, score, shipped_critic
 from everreel.evaluate.prompts import held_out_prompts
 from everreel.film.pipeline import VideoPipeline
@@ -31,7 +31,6 @@ from everreel.media import FilmWriter
 from everreel.memory import keep_freed_memory
 from everreel.world.scene import Scene
 
-PROMPT = "a red fox runs right through a snowy forest at dusk, wide shot, camera pans right"
 ROOT = Path(__file__).parents[1]
 LAST_SECONDS = 10
 FPS = 24
@@ -232,8 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_options(parser)
     options = parser.parse_args(arguments)
     setting = setting_of(options)
+    keep_freed_memory()  # as the command everreel does
     if options.only_one is not None:
-        keep_freed_memory()  # as the command everreel does
         sys.stdout.write(json.dumps(asdict(make_film(setting, options.only_one))))
         return
     from benchmarks.page import length_section

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 Options = argparse.ArgumentParser | argparse._ArgumentGroup  # what takes a flag
+PROMPT = "a red fox runs right through a snowy forest at dusk, wide shot, camera pans right"
 DRIFT = 0.1  # how far from its own float32 a form may be, root mean square (guidance multiplies the error of a step)
 
 

@@ -228,6 +228,14 @@ def test_stopped_before_the_first_block_leaves_what_was_there(tiny_folder, tmp_p
     assert run(*command)[0] == 2 and film.read_bytes() == b"an older film"
 
 
+def test_where_a_film_cannot_be_begun_nothing_is_loaded(tmp_path, run):
+    film = tmp_path / "fox.mp4"
+    (tmp_path / "fox.mp4.part").mkdir()
+    code, _, err = run("generate", "a fox", "--model", "tiny", "-o", film)
+    assert code == 2 and err.splitlines()[-1].startswith(f"everreel: output = {film}: cannot be written")
+    assert not film.exists()
+
+
 def test_a_disk_that_is_full_at_once_leaves_no_file(tiny_folder, tmp_path, run, monkeypatch):
     film = tmp_path / "fox.mp4"
     monkeypatch.setattr(FilmWriter, "_write", Times(FilmWriter._write, 1, no_space()))

@@ -188,7 +188,7 @@ def check_output(path: Path) -> None:
     Raises:
         ValueError: with the rule and what would work.
     """
-    from everreel.media import check_file
+    from everreel.media import FilmWriter, check_file
 
     try:
         check_file("output", path, "film.mp4")
@@ -199,6 +199,7 @@ def check_output(path: Path) -> None:
         path.open("ab").close()
         if is_new:
             path.unlink()
+        FilmWriter(path, 2, 2, 1).close()  # what it begins in has another name
     except OSError as error:
         reason = f"cannot be written: {error.strerror}; try a folder of your own, such as {Path.home()}"
         raise ValueError(f"output = {path}: {reason}") from None

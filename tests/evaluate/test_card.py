@@ -80,6 +80,7 @@ def test_the_figures_of_the_runs_are_told(folder, critic):
             {"stage": "wide", "steps": 4600, "hours": 1.0, "report": {"psnr_clips": 30.25, "psnr_frames": 31.5}},
         ],
         "text": [{"stage": "", "steps": 1200, "hours": 0.1, "report": {"said": 0.998, "said/color": 0.9}}],
+        "notes": ["It learnt on a Sunday."],
     }
     (folder / FILE).write_text(json.dumps(facts))
     (critic / "report.json").write_text(json.dumps({"accuracy": {"subject": 0.99, "color": 0.955}, "confused": {}}))
@@ -90,6 +91,7 @@ def test_the_figures_of_the_runs_are_told(folder, critic):
     assert "least well colour, 90.0%" in card
     assert "goal 97% each: **missed** for colour" in card and "| colour | 95.5% | **missed** |" in card
     assert "the steps and hours of diffusion_forcing" in card
+    assert "\nIt learnt on a Sunday.\n" in card
 
 
 def test_the_critics_figures_are_looked_for_in_its_run_too(critic):

@@ -193,6 +193,9 @@ def _training(card: ModelCard, facts: Mapping[str, Any]) -> Iterator[str]:
         hours = f"{sum(stage['hours'] for stage in stages):.1f}" if stages else ""
         runs.append((f"`recipes/{name}.py`", words, steps, hours))
     yield from table(("recipe", "what it does", "steps", "hours"), runs, "llrr")
+    for note in facts.get("notes", ()):
+        yield ""
+        yield from paragraph(note)
     missing = [name for name in ("text", "vae", "diffusion_forcing") if name not in facts]
     if missing:
         yield ""

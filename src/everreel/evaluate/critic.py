@@ -41,7 +41,7 @@ ACROSS = [5, 7]  # the channels that hold motion to the right: they change their
 
 @dataclass(frozen=True)
 class CriticConfig:
-    """Sizes of the critic; about 0.9 M parameters."""
+    """Sizes of the critic; about 1.0 M parameters."""
 
     widths: tuple[int, ...] = (48, 96, 160)
     dim: int = 128

@@ -72,8 +72,9 @@ def structured_caption(scene: Scene) -> dict[str, Any]:
         "side_view": "in profile",
     }
     move, _direction = scene.camera
-    weather = "" if "weather" in FORCED.get(scene.place, {}) else f", {WEATHER_WORDS[scene.weather][0]}"
-    time = "" if scene.place == "moon" else f" {TIME_WORDS[scene.time][0]}"
+    forced = FORCED.get(scene.place, {})
+    weather = "" if "weather" in forced else f", {WEATHER_WORDS[scene.weather][0]}"
+    time = "" if "time" in forced else f" {TIME_WORDS[scene.time][0]}"
     lights = {
         "day": "bright daylight",
         "dawn": "soft pink light of dawn",
