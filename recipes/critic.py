@@ -28,7 +28,7 @@ IMAGES = CriticRecipe(
 )
 FILMS = replace(
     IMAGES,
-    settings=replace(IMAGES.settings, steps=1_500, learning_rate=3e-3),
+    settings=replace(IMAGES.settings, steps=5_500, learning_rate=3e-3),
     films=("runs/world/films-critic", "runs/world/films", "runs/latents/films-reconstructed"),
     films_per_step=8,
     images_per_step=64,

@@ -3,14 +3,17 @@
 import errno
 import os
 import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from everreel import cli
 from everreel.diffusion.denoiser import Denoiser
+from everreel.film import making
 from everreel.film.pipeline import VideoPipeline
-from everreel.media import FilmWriter, Video
+from everreel.media import FilmWriter, Video, write_image
 
 SMALL = ("--height", 32, "--width", 48, "--num-inference-steps", 2, "--guidance-scale", 1, "--dtype", "float32")
 BLOCKS = ("--num-frames", 30, "--causal-block-size", 3)  # 9 frames, 12 and 9
@@ -222,7 +225,8 @@ def test_stopped_before_the_first_block_leaves_what_was_there(tiny_folder, tmp_p
     monkeypatch.setattr(owner, name, Times(getattr(owner, name), 1, KeyboardInterrupt()))
     command = ("generate", "a fox", "--model", tiny_folder, *SMALL, "--num-frames", 5, "-o", film)
     code, _, err = run(*command)
-    assert code == 2 and err.endswith("everreel: stopped: nothing was written\n") and not film.exists()
+    last = f"everreel: stopped: no frame was written; go on with: everreel resume {film}\n"
+    assert code == 2 and err.endswith(last) and not film.exists()
     film.write_bytes(b"an older film")
     monkeypatch.setattr(owner, name, Times(getattr(owner, name), 1, KeyboardInterrupt()))
     assert run(*command)[0] == 2 and film.read_bytes() == b"an older film"
@@ -240,7 +244,7 @@ def test_a_disk_that_is_full_at_once_leaves_no_file(tiny_folder, tmp_path, run, 
     film = tmp_path / "fox.mp4"
     monkeypatch.setattr(FilmWriter, "_write", Times(FilmWriter._write, 1, no_space()))
     code, _, err = run("generate", "a fox", "--model", tiny_folder, *SMALL, "--num-frames", 5, "-o", film)
-    assert code == 2 and "No space left on device" in err.splitlines()[-1] and "nothing was written" in err
+    assert code == 2 and "No space left on device" in err.splitlines()[-1] and "no frame was written" in err
     assert not film.exists()
 
 
@@ -294,19 +298,76 @@ def test_every_flag_arrives(tiny_folder, tmp_path, run, monkeypatch):
     films, loads = [], []
     monkeypatch.setattr(cli, "_load", lambda *arguments: loads.append(arguments))
     monkeypatch.setattr(cli, "_film", lambda *arguments: films.append(arguments))
-    film = tmp_path / "a.mp4"
+    monkeypatch.setattr(making, "begin", lambda pipeline, request: request)
+    film, picture = tmp_path / "a.mp4", tmp_path / "fox.png"
+    write_image(picture, np.zeros((32, 32, 3), np.uint8))
     flags = {
         "seconds": 2.5, "resolution": "720P", "aspect": "9:16", "num_inference_steps": 7, "guidance_scale": 2.5,
         "shift": 3.0, "seed": 11, "negative_prompt": "a dog", "ar_step": 7, "causal_block_size": 4, "fps": 16,
+        "image": picture, "end_image": picture, "addnoise_condition": 20.0,
     }  # fmt: skip
     arguments = [part for flag, value in flags.items() for part in (f"--{flag.replace('_', '-')}", value)]
     load = ("--model", tiny_folder, "--device", "cpu", "--dtype", "float32")
-    code, out, _ = run("generate", "a  fox", "-o", film, *arguments, *load)
-    assert code == 0 and "40 frames of 720x1280 at 16 fps: asynchronous" in out
-    (_, request, plan, output), *_ = films
+    keyframes = ("--keyframe", f"9={picture}", "--keyframe", f"20={picture}")
+    code, out, _ = run("generate", "a  fox", "-o", film, *arguments, *keyframes, *load)
+    assert code == 0 and "40 frames of 720x1280 at 16 fps: 4 given pictures, asynchronous" in out
+    (_, request, output), *_ = films
+    flags["keyframes"] = {9: picture, 20: picture}
     assert request.model_dump(exclude_none=True) == {"prompt": "a fox", **flags}
-    assert (plan.request.num_frames, plan.request.height, plan.request.width) == (40, 1280, 720)
     assert output == film and loads == [(str(tiny_folder), "cpu", "float32")]
     run("generate", "a fox", "--num-frames", 10, "--height", 64, "--width", 80, "--model", tiny_folder, "-o", film)
     request = films[-1][1]
     assert (request.num_frames, request.height, request.width) == (10, 64, 80)
+
+
+def test_a_film_that_was_stopped_is_taken_up(tiny_folder, tmp_path, run, monkeypatch):
+    """The same bytes as if it had not been stopped; finished, it says so and can be made longer."""
+    whole, film = tmp_path / "whole.mp4", tmp_path / "fox.mp4"
+    command = ("generate", "a fox", "--model", tiny_folder, *SMALL, *BLOCKS)
+    run(*command, "-o", whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(FilmWriter, "append", Times(FilmWriter.append, 3, KeyboardInterrupt()))
+        code, _, err = run(*command, "-o", film)
+    assert code == 2 and f"go on with: everreel resume {film}" in err.splitlines()[-1]
+    frames = Video(whole).num_frames
+    code, out, err = run("resume", film)
+    assert code == 0 and out.startswith(f"wrote {film}: {frames} frames") and "block 1/" not in err
+    assert film.read_bytes() == whole.read_bytes()
+    code, out, _ = run("resume", film)
+    assert code == 0 and f"has all of its {frames} frames; everreel extend makes it longer" in out
+    code, out, _ = run("extend", film, "--seconds", 0.5, "--prompt", "a blue swan")
+    assert code == 0 and out.startswith(f"wrote {film}: {frames + 12} frames")
+    assert Video(film).num_frames == frames + 12
+
+
+def test_a_film_is_not_taken_up_with_another_model(tiny_folder, tmp_path, run):
+    folder, film = tmp_path / "model", tmp_path / "fox.mp4"
+    shutil.copytree(tiny_folder, folder)
+    run("generate", "a fox", "--model", folder, *SMALL, "--num-frames", 5, "-o", film)
+    (folder / "transformer" / "more.txt").write_text("more")
+    message = one_line(run("extend", film, "--num-frames", 4))
+    assert message.startswith(f"everreel: model = {folder}: its files are not those that the film was begun with")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("resume", "no.mp4"), "film = no.mp4: has no journal"),
+        (("extend", "no.mp4"), "film = no.mp4: has no journal"),
+        (("generate", "a fox", "--keyframe", "fox.png"), "must be FRAME=PATH, for example 48=fox.png"),
+        (("generate", "a fox", "--keyframe", "x=fox.png"), "keyframe = x=fox.png: must be FRAME=PATH"),
+        (("generate", "a fox", "--keyframe", "4=a.png", "--keyframe", "4=b.png"), "frame 4 has a.png already"),
+        (("generate", "a fox", "--image", "none.png"), "image = none.png: No such file or directory"),
+        (("generate", "a fox", "--keyframe", "97=a.png"), "keyframes[97] = a.png: the film has frames 0..96"),
+    ],
+)
+def test_bad_pictures_and_journals_are_one_line(tmp_path, run, monkeypatch, command, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in one_line(run(*command))
+
+
+def test_what_becomes_of_a_picture_is_said(tiny_folder, tmp_path, run):
+    write_image(tmp_path / "wide.png", np.zeros((32, 96, 3), np.uint8))
+    film = ("-o", tmp_path / "a.mp4", "--num-frames", 5, "--model", tiny_folder, *SMALL)
+    code, _, err = run("generate", "a fox", "--end-image", tmp_path / "wide.png", *film)
+    assert code == 0 and "end_image: 96x32 has another shape than" in err.splitlines()[0]

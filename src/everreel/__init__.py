@@ -12,8 +12,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from everreel.film.pipeline import Block, VideoPipeline
+    from everreel.film.pipeline import VideoPipeline
     from everreel.film.request import VideoRequest
+    from everreel.film.state import Block
     from everreel.media import FilmWriter, Video
     from everreel.model.dit import DiT
     from everreel.model.text_encoder import TextEncoder
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "Block": "everreel.film.pipeline",
+    "Block": "everreel.film.state",
     "CausalVAE": "everreel.model.vae",
     "DiT": "everreel.model.dit",
     "FilmWriter": "everreel.media",

@@ -18,9 +18,9 @@ import typer
 from everreel.memory import keep_freed_memory
 
 if TYPE_CHECKING:
+    from everreel.film.journal import Journal
     from everreel.film.pipeline import Progress, VideoPipeline
     from everreel.film.plan import Plan
-    from everreel.film.request import VideoRequest
 
 app = typer.Typer(
     name="everreel",
@@ -76,12 +76,22 @@ def generate(  # the options of a film are the fields of a request
     ar_step: Annotated[int, typer.Option(help="Asynchronous: rows between two blocks; 0 is off.")] = 0,
     causal_block_size: Annotated[int | None, typer.Option(help="Latent frames of a block.")] = None,
     fps: Annotated[int, typer.Option(help="Frames a second, 16 or 24.")] = 24,
+    image: Annotated[Path | None, typer.Option(help="The picture that the film begins with.")] = None,
+    end_image: Annotated[Path | None, typer.Option(help="The picture that the film ends with.")] = None,
+    keyframe: Annotated[
+        list[str] | None, typer.Option(help="FRAME=PATH: a picture for a frame, the first is 0; any number of them.")
+    ] = None,
+    addnoise_condition: Annotated[
+        float, typer.Option(help="Noise on what the film looks back at, in thousandths; 20 against drift.")
+    ] = 0,
     model: Annotated[str, typer.Option(help="A name from `everreel models`, or a folder.")] = "tiny",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     dtype: Annotated[str | None, typer.Option(help="bfloat16, float32 or float16.")] = None,
 ) -> None:
-    """Make a film from a prompt."""
+    """Make a film from a prompt, and from pictures if there are any."""
     from everreel.checkpoint.catalog import find_model
+    from everreel.film import making
+    from everreel.film.given import read_pictures
     from everreel.film.plan import make_plan
     from everreel.film.request import make_request
 
@@ -89,12 +99,53 @@ def generate(  # the options of a film are the fields of a request
         prompt=prompt, num_frames=num_frames, seconds=seconds, height=height, width=width, resolution=resolution,
         aspect=aspect, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, shift=shift, seed=seed,
         negative_prompt=negative_prompt, ar_step=ar_step, causal_block_size=causal_block_size, fps=fps,
+        image=image, end_image=end_image, keyframes=_keyframes(keyframe or []), addnoise_condition=addnoise_condition,
     )  # fmt: skip
     plan = make_plan(request, find_model(model))
     check_output(output)
+    for picture in read_pictures(plan.request).values():
+        for note in picture.notes:
+            typer.echo(note, err=True)
     pipeline = _load(model, device, dtype)
     typer.echo(plan.describe())
-    _film(pipeline, request, plan, output)
+    _film(pipeline, making.begin(pipeline, request), output)
+
+
+@app.command()
+def resume(
+    film: Annotated[Path, typer.Argument(help="A film that was stopped, with its journal beside it.")],
+) -> None:
+    """Go on with a film that was stopped, at whatever moment: it becomes the film that it would have been."""
+    from everreel.film.journal import read_journal
+
+    check_output(film)
+    journal = read_journal(film)
+    if journal.finished:
+        typer.echo(f"{film} has all of its {journal.num_frames} frames; everreel extend makes it longer")
+        return
+    _film(_load_maker(journal), journal, film)
+
+
+@app.command()
+def extend(
+    video: Annotated[Path, typer.Argument(help="A finished film with its journal beside it.")],
+    num_frames: Annotated[int | None, typer.Option(help="New frames; any number.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="New seconds instead.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What happens now; by default it goes on as before.")] = None,
+) -> None:
+    """Make a film longer, from its own latents: nothing is decoded and encoded again."""
+    from everreel.film import making
+    from everreel.film.journal import read_journal
+    from everreel.film.request import make_request
+
+    check_output(video)
+    journal = read_journal(video)
+    asked = make_request(
+        prompt=prompt or journal.request.prompt, num_frames=num_frames, seconds=seconds, fps=journal.request.fps
+    )
+    pipeline = _load_maker(journal)
+    new = asked.length or pipeline.card.num_frames - 1
+    _film(pipeline, making.go_on_with(pipeline, journal, new, prompt and asked.prompt), video)
 
 
 @app.command()
@@ -220,21 +271,50 @@ def _load(model: str, device: str | None, dtype: str | None) -> VideoPipeline:
     return VideoPipeline.from_pretrained(model, device=device, dtype=getattr(torch, dtype) if dtype else None)
 
 
-def _film(pipeline: VideoPipeline, request: VideoRequest, plan: Plan, output: Path) -> None:
-    """Write the film while it is made; what is written stays, whatever happens."""
-    from everreel.media import FilmWriter
+def _load_maker(journal: Journal) -> VideoPipeline:
+    """The model that a film was begun with, as it was then."""
+    import torch
 
-    writer = FilmWriter(output, plan.shape.pixel_height, plan.shape.pixel_width, plan.request.fps)
+    from everreel.checkpoint.catalog import find_model
+    from everreel.film.journal import fingerprint
+
+    maker = journal.maker
+    if fingerprint(find_model(maker.model).require_folder()) != maker.fingerprint:
+        raise ValueError(f"model = {maker.model}: its files are not those that the film was begun with; put them back")
+    torch.set_num_threads(maker.threads)
+    return _load(maker.model, maker.device, maker.dtype)
+
+
+def _film(pipeline: VideoPipeline, journal: Journal, output: Path) -> None:
+    """Write the film while it is made; what is written stays, whatever happens."""
+    from everreel.film import making
+    from everreel.film.plan import make_plan
+
+    beginning = journal.beginning
+    plan = make_plan(journal.request, pipeline.card, beginning.history, len(beginning.spare))
+    writer = journal.open_film(output)
     try:
         with _progress_bar(plan) as on_progress, writer:
-            for block in pipeline.stream(request, on_progress=on_progress):
-                writer.append(block.frames)
+            making.write(pipeline, journal, writer, on_progress)
     except (KeyboardInterrupt, OSError) as error:
         reason = "stopped" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
-        kept = f"{output} holds the first {writer.num_frames} frames" if writer.num_frames else "nothing was written"
-        raise CommandError(f"{reason}: {kept}") from None
+        kept = f"{output} holds the first {writer.num_frames} frames" if writer.num_frames else "no frame was written"
+        raise CommandError(f"{reason}: {kept}; go on with: everreel resume {output}") from None
     seconds = writer.num_frames / plan.request.fps
     typer.echo(f"wrote {output}: {writer.num_frames} frames, {seconds:.1f} s, {writer.num_bytes / 1000:.0f} kB")
+
+
+def _keyframes(asked: list[str]) -> dict[int, Path]:
+    """Pictures by frame, from FRAME=PATH."""
+    found: dict[int, Path] = {}
+    for text in asked:
+        frame, _, path = text.partition("=")
+        if not frame.strip().isdecimal() or not path:
+            raise ValueError(f"keyframe = {text}: must be FRAME=PATH, for example 48=fox.png")
+        if int(frame) in found:
+            raise ValueError(f"keyframe = {text}: frame {int(frame)} has {found[int(frame)]} already; leave one out")
+        found[int(frame)] = Path(path)
+    return found
 
 
 @contextmanager

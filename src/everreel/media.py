@@ -54,6 +54,16 @@ def check_file(field: str, path: Path, example: str) -> None:
         raise ValueError(f"{field} = {path}: the folder {path.parent} does not exist; nearest that does: {existing}")
 
 
+def sync_folder(folder: Path) -> None:
+    """Put the names of a folder on disk, where the system lets a folder be opened; a new name is lost without."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 class FilmWriter:
     """Writes a film block by block; after each `append` the file is a playable film of `num_frames` frames.
 
@@ -118,6 +128,7 @@ class FilmWriter:
             if self._part is not None:
                 self._file.close()  # not every system renames a file that is open
                 self._part.replace(self.path)
+                sync_folder(self.path.parent)
                 self._part = None
                 self._file = self._open(self.path, "r+b")
         except BaseException as error:

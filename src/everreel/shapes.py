@@ -69,6 +69,16 @@ def latent_frames(num_frames: int) -> int:
     return 1 + -(-(num_frames - 1) // TEMPORAL)
 
 
+def latent_index(frame: int) -> int:
+    """The latent frame that holds a video frame."""
+    return latent_frames(frame + 1) - 1
+
+
+def frames_of(index: int) -> range:
+    """The video frames that a latent frame holds: frame 0, or four later ones."""
+    return range(max(0, 1 + (index - 1) * TEMPORAL), 1 + index * TEMPORAL)
+
+
 def nearest_num_frames(num_frames: int) -> int:
     """The 4k + 1 nearest to a number of frames."""
     return max(1, 1 + TEMPORAL * round((num_frames - 1) / TEMPORAL))

@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from everreel.diffusion.denoiser import Branch
 from everreel.film import pipeline as film
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
@@ -109,7 +110,7 @@ def latents_of(pipe, request):
     """What reaches the decoder."""
     found = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipe, "_decode", lambda blocks, num_frames: (found.append(block) for block in blocks))
+        patch.setattr(pipe, "_decode", lambda blocks, *rest: (found.append(block.latents_CTHW) for block in blocks))
         list(pipe.stream(request))
     return torch.cat(found, dim=1)
 
@@ -121,7 +122,7 @@ def test_a_film_with_a_cache_is_the_film_without_one(pipe, monkeypatch, guidance
     request = make_request(**SMALL, num_frames=41, causal_block_size=3, guidance_scale=guidance_scale)
     assert make_plan(request, pipe.card).remembers
     with_cache = latents_of(pipe, request)
-    monkeypatch.setattr(film, "KVCache", lambda max_frames: None)
+    monkeypatch.setattr(film, "Branch", lambda context, cache: Branch(context))
     without = latents_of(pipe, request)
     assert (with_cache - without).norm() < 1e-4 * without.norm()
 

@@ -64,8 +64,8 @@ def our_film(pipe, request, causal):
     latents, videos = [], []
     decode, to_uint8, denoiser = VideoPipeline._decode, our_code.to_uint8, our_code.Denoiser
 
-    def seen_latents(self, blocks, num_frames):
-        yield from decode(self, (latents.append(block) or block for block in blocks), num_frames)
+    def seen_latents(self, blocks, *rest):
+        yield from decode(self, (latents.append(block.latents_CTHW) or block for block in blocks), *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VideoPipeline, "_decode", seen_latents)

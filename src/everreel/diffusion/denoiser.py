@@ -67,8 +67,11 @@ class Denoiser:
         return self.branches[0].cache is not None
 
     @torch.no_grad()
-    def __call__(self, x_CTHW: Tensor, timestep_T: Tensor, blocks: Sequence[int]) -> Tensor:
-        """The guided velocity, (C, T, H, W) float32, of a window at timesteps 1000 (noise) to 0 (clean)."""
+    def __call__(self, x_CTHW: Tensor, timestep_T: Tensor, blocks: Sequence[int] | None) -> Tensor:
+        """The guided velocity, (C, T, H, W) float32, of a window at timesteps 1000 (noise) to 0 (clean).
+
+        Without `blocks` the window is seen by itself and whole: full attention, nothing of the caches.
+        """
         velocity = self._run(x_CTHW, timestep_T, blocks, write_cache=False)
         if velocity.shape[0] == 1:
             return velocity[0]
@@ -82,7 +85,7 @@ class Denoiser:
         if self.remembers:
             self._run(x_CTHW, timestep_T, (x_CTHW.shape[1],), write_cache=True)
 
-    def _run(self, x_CTHW: Tensor, timestep_T: Tensor, blocks: Sequence[int], write_cache: bool) -> Tensor:
+    def _run(self, x_CTHW: Tensor, timestep_T: Tensor, blocks: Sequence[int] | None, write_cache: bool) -> Tensor:
         out = []
         for branch in self.branches:
             x_BCTHW = x_CTHW[None].expand(branch.batch, -1, -1, -1, -1)
@@ -94,7 +97,7 @@ class Denoiser:
                 branch.context,
                 fps_B=fps_B,
                 blocks=blocks if self.causal else None,
-                cache=branch.cache,
+                cache=None if blocks is None else branch.cache,
                 write_cache=write_cache,
             )
             out.append(velocity)

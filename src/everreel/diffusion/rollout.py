@@ -23,11 +23,29 @@ from everreel.diffusion.solver import Solver, SolverState
 
 
 @dataclass(frozen=True)
+class RolloutState:
+    """Where a rollout stands between two rows: all that it needs, beside the caches of its denoiser, to go on."""
+
+    row: int
+    """The next row."""
+    start: int
+    """The first latent frame in sight."""
+    solver: SolverState
+    """Of the frames in sight."""
+    remembered: int = 0
+    """Up to which frame the caches know the film."""
+
+
+@dataclass(frozen=True)
 class LatentBlock:
-    """Finished latent frames (C, T, H, W) of a film, the first of them frame number `start`."""
+    """Finished latent frames (C, T, H, W) of a film, the first of them frame number `start`.
+
+    `state` is where the rollout stands now.
+    """
 
     start: int
     latents_CTHW: Tensor
+    state: RolloutState
 
 
 def rollout(
@@ -37,6 +55,7 @@ def rollout(
     conditioning: Conditioning,
     noise: Callable[[int], Tensor],
     *,
+    state: RolloutState | None = None,
     on_row: Callable[[int], None] | None = None,
 ) -> Iterator[LatentBlock]:
     """Generate a film's latents.
@@ -44,39 +63,47 @@ def rollout(
     Args:
         schedule: its `given` frames must be those that `conditioning` knows.
         noise: the start noise (C, H, W) of a latent frame, by its absolute index.
+        state: where to go on; the denoiser's caches must hold what they held then.
         on_row: called with the row's number when it is done, for progress.
 
     Yields: blocks, first to last, each frame once.
     """
     assert schedule.given == conditioning.given and schedule.num_steps == solver.num_steps
-    window = _Window(solver, conditioning, noise)
-    remembered = 0
-    for index, row in enumerate(schedule):
+    window = _Window(solver, conditioning, noise, state)
+    first, remembered = (0, 0) if state is None else (state.row, state.remembered)
+    for index in range(first, len(schedule)):
+        row = schedule[index]
         window.slide(*row.window)
         levels_T = torch.tensor(row.levels, device=window.device)
         update_T = torch.tensor(row.update, device=window.device)
         seen_CTHW, timestep_T = window.seen(row, levels_T, index)
         if denoiser.remembers:
             remembered = _remember(schedule, denoiser, row, remembered, seen_CTHW, timestep_T)
-        new = max(remembered - row.window[0], 0)
-        velocity_CTHW = denoiser(
-            seen_CTHW[:, new:], timestep_T[new:], schedule.blocks_in(row.window[0] + new, row.window[1])
-        )
+        new = 0 if row.ahead else max(remembered - row.window[0], 0)
+        blocks = None if row.ahead else schedule.blocks_in(row.window[0] + new, row.window[1])
+        velocity_CTHW = denoiser(seen_CTHW[:, new:], timestep_T[new:], blocks)
         velocity_CTHW = torch.nn.functional.pad(velocity_CTHW, (0, 0, 0, 0, new, 0))  # what is remembered stays
         window.state = solver.step(window.state, velocity_CTHW[None], levels_T, update_T)
         if on_row is not None:
             on_row(index)
         if row.finished:
-            yield LatentBlock(row.finished.start, window.frames(row.finished))
+            now = RolloutState(index + 1, window.start, window.state, remembered)
+            yield LatentBlock(row.finished.start, window.frames(row.finished), now)
 
 
 class _Window:
     """The latents in sight: those of one row's window."""
 
-    def __init__(self, solver: Solver, conditioning: Conditioning, noise: Callable[[int], Tensor]) -> None:
+    def __init__(
+        self,
+        solver: Solver,
+        conditioning: Conditioning,
+        noise: Callable[[int], Tensor],
+        state: RolloutState | None,
+    ) -> None:
         self._solver, self._conditioning, self._noise = solver, conditioning, noise
-        self._start = 0
-        self.state: SolverState = solver.start(self._fresh(0)[:, :, :0])
+        self.start = 0 if state is None else state.start
+        self.state: SolverState = solver.start(self._fresh(0)[:, :, :0]) if state is None else state.solver
 
     @property
     def device(self) -> torch.device:
@@ -84,13 +111,13 @@ class _Window:
 
     def slide(self, start: int, stop: int) -> None:
         """Let go of the frames before `start` and draw those up to `stop`."""
-        held = self._start + self.state.num_frames
+        held = self.start + self.state.num_frames
         if held < stop:
             fresh = torch.cat([self._fresh(frame) for frame in range(held, stop)], dim=2)
             self.state = self.state.append(fresh)
-        if start > self._start:
-            self.state = self.state.select(start - self._start, self.state.num_frames)
-            self._start = start
+        if start > self.start:
+            self.state = self.state.select(start - self.start, self.state.num_frames)
+            self.start = start
 
     def seen(self, row: Row, levels_T: Tensor, index: int) -> tuple[Tensor, Tensor]:
         """What the network is shown: clean frames with a little noise on them, and every frame's timestep."""
@@ -114,7 +141,7 @@ class _Window:
     def frames(self, wanted: range) -> Tensor:
         """Finished frames; those that were given, as they were given, also where they lie outside the window."""
         known = self._conditioning.known
-        parts = [known[f] if f in known else self.state.latents[0, :, f - self._start] for f in wanted]
+        parts = [known[f] if f in known else self.state.latents[0, :, f - self.start] for f in wanted]
         return torch.stack([part.to(self.device) for part in parts], dim=1)
 
     def _fresh(self, frame: int) -> Tensor:

@@ -33,6 +33,8 @@ class Row:
     finished: range
     """The frames that are final from this row on, given ones too; over all rows each frame once, in order.
     Only given ones can lie outside the window."""
+    ahead: bool = False
+    """Whether a frame is given behind one that steps. Block-causal weights see it with full attention only."""
 
 
 class Schedule(Sequence[Row]):
@@ -50,10 +52,9 @@ class Schedule(Sequence[Row]):
     ) -> None:
         """Blocks of `sizes` frames, each `delay` rows after the one before it.
 
-        The window is the whole film, or the newest whole blocks that fit into `base` frames, or the moving
-        block and the `context` frames before it.
+        The window is the whole film, or the newest whole blocks that fit into `base` frames, or, with a `context`,
+        the moving block and so many frames before it, both together at most `base`.
         """
-        assert base is None or context is None
         self.num_steps = num_steps
         self.given = given
         self._edges = (0, *itertools.accumulate(sizes))
@@ -66,7 +67,7 @@ class Schedule(Sequence[Row]):
         ]
         if not self._moving:
             raise ValueError(f"given = all of {self.num_frames} frames: at least one must be left to make")
-        self._first_view = 0 if base is None else bisect.bisect_right(self._edges, base) - 1
+        self._first_view = 0 if base is None or context is not None else bisect.bisect_right(self._edges, base) - 1
 
     @property
     def num_frames(self) -> int:
@@ -77,6 +78,11 @@ class Schedule(Sequence[Row]):
     def sizes(self) -> tuple[int, ...]:
         """Frames in each block, given blocks among them."""
         return tuple(stop - start for start, stop in itertools.pairwise(self._edges))
+
+    @property
+    def num_moving(self) -> int:
+        """Blocks that have something to make."""
+        return len(self._moving)
 
     def blocks_in(self, start: int, stop: int) -> tuple[int, ...]:
         """Sizes of the blocks from frame `start` up to `stop`, cut at both; none if the two are the same."""
@@ -139,7 +145,9 @@ class Schedule(Sequence[Row]):
             turn += moves
             block += 1
             frame = edge
-        return Row(tuple(levels), tuple(update), (start, stop), self._finished(index))
+        first = update.index(True)
+        ahead = any(known in self.given for known in range(start + first, stop))
+        return Row(tuple(levels), tuple(update), (start, stop), self._finished(index), ahead)
 
     def _newest(self, index: int) -> int:
         """The last moving block that has begun."""
@@ -156,7 +164,9 @@ class Schedule(Sequence[Row]):
             return 0, self.num_frames
         block = self._moving[turn]
         if self._context is not None:
-            return max(0, self._edges[block] - self._context), self._edges[block + 1]
+            start, stop = self._edges[block : block + 2]
+            room = self._context if self._base is None else min(self._context, self._base - (stop - start))
+            return max(0, start - room), stop
         assert self._base is not None
         stop = max(block + 1, self._first_view)
         return self._edges[bisect.bisect_left(self._edges, self._edges[stop] - self._base)], self._edges[stop]
@@ -244,16 +254,25 @@ def blockwise(
     given: Iterable[int] = (),
     *,
     context: int,
+    base: int | None = None,
 ) -> Schedule:
     """A block is finished before the next begins and sees the `context` frames before it: blocks · N rows.
 
-    Memory does not depend on the length of the film: a row holds the frames of its window and no others.
+    Memory does not depend on the length of the film: a row holds the frames of its window and no others. `base` is the
+    most frames of a window. With one, what leads up to a frame that is given further on is made as one longer block, of
+    up to `base` frames less one block of history: a block that does not see where it has to arrive cannot go there.
     """
     known = _check_common(num_frames, num_steps, given)
     if context < 0:
         raise ValueError(f"context = {context}: must be 0 or more, nearest 0")
-    sizes = _blocks(num_frames, block_size, known)
-    return Schedule(sizes, num_steps, known, delay=num_steps, context=context)
+    if base is None or not isinstance(block_size, int):
+        sizes = _blocks(num_frames, block_size, known)
+    else:
+        _check_positive("block_size", block_size)
+        sizes = _reaching(num_frames, block_size, known, max(base - block_size, block_size))
+    if base is not None and max(sizes) > base:
+        raise ValueError(f"base = {base}: must hold the longest block, nearest {max(sizes)}")
+    return Schedule(sizes, num_steps, known, delay=num_steps, context=context, base=base)
 
 
 def _check_common(num_frames: int, num_steps: int, given: Iterable[int]) -> frozenset[int]:
@@ -274,7 +293,7 @@ def _check_positive(name: str, value: int) -> None:
 
 def _blocks(num_frames: int, block_size: int | Sequence[int] | None, given: Collection[int]) -> tuple[int, ...]:
     """The sizes of all blocks. Where they are ours to choose, a given prefix ends with the end of a block."""
-    prefix = next(frame for frame in itertools.count() if frame not in given)
+    prefix = _prefix(given)
     if block_size is None:
         return (prefix,) * (0 < prefix < num_frames) + (num_frames - prefix or num_frames,)
     if isinstance(block_size, int):
@@ -285,3 +304,26 @@ def _blocks(num_frames: int, block_size: int | Sequence[int] | None, given: Coll
     if any(size < 1 for size in sizes) or sum(sizes) != num_frames:
         raise ValueError(f"block_size = {sizes}: each at least 1, and the sum must be num_frames = {num_frames}")
     return sizes
+
+
+def _reaching(num_frames: int, block_size: int, given: Collection[int], reach: int) -> tuple[int, ...]:
+    """Blocks of one size, but of up to `reach` frames where that ends one with a frame given ahead."""
+    frame = _prefix(given)
+    sizes = list(partition(frame, block_size, first=frame % block_size)) if frame else []
+    ends = sorted(known + 1 for known in given if known >= frame)
+    while frame < num_frames:
+        following = bisect.bisect_right(ends, frame)
+        if following == len(ends):
+            return (*sizes, *partition(num_frames - frame, block_size))
+        far = -(-max(ends[following] - frame - reach, 0) // block_size)
+        sizes += [block_size] * far
+        frame += block_size * far
+        end = ends[bisect.bisect_right(ends, frame + reach) - 1]  # the last one that can be reached
+        sizes.append(end - frame)
+        frame = end
+    return tuple(sizes)
+
+
+def _prefix(given: Collection[int]) -> int:
+    """How many frames are given from the first on."""
+    return next(frame for frame in itertools.count() if frame not in given)

@@ -23,26 +23,20 @@ from everreel.checkpoint.load import load_text_encoder, load_tokenizer, load_tra
 from everreel.diffusion.conditioning import FPS_INDEX, Conditioning
 from everreel.diffusion.denoiser import Branch, Denoiser
 from everreel.diffusion.noise import draw_noise
-from everreel.diffusion.rollout import rollout
+from everreel.diffusion.rollout import LatentBlock, rollout
 from everreel.diffusion.solver import solver_for
+from everreel.film.given import encode_pictures, read_pictures
 from everreel.film.plan import DECODE_FRAMES, Plan, make_plan
 from everreel.film.request import RequestError, VideoRequest
+from everreel.film.state import NOTHING, Beginning, Block, FilmState
 from everreel.media import FilmWriter, Video
 from everreel.model.dit import Context, DiT
 from everreel.model.kv_cache import KVCache
 from everreel.model.text_encoder import TextEncoder, Tokenizer
-from everreel.model.vae import CausalVAE
+from everreel.model.vae import CausalVAE, DecoderState
 from everreel.shapes import LatentShape
 
 SCORES_BYTES_PER_TOKEN = 64  # activations alive at once, in model widths of bfloat16 a token (measured, rounded up)
-
-
-@dataclass(frozen=True)
-class Block:
-    """Finished frames of a film: (T, H, W, 3) uint8, the first of them frame number `start`."""
-
-    start: int
-    frames: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -53,11 +47,13 @@ class Progress:
     num_rows: int
     plan: Plan
     elapsed: float
+    first_row: int = 0
+    """Rows that were done before this run."""
 
     @property
     def remaining(self) -> float:
         """Seconds left if the rest goes as what is done has gone."""
-        return self.elapsed / self.row * (self.num_rows - self.row)
+        return self.elapsed / (self.row - self.first_row) * (self.num_rows - self.row)
 
     @property
     def block(self) -> int:
@@ -137,60 +133,114 @@ class VideoPipeline:
 
     @torch.no_grad()
     def stream(
-        self, request: VideoRequest, *, on_progress: Callable[[Progress], None] | None = None
+        self,
+        request: VideoRequest,
+        *,
+        beginning: Beginning | None = None,
+        state: FilmState | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> Iterator[Block]:
         """Yield the film's blocks as they finish.
 
+        Args:
+            beginning: what is known of the film; by default the pictures of the request, from `begin`.
+            state: of the last block that is there already; the film goes on behind it.
+
         Raises:
-            RequestError: the prompt is longer than the model reads, or the request cannot be cut as asked.
+            RequestError: the prompt is longer than the model reads, the request cannot be cut as asked, or a picture
+                cannot be used.
         """
-        plan = make_plan(request, self.card)
-        return self._stream(plan, self._contexts(plan), on_progress)
+        beginning = beginning or self.begin(request)
+        plan = make_plan(request, self.card, beginning.history, len(beginning.spare))
+        return self._stream(plan, self._contexts(plan), beginning, state, on_progress)
+
+    @torch.no_grad()
+    def begin(self, request: VideoRequest) -> Beginning:
+        """The given pictures of a request, encoded.
+
+        Raises:
+            RequestError: a picture cannot be used.
+        """
+        return Beginning(encode_pictures(read_pictures(request.resolve(self.card)), self.vae))
+
+    @torch.no_grad()
+    def decoder_after(self, latents_CTHW: Tensor) -> DecoderState:
+        """The VAE's state behind these latents, from which the next ones decode without a seam."""
+        state = None
+        for piece in torch.split(latents_CTHW, DECODE_FRAMES, dim=1):
+            _, state = self.vae.decode_stream(piece[None].to(self._vae_dtype), state)
+        assert state is not None
+        return state
 
     @torch.no_grad()  # on the generator itself: what `stream` returns runs only when it is asked for its next block
     def _stream(
-        self, plan: Plan, contexts: list[Context], on_progress: Callable[[Progress], None] | None
+        self,
+        plan: Plan,
+        contexts: list[Context],
+        beginning: Beginning,
+        state: FilmState | None,
+        on_progress: Callable[[Progress], None] | None,
     ) -> Iterator[Block]:
         request, shape = plan.request, plan.shape
         assert request.num_inference_steps and request.shift and request.guidance_scale and request.num_frames
         device = self.device
-        branches = [Branch(context, KVCache(plan.context) if plan.remembers else None) for context in contexts]
+        caches = [KVCache(plan.context) for _ in contexts] if plan.remembers else []
+        for cache, held in zip(caches, state.caches if state else (), strict=False):
+            cache.load(held)
         denoiser = Denoiser(
             self.transformer,
-            branches,
+            [Branch(context, caches[i] if caches else None) for i, context in enumerate(contexts)],
             request.guidance_scale,
             fps_index=FPS_INDEX[request.fps],
             causal=plan.remembers,
         )
         solver = solver_for("unipc", request.num_inference_steps, request.shift)
         size = (self.vae.config.z_dim, shape.height, shape.width)
-        started = time.monotonic()
+        first, started = state.rollout.row if state else 0, time.monotonic()
 
         def report(row: int) -> None:
             if on_progress is not None:
-                on_progress(Progress(row + 1, len(plan.schedule), plan, time.monotonic() - started))
+                on_progress(Progress(row + 1, len(plan.schedule), plan, time.monotonic() - started, first))
 
         blocks = rollout(
             plan.schedule,
             denoiser,
             solver,
-            Conditioning(seed=request.seed),
-            lambda frame: draw_noise(request.seed, "start", frame, 0, size).to(device),
+            Conditioning(beginning.known, request.addnoise_condition / 1000, request.seed),
+            lambda frame: draw_noise(request.seed, "start", frame + beginning.offset, 0, size).to(device),
+            state=state.rollout if state else None,
             on_row=report,
         )
-        yield from self._decode((block.latents_CTHW for block in blocks), request.num_frames)
+        yield from self._decode(blocks, request.num_frames, beginning, state, caches)
 
-    def _decode(self, latents: Iterator[Tensor], num_frames: int) -> Iterator[Block]:
+    def _decode(
+        self,
+        blocks: Iterator[LatentBlock],
+        num_frames: int,
+        beginning: Beginning,
+        state: FilmState | None,
+        caches: list[KVCache],
+    ) -> Iterator[Block]:
         """Latents to frames, a few at a time, cut to the length asked for."""
-        state, start = None, 0
-        for latents_CTHW in latents:
-            for piece in torch.split(latents_CTHW, DECODE_FRAMES, dim=1):
-                dtype = next(self.vae.parameters()).dtype
-                video_BCTHW, state = self.vae.decode_stream(piece[None].to(dtype), state)
-                frames = to_uint8(video_BCTHW[0])[: num_frames - start]
-                if len(frames):
-                    yield Block(start, frames)
+        decoder, start = (state.decoder, state.num_frames) if state else (beginning.decoder, 0)
+        left = NOTHING
+        if state is None and len(beginning.spare):
+            shown, left = np.split(beginning.spare, [num_frames])
+            yield Block(0, shown)
+            start = len(shown)
+        for block in blocks:
+            seen = max(beginning.history - block.start, 0)
+            made, spare = Block(start, NOTHING), NOTHING
+            for piece in torch.split(block.latents_CTHW[:, seen:], DECODE_FRAMES, dim=1):
+                if len(made.frames):
+                    yield made
+                video_BCTHW, decoder = self.vae.decode_stream(piece[None].to(self._vae_dtype), decoder)
+                frames, spare = np.split(to_uint8(video_BCTHW[0]), [num_frames - start])
+                made = Block(start, frames)
                 start += len(frames)
+            spare = np.concatenate([left, spare]) if len(left) else spare
+            held = tuple(cache.save() for cache in caches)
+            yield Block(made.start, made.frames, FilmState(block.state, held, decoder, start, spare))
 
     def _contexts(self, plan: Plan) -> list[Context]:
         """Text contexts: one of two rows, two of one where memory is short, or a single one without guidance."""
@@ -216,6 +266,10 @@ class VideoPipeline:
             padded = [torch.nn.functional.pad(text, (0, 0, 0, longest - length)) for text, length in rows]
             return [self.transformer.encode_context(torch.cat(padded), [length for _, length in rows])]
         return [self.transformer.encode_context(text, [length]) for text, length in rows]
+
+    @property
+    def _vae_dtype(self) -> torch.dtype:
+        return next(self.vae.parameters()).dtype
 
     @property
     def device(self) -> torch.device:

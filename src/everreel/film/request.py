@@ -6,12 +6,13 @@ invariant: a request that exists can be made; what a model recommends fills in w
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from everreel.checkpoint.catalog import ModelCard
-from everreel.shapes import SIZE_STEP, nearest_size
+from everreel.shapes import SIZE_STEP, frames_of, latent_index, nearest_size
 
 FPS = (16, 24)
 MOST_FRAMES, MOST_SECONDS = 10_000_000, 400_000  # the plan of a film is held in memory
@@ -82,6 +83,12 @@ class VideoRequest(BaseModel):
     seed: Annotated[int, _at_least(0, 2**62)] = Field(0, description="The same seed gives the same film.")
     ar_step: Annotated[int, _at_least(0)] = Field(0, description="Asynchronous: rows between two blocks; 0 is off.")
     causal_block_size: Annotated[int | None, _at_least(1)] = Field(None, description="Latent frames of a block.")
+    image: Path | None = Field(None, description="The picture that the film begins with.")
+    end_image: Path | None = Field(None, description="The picture that the film ends with.")
+    keyframes: dict[int, Path] = Field({}, description="Pictures by the number of their frame, the first is 0.")
+    addnoise_condition: Annotated[float, _at_least(0, 100)] = Field(
+        0, description="Noise on what is looked back at, in thousandths: 20 against drift."
+    )
 
     @model_validator(mode="after")
     def _together(self) -> VideoRequest:
@@ -98,6 +105,34 @@ class VideoRequest(BaseModel):
     def length(self) -> int | None:
         """Frames asked for, in whichever way."""
         return self.num_frames if self.seconds is None else max(1, round(self.seconds * self.fps))
+
+    def pictures(self) -> dict[int, tuple[str, Path]]:
+        """Given pictures, each with the field that names it, by the latent frame that they fill, first to last.
+
+        Raises:
+            RequestError: a picture lies outside the film, or two share a latent frame.
+        """
+        assert self.num_frames is not None, "pictures have places once the length is settled"
+        last = self.num_frames - 1
+        middle = ((frame, f"keyframes[{frame}]", path) for frame, path in sorted(self.keyframes.items()))
+        asked = (0, "image", self.image), *middle, (last, "end_image", self.end_image)
+        placed: dict[int, tuple[str, Path]] = {}
+        for frame, field, path in asked:
+            if path is None:
+                continue
+            if not 0 <= frame <= last:
+                nearest = min(max(frame, 0), last)
+                raise RequestError(f"{field} = {path}: the film has frames 0..{last}; nearest that works: {nearest}")
+            index = latent_index(frame)
+            if index in placed:
+                held = frames_of(index)
+                where = f"frame {held[0]}" if len(held) == 1 else f"frames {held[0]}..{held[-1]}, which are made as one"
+                raise RequestError(
+                    f"{field} = {path}: {placed[index][0]} has {where} already; leave one out, "
+                    f"or give a frame from {held[-1] + 1} on"
+                )
+            placed[index] = field, path
+        return dict(sorted(placed.items()))
 
     def resolve(self, card: ModelCard) -> VideoRequest:
         """The same request with every open field filled in as the model recommends."""

@@ -17,6 +17,15 @@ from torch import Tensor
 from everreel.model.attention import rotate
 
 
+@dataclass(frozen=True)
+class CacheState:
+    """The frames that a cache holds, and each layer's unrotated keys and values (B, S, H, D)."""
+
+    num_frames: int
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+
 @dataclass
 class KVCache:
     """The cache of one generation (one batch of guidance branches).
@@ -69,6 +78,16 @@ class KVCache:
             return joined
         sink = self.sink_frames * tokens
         return torch.cat([joined[:, :sink], joined[:, sink + excess :]], dim=1)
+
+    def save(self) -> CacheState:
+        """What is held, to go on from later. Nothing is copied: what a cache holds is replaced, never written over."""
+        return CacheState(self.num_frames, tuple(self._keys), tuple(self._values))
+
+    def load(self, state: CacheState) -> None:
+        """Hold what `save` gave, and nothing else."""
+        self.num_frames = state.num_frames
+        self._keys, self._values = list(state.keys), list(state.values)
+        self._rotated.clear()
 
     @property
     def num_bytes(self) -> int:

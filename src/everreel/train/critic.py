@@ -40,8 +40,8 @@ BLURRED_SHARE = 0.3
 
 @dataclass(frozen=True)
 class CriticRecipe:
-    """Which clips teach and which check. Each step takes one store of `films` and one of `images`, drawn evenly; a
-    stage may do without either. `init` is the `critic.safetensors` of an earlier stage.
+    """Which clips teach and which check. Each step takes one store of `films` and one of `images`, as often as the
+    square root of its size says; a stage may do without either. `init` is the `critic.safetensors` of an earlier stage.
     """
 
     settings: TrainerSettings
@@ -167,7 +167,9 @@ def _mirrored(name: str, value: str) -> str:
 
 
 def _draw(stores: Sequence[ClipStore], count: int, generator: torch.Generator) -> tuple[Look, Tensor]:
-    store = stores[draw_int(generator, 0, len(stores))]
+    # By the root: a small store would be learnt by heart if all were met alike, and hardly be met at all by size.
+    often = torch.tensor([len(store) for store in stores], dtype=torch.float64).sqrt()
+    store = stores[int(torch.multinomial(often, 1, generator=generator))]
     _, indices = draw_group(store.groups, generator, count)
     looks, classes = [], []
     for index in indices:

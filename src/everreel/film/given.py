@@ -1,0 +1,97 @@
+"""Pictures given for frames of a film: read, fitted to its size, and encoded as the model has learnt to see them.
+
+Source: section 6 of the paper for the first frame, section 4c for known frames anywhere. The one invariant: a picture
+fills exactly one latent frame. For frame 0 that is the latent of one frame; later ones stand for four, so there a
+picture is encoded as the second latent of five equal frames.
+
+Shape suffixes: C channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from everreel.film.request import RequestError, VideoRequest
+from everreel.media import Pixels, read_image, resize_cover
+from everreel.model.vae import CausalVAE
+from everreel.shapes import TEMPORAL
+
+SMALLEST_SIDE = 16
+LARGEST_PIXELS = 150_000_000
+CUT_WORTH_SAYING = 0.02
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One given picture at the film's size, (H, W, 3) uint8, and what a person should know of how it got there."""
+
+    pixels_HWC: Pixels
+    notes: tuple[str, ...] = ()
+
+
+def read_pictures(request: VideoRequest) -> dict[int, Picture]:
+    """The pictures of a resolved request, by the latent frame that each fills.
+
+    Raises:
+        RequestError: a picture cannot be read, is too small or too large, or has no place in the film.
+    """
+    assert request.height and request.width
+    size = request.height, request.width
+    return {index: _read(field, path, *size) for index, (field, path) in request.pictures().items()}
+
+
+@torch.no_grad()
+def encode_pictures(pictures: Mapping[int, Picture], vae: CausalVAE) -> dict[int, Tensor]:
+    """Latents (C, H, W) by latent frame, float32."""
+    parameter = next(vae.parameters())
+    known = {}
+    for index, picture in pictures.items():
+        frame_CHW = torch.tensor(picture.pixels_HWC).permute(2, 0, 1).to(parameter.device).float() / 127.5 - 1
+        frames = 1 if index == 0 else 1 + TEMPORAL
+        still_CTHW = frame_CHW[:, None].expand(-1, frames, -1, -1)
+        known[index] = vae.encode(still_CTHW[None].to(parameter.dtype))[0, :, -1].float()
+    return known
+
+
+def _read(field: str, path: Path, height: int, width: int) -> Picture:
+    notes = []
+    try:
+        with Image.open(path) as image:
+            columns, rows = image.size
+            frames = getattr(image, "n_frames", 1)
+            see_through = image.has_transparency_data
+    except (OSError, Image.DecompressionBombError, SyntaxError) as error:
+        raise RequestError(f"{field} = {path}: {_why(error)}") from error
+    if min(columns, rows) < SMALLEST_SIDE:
+        rule = f"must be at least {SMALLEST_SIDE} pixels high and wide"
+        raise RequestError(f"{field} = {path}: {columns}x{rows} pixels, {rule}; {width}x{height} fits this film")
+    if columns * rows > LARGEST_PIXELS:
+        rule = f"must be at most {LARGEST_PIXELS // 1_000_000} million pixels"
+        raise RequestError(f"{field} = {path}: {columns}x{rows} pixels, {rule}; {width}x{height} fits this film")
+    try:
+        pixels_HWC = read_image(path)
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{field} = {path}: {_why(error)}") from error
+    rows, columns = pixels_HWC.shape[:2]  # upright now
+    if frames > 1:
+        notes.append(f"{field}: is animated, the first of its {frames} frames was taken")
+    if see_through:
+        notes.append(f"{field}: what is transparent became white")
+    cut = 1 - min(columns * height, rows * width) / max(columns * height, rows * width)
+    if cut > CUT_WORTH_SAYING:
+        notes.append(f"{field}: {columns}x{rows} has another shape than {width}x{height}; {cut:.0%} of it were cut off")
+    return Picture(resize_cover(pixels_HWC, height, width), tuple(notes))
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{error.strerror}; give a PNG or JPEG"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"must be at most {LARGEST_PIXELS // 1_000_000} million pixels; scale it down"
+    return "cannot be read as a picture; a PNG or JPEG works"

@@ -1,0 +1,227 @@
+"""What a film has finished, on disk beside it, so that nothing is lost: request, known frames, and all that goes on.
+
+`film.mp4.journal` is one safetensors file: numbers and nothing that could be run. The one invariant: it is only ever
+replaced whole, and after the film's own bytes are on disk. So whenever the power goes, the journal names a moment at
+which the film had at least the frames that it says, and what goes on from there has the bytes of a film never stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from everreel.diffusion.rollout import RolloutState
+from everreel.diffusion.solver import SolverState
+from everreel.film.request import VideoRequest, make_request
+from everreel.film.state import Beginning, FilmState
+from everreel.media import FilmWriter, Pixels, sync_folder
+from everreel.model.kv_cache import CacheState
+from everreel.model.vae import DecoderState
+
+VERSION = 1
+KEY = "everreel"
+SUFFIX = ".journal"
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Who makes a film: with another model, device or dtype it would not go on as it was begun."""
+
+    model: str
+    """The model's folder, or its name."""
+    fingerprint: str
+    """Of the model's files: their names and sizes."""
+    device: str
+    dtype: str
+    threads: int
+    """Of the CPU: sums split among threads are not the same to the last bit."""
+
+
+@dataclass(frozen=True)
+class Journal:
+    """A film as it stands. `state` is none before its first block is done."""
+
+    request: VideoRequest
+    """With nothing left open."""
+    maker: Maker
+    beginning: Beginning
+    state: FilmState | None = None
+    num_bytes: int = 0
+    """How long the film's file was then."""
+    frames_before: int = 0
+    """Frames of the film that this one goes on with, in the same file; the request counts from there."""
+
+    @property
+    def num_frames(self) -> int:
+        """Frames on disk."""
+        return self.frames_before + (self.state.num_frames if self.state else 0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the film has all of its frames."""
+        return self.state is not None and self.state.num_frames == self.request.num_frames
+
+    def open_film(self, film: Path) -> FilmWriter:
+        """The writer of the film, behind what is there already.
+
+        Raises:
+            OSError: the film is gone, or cannot be written.
+            ValueError: it is not the film that the journal tells of.
+        """
+        height, width, fps = self.request.height, self.request.width, self.request.fps
+        assert height and width
+        if not self.num_frames:
+            return FilmWriter(film, height, width, fps)
+        return FilmWriter.resume(film, height, width, fps, num_frames=self.num_frames, num_bytes=self.num_bytes)
+
+    def save(self, film: Path) -> None:
+        """Put it on disk beside the film, whole, in the place of the one before."""
+        path = journal_path(film)
+        part = path.with_name(path.name + ".part")
+        save_file(_tensors(self), part, metadata=_metadata(self))
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+        sync_folder(path.parent)
+
+    def at_rest(self) -> Journal:
+        """Of a finished film: the latents of its end, from which the rest can be made again. It is small."""
+        assert self.state is not None
+        rollout = self.state.rollout
+        solver = SolverState(rollout.solver.latents, (), torch.zeros_like(rollout.solver.count))
+        state = replace(self.state, caches=(), decoder=None, rollout=replace(rollout, solver=solver))
+        return replace(self, state=state, beginning=Beginning(offset=self.beginning.offset))
+
+
+def journal_path(film: Path) -> Path:
+    """Where a film's journal lies."""
+    return film.with_name(film.name + SUFFIX)
+
+
+def read_journal(film: Path) -> Journal:
+    """The journal beside a film.
+
+    Raises:
+        ValueError: there is none, or it is not one.
+    """
+    path = journal_path(film)
+    if not path.is_file():
+        raise ValueError(f"film = {film}: has no journal; {path} must lie beside it")
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {})[KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- it is no mapping
+        if facts["version"] != VERSION:
+            raise ValueError(f"is of version {facts['version']}, this program reads version {VERSION}")
+        return _journal(facts, tensors)
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"journal = {path}: cannot be read: {reason}; make the film again") from error
+
+
+def fingerprint(folder: Path) -> str:
+    """The names and sizes of a model's files, hashed; reading gigabytes would take longer than a film."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    listed = "\n".join(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}" for path in files)
+    return hashlib.sha256(listed.encode()).hexdigest()[:16]
+
+
+def _metadata(journal: Journal) -> dict[str, str]:
+    state, beginning = journal.state, journal.beginning
+    facts: dict[str, Any] = {
+        "num_bytes": journal.num_bytes,
+        "frames_before": journal.frames_before,
+        "history": beginning.history,
+        "offset": beginning.offset,
+        "decoders": [len(decoder.tails) if decoder else 0 for decoder in (beginning.decoder, _decoder(state))],
+    }
+    if state:
+        rollout = state.rollout
+        facts |= {
+            "num_frames": state.num_frames,
+            "row": rollout.row,
+            "start": rollout.start,
+            "remembered": rollout.remembered,
+            "solver_history": len(rollout.solver.history),
+            "caches": [[cache.num_frames, len(cache.keys)] for cache in state.caches],
+        }
+    facts |= {"version": VERSION, "request": journal.request.model_dump(mode="json"), "maker": vars(journal.maker)}
+    return {KEY: json.dumps(facts)}  # several keys would be written in any order
+
+
+def _tensors(journal: Journal) -> dict[str, Tensor]:
+    state, beginning = journal.state, journal.beginning
+    named: dict[str, Tensor] = {f"known.{frame}": latent for frame, latent in beginning.known.items()}
+    named["beginning.spare"] = torch.from_numpy(beginning.spare)
+    named |= _numbered("beginning.decoder", beginning.decoder.tails if beginning.decoder else ())
+    if state:
+        solver = state.rollout.solver
+        named |= {"latents": solver.latents, "count": solver.count, "spare": torch.from_numpy(state.spare)}
+        named |= _numbered("history", solver.history)
+        named |= _numbered("decoder", state.decoder.tails if state.decoder else ())
+        for i, cache in enumerate(state.caches):
+            named |= _numbered(f"cache.{i}.key", cache.keys) | _numbered(f"cache.{i}.value", cache.values)
+    # Views of one tensor would be refused, and slices would be written with all that they are cut from.
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
+
+
+def _journal(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Journal:
+    maker = Maker(**facts["maker"])
+    on = maker.device
+    beginning_tails, tails = facts["decoders"]
+
+    def several(name: str, count: int) -> tuple[Tensor, ...]:
+        return tuple(tensors[f"{name}.{i}"].to(on) for i in range(count))
+
+    def decoder(name: str, count: int) -> DecoderState | None:
+        return DecoderState(several(name, count)) if count else None
+
+    known = {int(name.split(".")[1]): latent for name, latent in tensors.items() if name.startswith("known.")}
+    beginning = Beginning(
+        {frame: known[frame].to(on) for frame in sorted(known)},
+        facts["history"],
+        decoder("beginning.decoder", beginning_tails),
+        facts["offset"],
+        _pixels(tensors["beginning.spare"]),
+    )
+    state = None
+    if "row" in facts:
+        solver = SolverState(
+            tensors["latents"].to(on), several("history", facts["solver_history"]), tensors["count"].to(on)
+        )
+        caches = tuple(
+            CacheState(frames, several(f"cache.{i}.key", layers), several(f"cache.{i}.value", layers))
+            for i, (frames, layers) in enumerate(facts["caches"])
+        )
+        state = FilmState(
+            RolloutState(facts["row"], facts["start"], solver, facts["remembered"]),
+            caches,
+            decoder("decoder", tails),
+            facts["num_frames"],
+            _pixels(tensors["spare"]),
+        )
+    request = make_request(**facts["request"])
+    return Journal(request, maker, beginning, state, facts["num_bytes"], facts["frames_before"])
+
+
+def _numbered(name: str, tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    return {f"{name}.{i}": tensor for i, tensor in enumerate(tensors)}
+
+
+def _decoder(state: FilmState | None) -> DecoderState | None:
+    return state.decoder if state else None
+
+
+def _pixels(tensor: Tensor) -> Pixels:
+    return np.ascontiguousarray(tensor.numpy())

@@ -1,0 +1,238 @@
+"""Nothing is lost: a film that was stopped anywhere becomes the film that it would have been, and grows next week."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from everreel.film import making
+from everreel.film.journal import Journal, journal_path, read_journal
+from everreel.film.pipeline import VideoPipeline
+from everreel.film.request import RequestError, make_request
+from everreel.media import FilmWriter, Video
+
+SMALL = {"prompt": "a red fox", "height": 32, "width": 32, "num_inference_steps": 2}
+FILMS = {
+    "blocks with a cache": {"num_frames": 42},
+    "asynchronous": {"num_frames": 37, "ar_step": 1},
+    "one window": {"num_frames": 21},
+    "noise on history": {"num_frames": 33, "addnoise_condition": 20},
+}
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_folder):
+    """A window of 7 latent frames and blocks of 2, so that short films are long ones."""
+    pipe = VideoPipeline.from_pretrained(str(tiny_folder), device="cpu", dtype=torch.float32)
+    pipe.card = replace(pipe.card, num_frames=25, block_size=2, context=4)
+    return pipe
+
+
+def make(pipe, journal, film):
+    with journal.open_film(film) as writer:
+        return making.write(pipe, journal, writer)
+
+
+class Stopped(BaseException):
+    """Like a process that dies: nothing catches it."""
+
+
+def stop_after(monkeypatch, count):
+    """Die at the `count`-th time that anything reaches the disk: a block of film, or a journal."""
+    left = [count]
+
+    def dying(method, before):
+        def call(*args, **kwargs):
+            left[0] -= 1
+            if left[0] == 0 and before:
+                raise Stopped
+            result = method(*args, **kwargs)
+            if left[0] == 0:
+                raise Stopped
+            return result
+
+        return call
+
+    monkeypatch.setattr(FilmWriter, "append", dying(FilmWriter.append, before=False))
+    monkeypatch.setattr(Journal, "save", dying(Journal.save, before=count % 2 == 0))
+
+
+@pytest.mark.parametrize("kind", FILMS)
+def test_a_film_stopped_at_any_moment_becomes_the_same_bytes(pipe, tmp_path, kind):
+    request = make_request(**SMALL, **FILMS[kind])
+    whole = tmp_path / "whole.mp4"
+    finished = make(pipe, making.begin(pipe, request), whole)
+    assert finished.finished and Video(whole).num_frames == request.num_frames
+    stops = 0
+    for count in range(1, 40):
+        film = tmp_path / f"{count}.mp4"
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                stop_after(patch, count)
+                make(pipe, making.begin(pipe, request), film)
+        except Stopped:
+            stops += 1
+        else:
+            break
+        if not journal_path(film).exists():
+            assert not film.exists()  # it died before anything was asked to last
+            continue
+        journal = read_journal(film)
+        if film.exists():
+            assert Video(film).num_frames >= journal.num_frames
+        if not journal.finished:
+            make(pipe, journal, film)
+        assert film.read_bytes() == whole.read_bytes()
+        assert journal_path(film).read_bytes() == journal_path(whole).read_bytes()
+    assert stops > 3
+
+
+def test_what_the_disk_did_not_keep_is_made_again(pipe, tmp_path):
+    """Power loss: what was written to the film after the journal's moment may be there, in part or not at all."""
+    request = make_request(**SMALL, num_frames=58)
+    whole, film = tmp_path / "whole.mp4", tmp_path / "film.mp4"
+    make(pipe, making.begin(pipe, request), whole)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        stop_after(patch, 6)
+        make(pipe, making.begin(pipe, request), film)
+    journal, data = read_journal(film), film.read_bytes()
+    assert 0 < journal.num_bytes < len(data)
+    for torn in (data[: journal.num_bytes], data[: journal.num_bytes + 100], data[:-1], data + b"\0" * 4096):
+        film.write_bytes(torn)
+        make(pipe, journal, film)
+        assert film.read_bytes() == whole.read_bytes()
+
+
+def test_given_pictures_need_not_be_there_any_more(pipe, tmp_path):
+    picture = tmp_path / "fox.png"
+    Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(picture)
+    request = make_request(**SMALL, num_frames=41, image=picture, end_image=picture)
+    whole, film = tmp_path / "whole.mp4", tmp_path / "film.mp4"
+    make(pipe, making.begin(pipe, request), whole)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        stop_after(patch, 3)
+        make(pipe, making.begin(pipe, request), film)
+    picture.unlink()
+    make(pipe, read_journal(film), film)
+    assert film.read_bytes() == whole.read_bytes()
+
+
+def test_kill_9(tiny_folder, tmp_path):
+    """A real process, really killed in the middle of a film."""
+    script = f"""
+import torch; torch.set_num_threads(1)
+from everreel.film import making
+from everreel.film.pipeline import VideoPipeline
+from everreel.film.request import make_request
+from pathlib import Path
+import sys
+pipe = VideoPipeline.from_pretrained({str(tiny_folder)!r}, device="cpu", dtype=torch.float32)
+journal = making.begin(pipe, make_request(**{SMALL!r}, num_frames=189))
+with journal.open_film(Path(sys.argv[1])) as writer:
+    making.write(pipe, journal, writer, lambda progress: print(progress.row, flush=True))
+"""
+    whole, film = tmp_path / "whole.mp4", tmp_path / "film.mp4"
+    subprocess.run([sys.executable, "-c", script, str(whole)], check=True, capture_output=True)
+    with subprocess.Popen([sys.executable, "-c", script, str(film)], stdout=subprocess.PIPE, text=True) as process:
+        assert any(int(line) == 12 for line in process.stdout)
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    journal = read_journal(film)
+    assert 0 < journal.num_frames < 189 and not journal.finished
+    pipe = VideoPipeline.from_pretrained(str(tiny_folder), device="cpu", dtype=torch.float32)
+    make(pipe, journal, film)
+    assert film.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("length", [21, 22, 24, 58])
+def test_a_film_grows_from_its_own_latents(pipe, tmp_path, length):
+    """Nothing that was shown changes, the count is exact, and what follows goes on from the last frame."""
+    film = tmp_path / "film.mp4"
+    make(pipe, making.begin(pipe, make_request(**SMALL, num_frames=length)), film)
+    before = Video(film).frames[:]
+    for more, total in ((10, length + 10), (1, length + 11), (17, length + 28)):
+        journal = making.go_on_with(pipe, read_journal(film), more)
+        assert journal.num_frames == total - more
+        make(pipe, journal, film)
+        after = Video(film).frames[:]
+        assert len(after) == total
+        assert np.array_equal(after[: len(before)], before)
+        before = after
+    assert journal_path(film).stat().st_size < 100_000
+
+
+def test_what_follows_joins_without_a_seam(pipe, tmp_path):
+    """Six frames more show the hidden frames of the last latent first: those that a longer film shows there."""
+    film = tmp_path / "film.mp4"
+    make(pipe, making.begin(pipe, make_request(**SMALL, num_frames=22)), film)
+    make(pipe, making.go_on_with(pipe, read_journal(film), 6), film)
+    make(pipe, making.begin(pipe, make_request(**SMALL, num_frames=25)), tmp_path / "longer.mp4")
+    grown, longer = Video(film).frames[:].astype(int), Video(tmp_path / "longer.mp4").frames[:].astype(int)
+    assert np.abs(grown[:25] - longer).mean() < 3  # blocks of a film are encoded by themselves
+
+
+def test_a_grown_film_can_be_stopped_too(pipe, tmp_path):
+    start, whole, film = (tmp_path / name for name in ("start.mp4", "whole.mp4", "film.mp4"))
+    make(pipe, making.begin(pipe, make_request(**SMALL, num_frames=21)), start)
+    for path in (whole, film):
+        path.write_bytes(start.read_bytes())
+        journal_path(path).write_bytes(journal_path(start).read_bytes())
+    make(pipe, making.go_on_with(pipe, read_journal(whole), 30), whole)
+    for count in (1, 2, 4):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+            stop_after(patch, count)
+            journal = read_journal(film)
+            make(pipe, making.go_on_with(pipe, journal, 30) if journal.finished else journal, film)
+        assert Video(film).num_frames >= 21
+    make(pipe, read_journal(film), film)
+    assert film.read_bytes() == whole.read_bytes()
+
+
+def test_new_noise_follows_old(pipe, tmp_path):
+    """A film that goes on does not draw the noise of its beginning again."""
+    film = tmp_path / "film.mp4"
+    first = make(pipe, making.begin(pipe, make_request(**SMALL, num_frames=58)), film)
+    second = making.go_on_with(pipe, first, 20)
+    third = making.go_on_with(pipe, make(pipe, second, film), 20)
+    assert [journal.beginning.offset + journal.beginning.history for journal in (second, third)] == [16, 21]
+
+
+def test_only_a_finished_film_grows(pipe):
+    with pytest.raises(RequestError, match="has 0 of its frames; finish it first with everreel resume"):
+        making.go_on_with(pipe, making.begin(pipe, make_request(**SMALL, num_frames=21)), 10)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.unlink(), "has no journal"),
+        (lambda path: path.write_bytes(b"{}"), "cannot be read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-50]), "cannot be read"),
+        (
+            lambda path: path.write_bytes(path.read_bytes().replace(b'version\\": 1', b'version\\": 9')),
+            "version 9, this program reads",
+        ),
+    ],
+)
+def test_a_journal_that_is_none_is_one_line(pipe, tmp_path, spoil, message):
+    film = tmp_path / "film.mp4"
+    making.begin(pipe, make_request(**SMALL, num_frames=21)).save(film)
+    spoil(journal_path(film))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_journal(film)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_maker_is_written_down(pipe, tmp_path):
+    film = tmp_path / "film.mp4"
+    making.begin(pipe, make_request(**SMALL, num_frames=21)).save(film)
+    maker = read_journal(film).maker
+    assert (maker.model, maker.device, maker.dtype, maker.threads) == (pipe.card.path, "cpu", "float32", 1)
+    assert json.dumps(maker.fingerprint) and len(maker.fingerprint) == 16
