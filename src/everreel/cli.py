@@ -76,6 +76,10 @@ def generate(  # the options of a film are the fields of a request
     ar_step: Annotated[int, typer.Option(help="Asynchronous: rows between two blocks; 0 is off.")] = 0,
     causal_block_size: Annotated[int | None, typer.Option(help="Latent frames of a block.")] = None,
     fps: Annotated[int, typer.Option(help="Frames a second, 16 or 24.")] = 24,
+    schedule: Annotated[str | None, typer.Option(help="Beyond a window: blockwise, rolling or windows.")] = None,
+    base_num_frames: Annotated[int | None, typer.Option(help="Frames of a window, 4k + 1.")] = None,
+    overlap_history: Annotated[int | None, typer.Option(help="Frames that a window has of the one before.")] = None,
+    join: Annotated[str | None, typer.Option(help="How windows are joined: reencode, carry or hybrid.")] = None,
     image: Annotated[Path | None, typer.Option(help="The picture that the film begins with.")] = None,
     end_image: Annotated[Path | None, typer.Option(help="The picture that the film ends with.")] = None,
     keyframe: Annotated[
@@ -99,6 +103,7 @@ def generate(  # the options of a film are the fields of a request
         prompt=prompt, num_frames=num_frames, seconds=seconds, height=height, width=width, resolution=resolution,
         aspect=aspect, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, shift=shift, seed=seed,
         negative_prompt=negative_prompt, ar_step=ar_step, causal_block_size=causal_block_size, fps=fps,
+        schedule=schedule, base_num_frames=base_num_frames, overlap_history=overlap_history, join=join,
         image=image, end_image=end_image, keyframes=_keyframes(keyframe or []), addnoise_condition=addnoise_condition,
     )  # fmt: skip
     plan = make_plan(request, find_model(model))

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from everreel.film.decoding import to_uint8
 from everreel.film.given import encode_pictures, read_pictures
-from everreel.film.pipeline import VideoPipeline, to_uint8
+from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
 from everreel.film.request import RequestError, make_request
 

@@ -23,6 +23,7 @@ FILMS = {
     "blocks with a cache": {"num_frames": 42},
     "asynchronous": {"num_frames": 37, "ar_step": 1},
     "one window": {"num_frames": 21},
+    "windows encoded again": {"num_frames": 45, "join": "reencode", "overlap_history": 9},
     "noise on history": {"num_frames": 33, "addnoise_condition": 20},
 }
 

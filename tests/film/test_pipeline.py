@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from everreel.checkpoint.catalog import find_model
-from everreel.film.pipeline import VideoPipeline, to_uint8
+from everreel.film.decoding import to_uint8
+from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
 from everreel.film.request import RequestError, make_request
 

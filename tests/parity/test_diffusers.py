@@ -14,6 +14,7 @@ from diffusers.pipelines.skyreels_v2 import pipeline_skyreels_v2_diffusion_forci
 from everreel.checkpoint.catalog import find_model
 from everreel.diffusion.noise import draw_noise_frames
 from everreel.diffusion.solver import solver_for
+from everreel.film import decoding
 from everreel.film import pipeline as our_code
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
@@ -62,14 +63,14 @@ def error(got, want):
 def our_film(pipe, request, causal):
     """Latents and frames (T, H, W, 3) in [0, 1] on their way through the pipeline, before they are made bytes."""
     latents, videos = [], []
-    decode, to_uint8, denoiser = VideoPipeline._decode, our_code.to_uint8, our_code.Denoiser
+    decode, to_uint8, denoiser = VideoPipeline._decode, decoding.to_uint8, our_code.Denoiser
 
     def seen_latents(self, blocks, *rest):
         yield from decode(self, (latents.append(block.latents_CTHW) or block for block in blocks), *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VideoPipeline, "_decode", seen_latents)
-        patch.setattr(our_code, "to_uint8", lambda video: videos.append(video) or to_uint8(video))
+        patch.setattr(decoding, "to_uint8", lambda video: videos.append(video) or to_uint8(video))
         if causal:
             patch.setattr(our_code, "Denoiser", lambda *args, **kw: denoiser(*args, **kw | {"causal": True}))
         frames = np.concatenate([block.frames for block in pipe.stream(request)])

@@ -10,6 +10,7 @@ import difflib
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from everreel.checkpoint import configs
 
@@ -31,6 +32,8 @@ class ModelCard:
     needs: str
     licence: str
     released: bool  # published by others, so not inside the package
+    schedule: Literal["blockwise", "rolling", "windows"] = "windows"  # beyond one window
+    join: Literal["reencode", "carry", "hybrid"] = "reencode"
     causal: bool = False  # trained with block-causal attention as well, so that finished blocks can be cached
     block_size: int = 5  # latent frames of a block
     context: int = 20  # latent frames a block looks back at, beyond one window
@@ -73,6 +76,8 @@ _TINY = ModelCard(
     needs="a CPU and 1 GB of memory",
     licence="Apache-2.0",
     released=False,
+    schedule="blockwise",
+    join="carry",
     causal=True,
 )
 _DF_1B = ModelCard(

@@ -9,7 +9,7 @@ Shape suffixes: C channels, T latent frames, H W latent height and width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -27,11 +27,13 @@ class Conditioning:
         history_level: noise mixed into clean frames when the network looks back at them, 0 to 0.1 (the released
             `addnoise_condition` over 1000; section 4c: slight noise on history against error accumulation).
         seed: of the history noise.
+        join: what a window sees of the one before it in the place of these latents (C, T, H, W); none carries them.
     """
 
     known: Mapping[int, Tensor] = field(default_factory=dict)
     history_level: float = 0.0
     seed: int = 0
+    join: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.history_level <= 0.1:

@@ -74,6 +74,8 @@ def rollout(
     for index in range(first, len(schedule)):
         row = schedule[index]
         window.slide(*row.window)
+        if row.joined and conditioning.join is not None:
+            window.replace(conditioning.join(window.state.latents[0, :, : row.joined]))
         levels_T = torch.tensor(row.levels, device=window.device)
         update_T = torch.tensor(row.update, device=window.device)
         seen_CTHW, timestep_T = window.seen(row, levels_T, index)
@@ -118,6 +120,12 @@ class _Window:
         if start > self.start:
             self.state = self.state.select(start - self.start, self.state.num_frames)
             self.start = start
+
+    def replace(self, latents_CTHW: Tensor) -> None:
+        """Put other latents in the place of the first ones, which are finished."""
+        count = latents_CTHW.shape[1]
+        latents_BCTHW = torch.cat([latents_CTHW[None], self.state.latents[:, :, count:]], dim=2)
+        self.state = SolverState(latents_BCTHW, self.state.history, self.state.count)
 
     def seen(self, row: Row, levels_T: Tensor, index: int) -> tuple[Tensor, Tensor]:
         """What the network is shown: clean frames with a little noise on them, and every frame's timestep."""

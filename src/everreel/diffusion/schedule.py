@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -35,10 +36,73 @@ class Row:
     Only given ones can lie outside the window."""
     ahead: bool = False
     """Whether a frame is given behind one that steps. Block-causal weights see it with full attention only."""
+    joined: int = 0
+    """In the first row of a window that goes on with the one before: how many frames at its front are of that one."""
 
 
-class Schedule(Sequence[Row]):
-    """The rows of a film. Made by `synchronous`, `asynchronous` and `blockwise`."""
+class Schedule(Sequence[Row], ABC):
+    """The rows of a film. Made by `synchronous`, `asynchronous`, `rolling`, `blockwise` and `windows`.
+
+    `edges` are the first frames of the blocks, and the end of the film.
+    """
+
+    def __init__(self, edges: Sequence[int], num_steps: int, given: frozenset[int]) -> None:
+        self.num_steps = num_steps
+        self.given = given
+        self._edges = tuple(edges)
+
+    @property
+    def num_frames(self) -> int:
+        """Latent frames of the film."""
+        return self._edges[-1]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Frames in each block, given blocks among them."""
+        return tuple(stop - start for start, stop in itertools.pairwise(self._edges))
+
+    def blocks_in(self, start: int, stop: int) -> tuple[int, ...]:
+        """Sizes of the blocks from frame `start` up to `stop`, cut at both; none if the two are the same."""
+        assert 0 <= start <= stop <= self.num_frames, (start, stop)
+        inside = self._edges[bisect.bisect_right(self._edges, start) : bisect.bisect_left(self._edges, stop)]
+        return tuple(b - a for a, b in itertools.pairwise((start, *inside, stop)) if b > a)
+
+    @property
+    @abstractmethod
+    def num_finished(self) -> int:
+        """How many rows finish frames: the pieces in which the film comes."""
+
+    @property
+    @abstractmethod
+    def longest_window(self) -> int:
+        """The most frames that any row sees, for plans of memory and time."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def _row(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+        if isinstance(index, slice):
+            return [self._row(i) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return self._row(index % len(self))
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(self._row, range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Schedule({self.num_frames} frames, {len(self._edges) - 1} blocks, {len(self)} rows)"
+
+
+class Blocks(Schedule):
+    """A film cut once into blocks, each of which starts some rows after the one before it."""
 
     def __init__(
         self,
@@ -55,9 +119,7 @@ class Schedule(Sequence[Row]):
         The window is the whole film, or the newest whole blocks that fit into `base` frames, or, with a `context`,
         the moving block and so many frames before it, both together at most `base`.
         """
-        self.num_steps = num_steps
-        self.given = given
-        self._edges = (0, *itertools.accumulate(sizes))
+        super().__init__((0, *itertools.accumulate(sizes)), num_steps, given)
         self._delay, self._base, self._context = delay, base, context
         # The blocks that have something to make. A block that is given whole takes no time.
         self._moving = [
@@ -70,25 +132,8 @@ class Schedule(Sequence[Row]):
         self._first_view = 0 if base is None or context is not None else bisect.bisect_right(self._edges, base) - 1
 
     @property
-    def num_frames(self) -> int:
-        """Latent frames of the film."""
-        return self._edges[-1]
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Frames in each block, given blocks among them."""
-        return tuple(stop - start for start, stop in itertools.pairwise(self._edges))
-
-    @property
-    def num_moving(self) -> int:
-        """Blocks that have something to make."""
-        return len(self._moving)
-
-    def blocks_in(self, start: int, stop: int) -> tuple[int, ...]:
-        """Sizes of the blocks from frame `start` up to `stop`, cut at both; none if the two are the same."""
-        assert 0 <= start <= stop <= self.num_frames, (start, stop)
-        inside = self._edges[bisect.bisect_right(self._edges, start) : bisect.bisect_left(self._edges, stop)]
-        return tuple(b - a for a, b in itertools.pairwise((start, *inside, stop)) if b > a)
+    def num_finished(self) -> int:
+        return len(self._moving) if self._delay else 1
 
     @property
     def longest_window(self) -> int:
@@ -108,23 +153,6 @@ class Schedule(Sequence[Row]):
 
     def __len__(self) -> int:
         return self.num_steps + (len(self._moving) - 1) * self._delay
-
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
-        if isinstance(index, slice):
-            return [self._row(i) for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        return self._row(index % len(self))
-
-    def __iter__(self) -> Iterator[Row]:
-        return map(self._row, range(len(self)))
-
-    def __repr__(self) -> str:
-        return f"Schedule({self.num_frames} frames, {len(self._edges) - 1} blocks, {len(self)} rows)"
 
     def _row(self, index: int) -> Row:
         start, stop = self._window(self._newest(index))
@@ -168,7 +196,11 @@ class Schedule(Sequence[Row]):
             room = self._context if self._base is None else min(self._context, self._base - (stop - start))
             return max(0, start - room), stop
         assert self._base is not None
-        stop = max(block + 1, self._first_view)
+        # What is given right behind the newest block is where that block has to arrive.
+        following = self._moving[turn + 1] if turn + 1 < len(self._moving) else len(self._edges) - 1
+        stop = max(following, self._first_view)
+        while self._edges[stop] - self._edges[block] > self._base:
+            stop -= 1
         return self._edges[bisect.bisect_left(self._edges, self._edges[stop] - self._base)], self._edges[stop]
 
     def _finished(self, index: int) -> range:
@@ -226,25 +258,35 @@ def asynchronous(
     known = _check_common(num_frames, num_steps, given)
     if ar_step < 0:
         raise ValueError(f"ar_step = {ar_step}: must be 0 or more, nearest 0")
-    sizes = _blocks(num_frames, block_size, known)
-    if base is not None:
-        _check_positive("base", base)
-        if max(sizes) > base:
-            raise ValueError(f"base = {base}: must hold the longest block, nearest {max(sizes)}")
-        base = None if base >= num_frames else base
-    schedule = Schedule(sizes, num_steps, known, delay=min(ar_step, num_steps), base=base)
+    sizes, base = _blocks(num_frames, block_size, known), _checked_base(base, num_frames)
+    _check_longest(sizes, base)
+    schedule = Blocks(sizes, num_steps, known, delay=min(ar_step, num_steps), base=base)
     if not schedule.keeps_in_view:
-        # A larger step never needs a longer window, and N needs one block; so there is a smallest.
-        smallest = bisect.bisect_left(
-            range(num_steps),
-            True,
-            key=lambda step: Schedule(sizes, num_steps, known, delay=step, base=base).keeps_in_view,
-        )
+        smallest = _smallest_step(sizes, num_steps, known, base)
         raise ValueError(
             f"ar_step = {ar_step}: a block would leave the window of base = {base} latent frames before its "
             f"{num_steps} steps are done; the smallest that works is {smallest}"
         )
     return schedule
+
+
+def rolling(
+    num_frames: int,
+    num_steps: int,
+    block_size: int | Sequence[int],
+    given: Iterable[int] = (),
+    *,
+    base: int,
+) -> Schedule:
+    """`asynchronous` with the fewest rows between two blocks: one window of `base` frames that never stops.
+
+    At any time its blocks stand at levels evenly apart; with every block that is finished a fresh one comes into sight.
+    """
+    known = _check_common(num_frames, num_steps, given)
+    sizes, fitting = _blocks(num_frames, block_size, known), _checked_base(base, num_frames)
+    _check_longest(sizes, fitting)
+    step = _smallest_step(sizes, num_steps, known, base)
+    return Blocks(sizes, num_steps, known, delay=max(step, 1), base=fitting)
 
 
 def blockwise(
@@ -270,9 +312,8 @@ def blockwise(
     else:
         _check_positive("block_size", block_size)
         sizes = _reaching(num_frames, block_size, known, max(base - block_size, block_size))
-    if base is not None and max(sizes) > base:
-        raise ValueError(f"base = {base}: must hold the longest block, nearest {max(sizes)}")
-    return Schedule(sizes, num_steps, known, delay=num_steps, context=context, base=base)
+    _check_longest(sizes, base)
+    return Blocks(sizes, num_steps, known, delay=num_steps, context=context, base=base)
 
 
 def _check_common(num_frames: int, num_steps: int, given: Iterable[int]) -> frozenset[int]:
@@ -284,6 +325,27 @@ def _check_common(num_frames: int, num_steps: int, given: Iterable[int]) -> froz
             nearest = min(max(frame, 0), num_frames - 1)
             raise ValueError(f"given = {frame}: must be from 0 to {num_frames - 1}, nearest {nearest}")
     return known
+
+
+def _checked_base(base: int | None, num_frames: int) -> int | None:
+    """None where the window holds the whole film."""
+    if base is None:
+        return None
+    _check_positive("base", base)
+    return None if base >= num_frames else base
+
+
+def _check_longest(sizes: Sequence[int], base: int | None) -> None:
+    if base is not None and max(sizes) > base:
+        raise ValueError(f"base = {base}: must hold the longest block, nearest {max(sizes)}")
+
+
+def _smallest_step(sizes: Sequence[int], num_steps: int, given: frozenset[int], base: int | None) -> int:
+    """The fewest rows between two blocks with which each stays in a window of `base` frames until it is done."""
+    # A larger step never needs a longer window, and N needs one block; so there is a smallest.
+    return bisect.bisect_left(
+        range(num_steps), True, key=lambda step: Blocks(sizes, num_steps, given, delay=step, base=base).keeps_in_view
+    )
 
 
 def _check_positive(name: str, value: int) -> None:

@@ -100,7 +100,7 @@ class Journal:
         assert self.state is not None
         rollout = self.state.rollout
         solver = SolverState(rollout.solver.latents, (), torch.zeros_like(rollout.solver.count))
-        state = replace(self.state, caches=(), decoder=None, rollout=replace(rollout, solver=solver))
+        state = replace(self.state, caches=(), decoder=None, tail=None, rollout=replace(rollout, solver=solver))
         return replace(self, state=state, beginning=Beginning(offset=self.beginning.offset))
 
 
@@ -168,6 +168,7 @@ def _tensors(journal: Journal) -> dict[str, Tensor]:
     if state:
         solver = state.rollout.solver
         named |= {"latents": solver.latents, "count": solver.count, "spare": torch.from_numpy(state.spare)}
+        named |= {} if state.tail is None else {"tail": state.tail}
         named |= _numbered("history", solver.history)
         named |= _numbered("decoder", state.decoder.tails if state.decoder else ())
         for i, cache in enumerate(state.caches):
@@ -208,6 +209,7 @@ def _journal(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Journal
             RolloutState(facts["row"], facts["start"], solver, facts["remembered"]),
             caches,
             decoder("decoder", tails),
+            tensors["tail"].to(on) if "tail" in tensors else None,
             facts["num_frames"],
             _pixels(tensors["spare"]),
         )

@@ -25,6 +25,7 @@ from everreel.diffusion.denoiser import Branch, Denoiser
 from everreel.diffusion.noise import draw_noise
 from everreel.diffusion.rollout import LatentBlock, rollout
 from everreel.diffusion.solver import solver_for
+from everreel.film.decoding import FrameDecoder
 from everreel.film.given import encode_pictures, read_pictures
 from everreel.film.plan import DECODE_FRAMES, Plan, make_plan
 from everreel.film.request import RequestError, VideoRequest
@@ -166,11 +167,11 @@ class VideoPipeline:
     @torch.no_grad()
     def decoder_after(self, latents_CTHW: Tensor) -> DecoderState:
         """The VAE's state behind these latents, from which the next ones decode without a seam."""
-        state = None
+        decoder = FrameDecoder(self.vae, "carry", 0)
         for piece in torch.split(latents_CTHW, DECODE_FRAMES, dim=1):
-            _, state = self.vae.decode_stream(piece[None].to(self._vae_dtype), state)
-        assert state is not None
-        return state
+            decoder(piece)
+        assert decoder.state is not None
+        return decoder.state
 
     @torch.no_grad()  # on the generator itself: what `stream` returns runs only when it is asked for its next block
     def _stream(
@@ -195,6 +196,8 @@ class VideoPipeline:
             causal=plan.remembers,
         )
         solver = solver_for("unipc", request.num_inference_steps, request.shift)
+        decoder = FrameDecoder(self.vae, plan.join, plan.overlap)
+        decoder.state, decoder.tail = (state.decoder, state.tail) if state else (beginning.decoder, None)
         size = (self.vae.config.z_dim, shape.height, shape.width)
         first, started = state.rollout.row if state else 0, time.monotonic()
 
@@ -206,12 +209,12 @@ class VideoPipeline:
             plan.schedule,
             denoiser,
             solver,
-            Conditioning(beginning.known, request.addnoise_condition / 1000, request.seed),
+            Conditioning(beginning.known, request.addnoise_condition / 1000, request.seed, decoder.join),
             lambda frame: draw_noise(request.seed, "start", frame + beginning.offset, 0, size).to(device),
             state=state.rollout if state else None,
             on_row=report,
         )
-        yield from self._decode(blocks, request.num_frames, beginning, state, caches)
+        yield from self._decode(blocks, request.num_frames, beginning, state, caches, decoder)
 
     def _decode(
         self,
@@ -220,10 +223,10 @@ class VideoPipeline:
         beginning: Beginning,
         state: FilmState | None,
         caches: list[KVCache],
+        decoder: FrameDecoder,
     ) -> Iterator[Block]:
         """Latents to frames, a few at a time, cut to the length asked for."""
-        decoder, start = (state.decoder, state.num_frames) if state else (beginning.decoder, 0)
-        left = NOTHING
+        start, left = state.num_frames if state else 0, NOTHING
         if state is None and len(beginning.spare):
             shown, left = np.split(beginning.spare, [num_frames])
             yield Block(0, shown)
@@ -234,13 +237,13 @@ class VideoPipeline:
             for piece in torch.split(block.latents_CTHW[:, seen:], DECODE_FRAMES, dim=1):
                 if len(made.frames):
                     yield made
-                video_BCTHW, decoder = self.vae.decode_stream(piece[None].to(self._vae_dtype), decoder)
-                frames, spare = np.split(to_uint8(video_BCTHW[0]), [num_frames - start])
+                frames, spare = np.split(decoder(piece), [num_frames - start])
                 made = Block(start, frames)
                 start += len(frames)
             spare = np.concatenate([left, spare]) if len(left) else spare
             held = tuple(cache.save() for cache in caches)
-            yield Block(made.start, made.frames, FilmState(block.state, held, decoder, start, spare))
+            now = FilmState(block.state, held, decoder.state, decoder.tail, start, spare)
+            yield Block(made.start, made.frames, now)
 
     def _contexts(self, plan: Plan) -> list[Context]:
         """Text contexts: one of two rows, two of one where memory is short, or a single one without guidance."""
@@ -268,19 +271,9 @@ class VideoPipeline:
         return [self.transformer.encode_context(text, [length]) for text, length in rows]
 
     @property
-    def _vae_dtype(self) -> torch.dtype:
-        return next(self.vae.parameters()).dtype
-
-    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.transformer.parameters()).device
-
-
-def to_uint8(video_CTHW: Tensor) -> np.ndarray:
-    """[-1, 1] to 0..255 by rounding, (T, H, W, 3); truncating would darken each round trip by half a level."""
-    frames = ((video_CTHW.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return np.ascontiguousarray(frames.permute(1, 2, 3, 0).cpu().numpy())
 
 
 def default_device() -> str:

@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from everreel.checkpoint.catalog import ModelCard
-from everreel.diffusion.schedule import Schedule, asynchronous, blockwise, synchronous
+from everreel.diffusion.schedule import Schedule, asynchronous, blockwise, rolling
+from everreel.diffusion.windows import windows
+from everreel.film.decoding import Join
 from everreel.film.request import RequestError, VideoRequest
-from everreel.shapes import LatentShape, latent_frames
+from everreel.shapes import TEMPORAL, LatentShape, latent_frames
 
+OVERLAP = 17  # frames: what the released code is run with
 DECODE_FRAMES = 5  # latent frames decoded and written at a time where many finish at once
 
 
@@ -29,11 +32,14 @@ class Plan:
     schedule: Schedule
     remembers: bool
     context: int
+    overlap: int = 0
+    """Latent frames that a window has of the one before it."""
+    join: Join = "carry"
 
     @property
     def num_blocks(self) -> int:
         """Blocks that are written one after the other."""
-        return 1 if self.schedule.num_steps == len(self.schedule) else self.schedule.num_moving
+        return 1 if self.schedule.num_steps == len(self.schedule) else self.schedule.num_finished
 
     @property
     def rows_per_block(self) -> int:
@@ -70,23 +76,61 @@ def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: i
         raise RequestError("image, end_image, keyframes: a film that goes on with another takes none; leave them out")
     frames = history + latent_frames(max(num_frames - spare, 1) + 1) - 1 if history else latent_frames(num_frames)
     shape = LatentShape.from_pixels(1 + 4 * (frames - 1), height, width)
-    window = latent_frames(card.num_frames)
-    block = resolved.causal_block_size or card.block_size
+    given = frozenset(resolved.pictures()) | frozenset(range(history))
+    window = latent_frames(resolved.base_num_frames or card.num_frames)
+    block = resolved.causal_block_size or min(card.block_size, window)
     if block > window:
         raise RequestError(f"causal_block_size = {block}: must be at most the window of {window} latent frames")
-    remembers, context = False, 0
-    given = frozenset(resolved.pictures()) | frozenset(range(history))
+    how = _how(resolved, card, frames > window)
+    overlap, context, join = 0, 0, resolved.join or card.join
     try:
-        if resolved.ar_step:
-            mode = f"asynchronous (ar_step {resolved.ar_step}, blocks of {block})"
-            schedule = asynchronous(frames, steps, resolved.ar_step, block, given, window)
-        elif frames <= window and resolved.causal_block_size is None:
-            mode, schedule = "synchronous", synchronous(frames, steps, given)
+        if how == "one window":
+            ar_step = resolved.ar_step
+            mode = f"asynchronous (ar_step {ar_step}, blocks of {block})" if ar_step else "synchronous"
+            schedule = asynchronous(frames, steps, ar_step, block if ar_step else None, given)
+        elif how == "windows":
+            overlap = _overlap(resolved, window)
+            mode = f"windows (of {window} latent frames, {overlap} of them history, joined by {join})"
+            schedule = windows(
+                frames, steps, base=window, overlap=overlap, given=given, ar_step=resolved.ar_step, block_size=block
+            )
+        elif how == "rolling":
+            mode = f"rolling (a window of {window} latent frames, blocks of {block})"
+            schedule = (
+                asynchronous(frames, steps, resolved.ar_step, block, given, window)
+                if resolved.ar_step
+                else rolling(frames, steps, block, given, base=window)
+            )
         else:
             context = min(card.context, max(window - block, 1))
             mode = f"blockwise (blocks of {block}, {context} latent frames of context)"
-            schedule = blockwise(frames, steps, block, given, context=context, base=window)
-            remembers = card.causal
+            schedule = blockwise(frames, steps, block, given, context=context, base=max(window, block + context))
     except ValueError as error:
         raise RequestError(str(error)) from None
-    return Plan(resolved, shape, mode, schedule, remembers, context)
+    remembers = how == "blockwise" and card.causal
+    return Plan(resolved, shape, mode, schedule, remembers, context, overlap, join if how == "windows" else "carry")
+
+
+def _overlap(request: VideoRequest, window: int) -> int:
+    """Latent frames that a window has of the one before it."""
+    asked = request.overlap_history
+    if asked is None:
+        return min(latent_frames(OVERLAP), window - 1)
+    if latent_frames(asked) >= window:
+        frames, nearest = (1 + TEMPORAL * (latents - 1) for latents in (window, window - 1))
+        rule = f"must be less than the window of {frames} frames; nearest that works: {nearest}"
+        raise RequestError(f"overlap_history = {asked}: {rule}")
+    return latent_frames(asked)
+
+
+def _how(request: VideoRequest, card: ModelCard, long: bool) -> str:
+    """The way a film is made: as asked, else all at once where it fits a window, else as the model recommends."""
+    if request.schedule is not None:
+        return request.schedule
+    if not long and (request.causal_block_size is None or request.ar_step):
+        return "one window"
+    if request.overlap_history is not None or request.join is not None:
+        return "windows"
+    if request.ar_step:
+        return "rolling"
+    return card.schedule if request.causal_block_size is None else "blockwise"

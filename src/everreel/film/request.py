@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from everreel.checkpoint.catalog import ModelCard
-from everreel.shapes import SIZE_STEP, frames_of, latent_index, nearest_size
+from everreel.shapes import SIZE_STEP, TEMPORAL, frames_of, latent_index, nearest_num_frames, nearest_size
 
 FPS = (16, 24)
 MOST_FRAMES, MOST_SECONDS = 10_000_000, 400_000  # the plan of a film is held in memory
@@ -83,6 +83,16 @@ class VideoRequest(BaseModel):
     seed: Annotated[int, _at_least(0, 2**62)] = Field(0, description="The same seed gives the same film.")
     ar_step: Annotated[int, _at_least(0)] = Field(0, description="Asynchronous: rows between two blocks; 0 is off.")
     causal_block_size: Annotated[int | None, _at_least(1)] = Field(None, description="Latent frames of a block.")
+    schedule: Literal["blockwise", "rolling", "windows"] | None = Field(
+        None, description="How a film longer than a window is made."
+    )
+    base_num_frames: Annotated[int | None, _at_least(5)] = Field(None, description="Frames of a window, 4k + 1.")
+    overlap_history: Annotated[int | None, _at_least(1)] = Field(
+        None, description="Frames that a window has of the one before it, 4k + 1."
+    )
+    join: Literal["reencode", "carry", "hybrid"] | None = Field(
+        None, description="What a window has of the one before it: its pixels encoded again, its latents, or both."
+    )
     image: Path | None = Field(None, description="The picture that the film begins with.")
     end_image: Path | None = Field(None, description="The picture that the film ends with.")
     keyframes: dict[int, Path] = Field({}, description="Pictures by the number of their frame, the first is 0.")
@@ -97,6 +107,19 @@ class VideoRequest(BaseModel):
         if (self.height is None) != (self.width is None):
             field, value = ("height", self.height) if self.width is None else ("width", self.width)
             raise ValueError(f"{field} = {value}: height and width go together")
+        for name in ("base_num_frames", "overlap_history"):
+            value = getattr(self, name)
+            if value is not None and (value - 1) % TEMPORAL:
+                nearest = nearest_num_frames(value)
+                raise ValueError(f"{name} = {value}: must be 4k + 1; nearest that works: {nearest}")
+        for name in ("overlap_history", "join"):
+            value = getattr(self, name)
+            if value is not None and self.schedule not in (None, "windows"):
+                raise ValueError(f"{name} = {value}: goes with schedule windows, not with {self.schedule}")
+        if self.schedule == "blockwise" and self.ar_step:
+            raise ValueError(f"ar_step = {self.ar_step}: goes with schedule rolling or windows, not with blockwise")
+        if self.schedule == "windows" and self.causal_block_size and not self.ar_step:
+            raise ValueError(f"causal_block_size = {self.causal_block_size}: in windows, blocks need an ar_step; try 5")
         if self.height is not None and (self.resolution or self.aspect):
             raise ValueError(f"height = {self.height}: give a size or resolution and aspect, not both")
         return self

@@ -29,6 +29,8 @@ class FilmState:
     caches: tuple[CacheState, ...]
     """One of each branch of guidance, none where nothing is remembered."""
     decoder: DecoderState | None
+    tail: Tensor | None
+    """The newest frames (C, T, H, W), where the next window is joined by what they encode to."""
     num_frames: int
     """Frames made so far."""
     spare: Pixels

@@ -1,0 +1,79 @@
+"""Latents to frames as they come, and what a window sees of the one before it: the three ways to join them.
+
+Source: `diffusion_forcing_pipeline.py`, which decodes the end of a window and encodes it again for the next one; other
+long-film code carries latents over. The one invariant: memory is that of one piece and of an overlap,
+whatever the film's length.
+
+Shape suffixes: B batch, C channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everreel.media import Pixels
+from everreel.model.vae import CausalVAE, DecoderState
+from everreel.shapes import TEMPORAL
+
+Join = Literal["reencode", "carry", "hybrid"]
+
+
+class FrameDecoder:
+    """Decodes a film piece by piece; `join` is what the loop asks for at the front of a window.
+
+    Args:
+        vae: of the model. Joins that encode again are computed in float32, whatever the model's dtype: what a round
+            trip changes is what a long film drifts by.
+        join: "carry" hands latents over as they are, "reencode" decodes and encodes them, as released, "hybrid" does
+            so with the first one only, which has learnt to stand for one frame and not for four.
+        overlap: latent frames that a join is asked for at most.
+    """
+
+    def __init__(self, vae: CausalVAE, join: Join, overlap: int) -> None:
+        self.vae = vae if join == "carry" else copy.deepcopy(vae).float()
+        self._join = join
+        self._tail_frames = 0 if join == "carry" else 1 + TEMPORAL * (overlap - 1)
+        self.state: DecoderState | None = None
+        self.tail: Tensor | None = None
+        """The newest frames (C, T, H, W), as many as a join needs."""
+
+    @torch.no_grad()
+    def __call__(self, latents_CTHW: Tensor) -> Pixels:
+        """The frames of the next latents, (T, H, W, 3) uint8."""
+        video_CTHW = self._decode(latents_CTHW)
+        if self._tail_frames:
+            seen = [video_CTHW] if self.tail is None else [self.tail, video_CTHW]
+            self.tail = torch.cat(seen, dim=1)[:, -self._tail_frames :].clone()
+        return to_uint8(video_CTHW)
+
+    @torch.no_grad()
+    def join(self, history_CTHW: Tensor) -> Tensor:
+        """What the next window has at its front, and decoding begins anew from there."""
+        if self._join == "carry":
+            return history_CTHW
+        assert self.tail is not None
+        count = history_CTHW.shape[1]
+        pixels_BCTHW = self.tail[None, :, -(1 + TEMPORAL * (count - 1)) :]
+        if self._join == "reencode":
+            joined_CTHW = self.vae.encode(pixels_BCTHW)[0]
+        else:
+            joined_CTHW = torch.cat([self.vae.encode(pixels_BCTHW[:, :, :1])[0], history_CTHW[:, 1:].float()], dim=1)
+        self.state = None
+        self._decode(joined_CTHW)
+        return joined_CTHW.to(history_CTHW.dtype)
+
+    def _decode(self, latents_CTHW: Tensor) -> Tensor:
+        dtype = next(self.vae.parameters()).dtype
+        video_BCTHW, self.state = self.vae.decode_stream(latents_CTHW[None].to(dtype), self.state)
+        return video_BCTHW[0]
+
+
+def to_uint8(video_CTHW: Tensor) -> Pixels:
+    """[-1, 1] to 0..255 by rounding, (T, H, W, 3); truncating would darken each round trip by half a level."""
+    frames = ((video_CTHW.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return np.ascontiguousarray(frames.permute(1, 2, 3, 0).cpu().numpy())

@@ -1,0 +1,106 @@
+"""Pieces to frames, and the three joins against a plain reading of what they are."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from everreel.film.decoding import FrameDecoder, to_uint8
+from everreel.film.pipeline import VideoPipeline
+from everreel.film.request import make_request
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_folder):
+    """A window of 7 latent frames, so that short films are long ones."""
+    pipe = VideoPipeline.from_pretrained(str(tiny_folder), device="cpu", dtype=torch.float32)
+    pipe.card = replace(pipe.card, num_frames=25, block_size=2, context=4)
+    return pipe
+
+
+def latents(count, seed=0):
+    return torch.randn(16, count, 4, 6, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def film(pipe):
+    """Nine latents and their video, decoded at once."""
+    with torch.no_grad():
+        return latents(9), pipe.vae.decode(latents(9)[None])[0]
+
+
+def played(pipe, join, pieces=(4, 5), overlap=3):
+    decoder = FrameDecoder(pipe.vae, join, overlap)
+    frames = [decoder(piece) for piece in latents(9).split(list(pieces), dim=1)]
+    return decoder, np.concatenate(frames)
+
+
+@pytest.mark.parametrize("join", ["carry", "reencode", "hybrid"])
+def test_pieces_are_the_film(pipe, film, join):
+    _, frames = played(pipe, join)
+    assert np.abs(frames.astype(int) - to_uint8(film[1])).max() <= 1
+
+
+def test_carried_latents_are_the_same_and_decoding_goes_on(pipe):
+    decoder, _ = played(pipe, "carry")
+    before, history = decoder.state, latents(9)[:, -3:]
+    assert decoder.join(history) is history and decoder.state is before and decoder.tail is None
+
+
+@pytest.mark.parametrize("pieces", [(4, 5), (8, 1), (9,)])
+def test_encoded_again_is_the_pixels_of_the_end(pipe, film, pieces):
+    """17 frames are five latents, here 9 are three: the newest, in whatever pieces they came."""
+    decoder, _ = played(pipe, "reencode", pieces)
+    joined = decoder.join(latents(9)[:, -3:])
+    with torch.no_grad():
+        torch.testing.assert_close(joined, pipe.vae.encode(film[1][None, :, -9:])[0], rtol=1e-4, atol=1e-4)
+
+
+def test_hybrid_encodes_the_first_one_only(pipe, film):
+    """The frame that the first one ends with; it was a latent of four and becomes one of a single frame."""
+    decoder, _ = played(pipe, "hybrid")
+    joined = decoder.join(latents(9)[:, -3:])
+    with torch.no_grad():
+        first = pipe.vae.encode(film[1][None, :, -9:-8])[0, :, 0]
+    torch.testing.assert_close(joined[:, 0], first, rtol=1e-4, atol=1e-4)
+    assert torch.equal(joined[:, 1:], latents(9)[:, -2:])
+
+
+@pytest.mark.parametrize("join", ["reencode", "hybrid"])
+def test_after_a_join_decoding_begins_at_its_front(pipe, join):
+    """As released: a window is decoded from its own first latent, and the frames of the overlap are dropped."""
+    decoder, _ = played(pipe, join)
+    joined = decoder.join(latents(9)[:, -3:])
+    new = latents(4, seed=1)
+    frames = decoder(new)
+    with torch.no_grad():
+        window = to_uint8(pipe.vae.decode(torch.cat([joined, new], dim=1)[None])[0])
+    assert frames.shape == (16, 32, 48, 3) and np.abs(frames.astype(int) - window[9:]).max() <= 1
+
+
+def test_what_is_encoded_again_is_encoded_in_float32(pipe):
+    half = VideoPipeline.from_pretrained(pipe.card.path, device="cpu", dtype=torch.bfloat16)
+    decoder = FrameDecoder(half.vae, "reencode", 3)
+    assert {parameter.dtype for parameter in decoder.vae.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in half.vae.parameters()} == {torch.bfloat16}
+    assert FrameDecoder(half.vae, "carry", 3).vae is half.vae
+
+
+def test_the_tail_is_no_longer_than_a_join_needs(pipe):
+    decoder, _ = played(pipe, "reencode", (1,) * 9)
+    assert decoder.tail.shape == (3, 9, 32, 48)
+
+
+def test_a_window_sees_what_the_join_made(pipe):
+    """From words to film: the first window is the same for all, the second differs with the join and has no gap."""
+    films = {}
+    for join in ("carry", "reencode", "hybrid"):
+        request = make_request(
+            prompt="a red fox", num_frames=41, height=32, width=48, num_inference_steps=2, join=join, overlap_history=9
+        )
+        films[join] = np.concatenate([block.frames for block in pipe.stream(request)]).astype(int)
+    assert {len(film) for film in films.values()} == {41}
+    for other in ("reencode", "hybrid"):
+        assert np.abs(films["carry"][:25] - films[other][:25]).max() <= 1
+        assert np.abs(films["carry"][25:] - films[other][25:]).max() > 1

@@ -1,0 +1,130 @@
+"""How a request is cut: defaults that are right unread, every option that does what it says, and what cannot be."""
+
+import random
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from everreel.checkpoint.catalog import find_model
+from everreel.film.pipeline import VideoPipeline
+from everreel.film.plan import make_plan
+from everreel.film.request import RequestError, make_request
+
+FAST = {"prompt": "a red fox", "num_inference_steps": 2, "height": 32, "width": 32}
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_folder):
+    """A window of 7 latent frames and blocks of 2, so that short films are long ones."""
+    pipe = VideoPipeline.from_pretrained(str(tiny_folder), device="cpu", dtype=torch.float32)
+    pipe.card = replace(pipe.card, num_frames=25, block_size=2, context=4)
+    return pipe
+
+
+@pytest.mark.parametrize(
+    ("options", "mode"),
+    [
+        ({}, "synchronous"),
+        ({"num_frames": 98}, "blockwise (blocks of 5, 20 latent frames of context)"),
+        ({"num_frames": 98, "ar_step": 7}, "rolling (a window of 25 latent frames, blocks of 5)"),
+        ({"num_frames": 97, "ar_step": 7}, "asynchronous (ar_step 7, blocks of 5)"),
+        ({"num_frames": 98, "schedule": "rolling"}, "rolling (a window of 25 latent frames, blocks of 5)"),
+        ({"num_frames": 98, "join": "hybrid"}, "windows (of 25 latent frames, 5 of them history, joined by hybrid)"),
+        (
+            {"num_frames": 98, "overlap_history": 9, "base_num_frames": 33},
+            "windows (of 9 latent frames, 3 of them history, joined by carry)",
+        ),
+        ({"num_frames": 98, "schedule": "windows", "ar_step": 5}, "windows (of 25 latent frames"),
+        ({"num_frames": 33, "base_num_frames": 17}, "blockwise (blocks of 5, 1 latent frames of context)"),
+        ({"num_frames": 33, "causal_block_size": 3}, "blockwise (blocks of 3, 20 latent frames of context)"),
+    ],
+)
+def test_the_schedule_that_is_chosen(options, mode):
+    assert make_plan(make_request(prompt="a fox", **options), find_model("tiny")).mode.startswith(mode)
+
+
+class Released:
+    card: ClassVar = replace(find_model("tiny"), causal=False, schedule="windows", join="reencode")
+
+
+def test_weights_that_were_not_trained_for_blocks_get_windows():
+    plan = make_plan(make_request(prompt="a fox", num_frames=200), Released.card)
+    assert plan.mode.startswith("windows") and plan.join == "reencode" and not plan.remembers
+    plan = make_plan(make_request(prompt="a fox", num_frames=200, schedule="blockwise"), Released.card)
+    assert plan.mode.startswith("blockwise") and not plan.remembers
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_num_frames": 98}, "base_num_frames = 98: must be 4k . 1; nearest that works: 97"),
+        ({"overlap_history": 16}, "overlap_history = 16: must be 4k . 1; nearest that works: 17"),
+        (
+            {"overlap_history": 25, "base_num_frames": 25},
+            "overlap_history = 25: must be less than the window of 25 frames; nearest",
+        ),
+        (
+            {"overlap_history": 17, "schedule": "rolling"},
+            "overlap_history = 17: goes with schedule windows, not with rolling",
+        ),
+        ({"join": "carry", "schedule": "blockwise"}, "join = carry: goes with schedule windows, not with blockwise"),
+        ({"ar_step": 3, "schedule": "blockwise"}, "ar_step = 3: goes with schedule rolling or windows"),
+        ({"causal_block_size": 2, "schedule": "windows"}, "causal_block_size = 2: in windows, blocks need an ar_step"),
+        ({"causal_block_size": 8}, "causal_block_size = 8: must be at most the window of 7 latent frames"),
+        ({"schedule": "round"}, "schedule = 'round': input should be 'blockwise', 'rolling' or 'windows'"),
+        (
+            {"ar_step": 1, "num_inference_steps": 30},
+            "ar_step = 1: a block would leave the window .* smallest that works is",
+        ),
+    ],
+)
+def test_what_cannot_be_cut_is_one_line(pipe, options, message):
+    with pytest.raises(RequestError, match=message) as caught:
+        make_plan(make_request(**{**FAST, "num_frames": 61, **options}), pipe.card)
+    assert "\n" not in str(caught.value)
+
+
+def drawn(case: int, folder) -> dict:
+    draw = random.Random(case)
+    frames = draw.randint(1, 60)
+    options: dict = {"num_frames": frames, "seed": case, "guidance_scale": draw.choice([1, 4])}
+    options["schedule"] = draw.choice([None, "blockwise", "rolling", "windows"])
+    if options["schedule"] in (None, "windows") and draw.random() < 0.6:
+        options |= {"join": draw.choice(["reencode", "carry", "hybrid"]), "overlap_history": draw.choice([1, 5, 9, 13])}
+    if draw.random() < 0.4:
+        options["base_num_frames"] = draw.choice([17, 21, 33])
+    if options["schedule"] != "blockwise" and draw.random() < 0.4:
+        options |= {"ar_step": draw.randint(2, 4), "causal_block_size": draw.randint(1, 4)}
+    options["addnoise_condition"] = draw.choice([0, 20])
+    for field in ("image", "end_image"):
+        if frames > 9 and draw.random() < 0.3:
+            options[field] = folder / "a.png"
+    if frames > 20 and draw.random() < 0.3:
+        options["keyframes"] = {draw.randint(6, frames - 8): folder / "b.png"}
+    return options
+
+
+@pytest.mark.parametrize("part", range(8))
+def test_any_film_has_every_frame_asked_for_and_the_pictures_in_it(pipe, tmp_path, part):
+    """200 drawn films through a random model, whatever the schedule, window, join, blocks and pictures."""
+    for name, level in (("a", 60), ("b", 200)):
+        Image.fromarray(np.full((32, 32, 3), level, np.uint8)).save(tmp_path / f"{name}.png")
+    for case in range(25 * part, 25 * part + 25):
+        options = drawn(case, tmp_path)
+        request = make_request(**{**FAST, "height": 16, "width": 16}, **options)
+        known = pipe.begin(request).known
+        found = {}
+        for block in pipe.stream(request):
+            found[block.start] = block.frames
+            state = block.state
+        frames = np.concatenate(list(found.values()))
+        assert frames.shape == (options["num_frames"], 16, 16, 3), options
+        assert list(found) == list(np.cumsum([0, *map(len, found.values())])[:-1])
+        rollout = state.rollout
+        for index, latent in known.items():
+            if index >= rollout.start and options.get("join") in (None, "carry"):
+                assert torch.equal(rollout.solver.latents[0, :, index - rollout.start], latent), options
