@@ -1,4 +1,4 @@
-"""The command line: `everreel generate`, `everreel models`, `everreel train`, `everreel evaluate`.
+"""The command line: `everreel generate`, `plan`, `resume`, `extend`, `models`, `train`, `evaluate`.
 
 The one invariant: whatever goes wrong is one line on the error stream and exit code 2, never a traceback, and what a
 film has on disk by then stays there and plays.
@@ -6,15 +6,19 @@ film has on disk by then stays there and plays.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args, get_origin
 
 import typer
+from pydantic.fields import FieldInfo
 
+from everreel.film.request import VideoRequest, make_request
 from everreel.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -58,36 +62,44 @@ def main() -> None:
         sys.exit(_complain("stopped"))
 
 
+def _takes_request(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose options are the fields of a request; it is called with the request and its own options."""
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    options = [_option(name, field) for name, field in VideoRequest.model_fields.items()]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:  # noqa: ANN401 -- each has the type of its field
+        asked = {option.name: values.pop(option.name) for option in options}
+        asked["keyframes"] = _keyframes(asked.pop("keyframe") or [])
+        command(make_request(**asked), **values)
+
+    parameters = [*options, *own]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+    if name == "keyframes":
+        text = "FRAME=PATH: a picture for a frame, the first is 0; any number of them."
+        annotation: Any = Annotated[list[str] | None, typer.Option(help=text)]
+        return inspect.Parameter("keyframe", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    kind: Any = field.annotation
+    if any(get_origin(part) is Literal for part in get_args(kind)):
+        kind = str | None  # the request itself says what it may be
+    if field.is_required():
+        annotation, default = Annotated[kind, typer.Argument(help=field.description)], inspect.Parameter.empty
+    else:
+        annotation, default = Annotated[kind, typer.Option(help=field.description)], field.default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
 @app.command()
-def generate(  # the options of a film are the fields of a request
-    prompt: Annotated[str, typer.Argument(help="What the film shows.")],
+@_takes_request
+def generate(
+    request: VideoRequest,
+    *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The MP4 to write.")] = Path("film.mp4"),
-    num_frames: Annotated[int | None, typer.Option(help="Length in frames; any number.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Length in seconds instead.")] = None,
-    height: Annotated[int | None, typer.Option(help="Height in pixels, a multiple of 16.")] = None,
-    width: Annotated[int | None, typer.Option(help="Width in pixels, a multiple of 16.")] = None,
-    resolution: Annotated[str | None, typer.Option(help="540P or 720P instead of a size.")] = None,
-    aspect: Annotated[str | None, typer.Option(help="16:9, 9:16 or 1:1.")] = None,
-    num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the words; 1 is off.")] = None,
-    shift: Annotated[float | None, typer.Option(help="Shift of the noise levels.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same film.")] = 0,
-    negative_prompt: Annotated[str | None, typer.Option(help="What the film should not look like.")] = None,
-    ar_step: Annotated[int, typer.Option(help="Asynchronous: rows between two blocks; 0 is off.")] = 0,
-    causal_block_size: Annotated[int | None, typer.Option(help="Latent frames of a block.")] = None,
-    fps: Annotated[int, typer.Option(help="Frames a second, 16 or 24.")] = 24,
-    schedule: Annotated[str | None, typer.Option(help="Beyond a window: blockwise, rolling or windows.")] = None,
-    base_num_frames: Annotated[int | None, typer.Option(help="Frames of a window, 4k + 1.")] = None,
-    overlap_history: Annotated[int | None, typer.Option(help="Frames that a window has of the one before.")] = None,
-    join: Annotated[str | None, typer.Option(help="How windows are joined: reencode, carry or hybrid.")] = None,
-    image: Annotated[Path | None, typer.Option(help="The picture that the film begins with.")] = None,
-    end_image: Annotated[Path | None, typer.Option(help="The picture that the film ends with.")] = None,
-    keyframe: Annotated[
-        list[str] | None, typer.Option(help="FRAME=PATH: a picture for a frame, the first is 0; any number of them.")
-    ] = None,
-    addnoise_condition: Annotated[
-        float, typer.Option(help="Noise on what the film looks back at, in thousandths; 20 against drift.")
-    ] = 0,
     model: Annotated[str, typer.Option(help="A name from `everreel models`, or a folder.")] = "tiny",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     dtype: Annotated[str | None, typer.Option(help="bfloat16, float32 or float16.")] = None,
@@ -97,15 +109,7 @@ def generate(  # the options of a film are the fields of a request
     from everreel.film import making
     from everreel.film.given import read_pictures
     from everreel.film.plan import make_plan
-    from everreel.film.request import make_request
 
-    request = make_request(
-        prompt=prompt, num_frames=num_frames, seconds=seconds, height=height, width=width, resolution=resolution,
-        aspect=aspect, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, shift=shift, seed=seed,
-        negative_prompt=negative_prompt, ar_step=ar_step, causal_block_size=causal_block_size, fps=fps,
-        schedule=schedule, base_num_frames=base_num_frames, overlap_history=overlap_history, join=join,
-        image=image, end_image=end_image, keyframes=_keyframes(keyframe or []), addnoise_condition=addnoise_condition,
-    )  # fmt: skip
     plan = make_plan(request, find_model(model))
     check_output(output)
     for picture in read_pictures(plan.request).values():
@@ -114,6 +118,28 @@ def generate(  # the options of a film are the fields of a request
     pipeline = _load(model, device, dtype)
     typer.echo(plan.describe())
     _film(pipeline, making.begin(pipeline, request), output)
+
+
+@app.command()
+@_takes_request
+def plan(
+    request: VideoRequest,
+    *,
+    model: Annotated[str, typer.Option(help="A name from `everreel models`, or a folder.")] = "tiny",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+) -> None:
+    """Say how a film would be made, how long it would take and what memory, without loading anything."""
+    from everreel.checkpoint.catalog import find_model
+    from everreel.film.estimate import estimate
+    from everreel.film.given import read_pictures
+    from everreel.film.plan import make_plan
+
+    card = find_model(model, here=False)
+    cut = make_plan(request, card)
+    read_pictures(cut.request)
+    typer.echo(cut.describe())
+    for line in (*cut.explain(), *estimate(cut, card, device).describe()):
+        typer.echo(f"  {line}")
 
 
 @app.command()
@@ -141,7 +167,6 @@ def extend(
     """Make a film longer, from its own latents: nothing is decoded and encoded again."""
     from everreel.film import making
     from everreel.film.journal import read_journal
-    from everreel.film.request import make_request
 
     check_output(video)
     journal = read_journal(video)

@@ -32,6 +32,9 @@ class ModelCard:
     needs: str
     licence: str
     released: bool  # published by others, so not inside the package
+    dim: int  # width, feed-forward width and depth of the transformer: what a step costs
+    ffn_dim: int
+    num_layers: int
     schedule: Literal["blockwise", "rolling", "windows"] = "windows"  # beyond one window
     join: Literal["reencode", "carry", "hybrid"] = "reencode"
     causal: bool = False  # trained with block-causal attention as well, so that finished blocks can be cached
@@ -76,6 +79,9 @@ _TINY = ModelCard(
     needs="a CPU and 1 GB of memory",
     licence="Apache-2.0",
     released=False,
+    dim=256,
+    ffn_dim=1024,
+    num_layers=10,
     schedule="blockwise",
     join="carry",
     causal=True,
@@ -94,6 +100,9 @@ _DF_1B = ModelCard(
     needs="a GPU with 15 GB, 32 GB of memory, 28 GB of disk",
     licence="Skywork Community License",
     released=True,
+    dim=1536,
+    ffn_dim=8960,
+    num_layers=30,
     negative_prompt="blurry, overexposed, washed out, distorted, bad hands, extra limbs, subtitles, watermark, still",
 )
 _DF_14B = replace(
@@ -101,6 +110,9 @@ _DF_14B = replace(
     name="DF-14B-540P",
     path="Skywork/SkyReels-V2-DF-14B-540P-Diffusers",
     size="14 B",
+    dim=5120,
+    ffn_dim=13824,
+    num_layers=40,
     needs="a GPU with 52 GB, 64 GB of memory, 70 GB of disk",
 )
 _DF_14B_720P = replace(
@@ -116,8 +128,10 @@ _DF_14B_720P = replace(
 CATALOG = (_TINY, _DF_1B, _DF_14B, _DF_14B_720P)
 
 
-def find_model(name_or_path: str | Path) -> ModelCard:
-    """The card of a model on this machine: a name of the catalog, or a folder in a layout that `load` reads.
+def find_model(name_or_path: str | Path, *, here: bool = True) -> ModelCard:
+    """The card of a model: a name of the catalog, or a folder in a layout that `load` reads.
+
+    With `here`, only of one that can be loaded now, and without, of any that is known.
 
     Raises:
         ValueError: there is no such model here; the message says what would do.
@@ -125,7 +139,7 @@ def find_model(name_or_path: str | Path) -> ModelCard:
     wanted = str(name_or_path)
     for card in CATALOG:
         if wanted in (card.name, card.path):
-            if card.usable:
+            if card.usable or not here:
                 return card
             if not card.released:
                 raise ValueError(f"model = {wanted!r}: its files are missing in {card.path}; install again")
@@ -161,4 +175,5 @@ def _card_of_folder(folder: Path) -> ModelCard:
         card = _DF_14B_720P if "720" in folder.resolve().name else _DF_14B
     else:
         card = replace(_TINY, size="unknown", needs="unknown", licence="unknown")
+    card = replace(card, dim=config.dim, ffn_dim=config.ffn_dim, num_layers=config.num_layers)
     return replace(card, name=folder.resolve().name, path=str(folder), released=False)

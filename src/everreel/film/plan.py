@@ -6,16 +6,18 @@ request and the model's card, so it can be shown, checked and repeated.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from everreel.checkpoint.catalog import ModelCard
-from everreel.diffusion.schedule import Schedule, asynchronous, blockwise, rolling
+from everreel.diffusion.schedule import Row, Schedule, asynchronous, blockwise, rolling
 from everreel.diffusion.windows import windows
 from everreel.film.decoding import Join
 from everreel.film.request import RequestError, VideoRequest
-from everreel.shapes import TEMPORAL, LatentShape, latent_frames
+from everreel.shapes import TEMPORAL, LatentShape, frames_of, latent_frames
 
 OVERLAP = 17  # frames: what the released code is run with
+MOST_PIECES = 8  # that are listed one by one
 DECODE_FRAMES = 5  # latent frames decoded and written at a time where many finish at once
 
 
@@ -57,6 +59,23 @@ class Plan:
             f"{self.mode}, {self.num_blocks} block{'s' * (self.num_blocks != 1)}, {len(self.schedule)} rows, "
             f"guidance {request.guidance_scale:g}, shift {request.shift:g}, seed {request.seed}"
         )
+
+    def explain(self) -> list[str]:
+        """Lines for people: what is given where, which frames come in which order, and what is in sight meanwhile."""
+        lines = [f"{field} {path} fills latent {at}" for at, (field, path) in self.request.pictures().items()]
+        ends = itertools.islice((row for row in self.schedule if row.finished), MOST_PIECES)
+        pieces = [self._piece(row) for row in ends]
+        left = self.schedule.num_finished - len(pieces)
+        if left > 1:
+            pieces.append(f"... {left - 1} more ...")
+        return [*lines, *pieces, *([self._piece(self.schedule[-1])] if left else [])]
+
+    def _piece(self, row: Row) -> str:
+        assert self.request.num_frames
+        last = min(frames_of(row.finished.stop - 1)[-1], self.request.num_frames - 1)
+        full = "; full attention and no cache, a picture lies ahead" if row.ahead and self.remembers else ""
+        sight = f"latents {row.window[0]}..{row.window[1] - 1} in sight{full}"
+        return f"frames {frames_of(row.finished.start)[0]}..{last}: {sight}"
 
 
 def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: int = 0) -> Plan:

@@ -71,20 +71,26 @@ class VideoRequest(BaseModel):
     prompt: Annotated[str, AfterValidator(_prompt)] = Field(description="What the film shows.")
     negative_prompt: str | None = Field(None, description="What it should not look like.")
     num_frames: Annotated[int | None, _at_least(1, MOST_FRAMES)] = Field(None, description="Length in frames.")
-    seconds: Annotated[float | None, _at_least(0.04, MOST_SECONDS)] = Field(None, description="Length in seconds.")
+    seconds: Annotated[float | None, _at_least(0.04, MOST_SECONDS)] = Field(
+        None, description="Length in seconds instead."
+    )
     fps: Annotated[int, AfterValidator(_fps)] = Field(24, description="Frames a second, 16 or 24.")
-    height: Annotated[int | None, AfterValidator(_size)] = Field(None, description="Height in pixels, 16k.")
-    width: Annotated[int | None, AfterValidator(_size)] = Field(None, description="Width in pixels, 16k.")
+    height: Annotated[int | None, AfterValidator(_size)] = Field(
+        None, description="Height in pixels, a multiple of 16."
+    )
+    width: Annotated[int | None, AfterValidator(_size)] = Field(None, description="Width in pixels, a multiple of 16.")
     resolution: Literal["540P", "720P"] | None = Field(None, description="540P or 720P instead of a size.")
     aspect: Aspect | None = Field(None, description="16:9, 9:16 or 1:1.")
     num_inference_steps: Annotated[int | None, _at_least(1, 1000)] = Field(None, description="Denoising steps.")
-    guidance_scale: Annotated[float | None, _at_least(1, 50)] = Field(None, description="1 turns guidance off.")
+    guidance_scale: Annotated[float | None, _at_least(1, 50)] = Field(
+        None, description="How closely to follow the words; 1 is off."
+    )
     shift: Annotated[float | None, _at_least(0.01, 100)] = Field(None, description="Shift of the noise levels.")
     seed: Annotated[int, _at_least(0, 2**62)] = Field(0, description="The same seed gives the same film.")
     ar_step: Annotated[int, _at_least(0)] = Field(0, description="Asynchronous: rows between two blocks; 0 is off.")
     causal_block_size: Annotated[int | None, _at_least(1)] = Field(None, description="Latent frames of a block.")
     schedule: Literal["blockwise", "rolling", "windows"] | None = Field(
-        None, description="How a film longer than a window is made."
+        None, description="Beyond a window: blockwise, rolling or windows."
     )
     base_num_frames: Annotated[int | None, _at_least(5)] = Field(None, description="Frames of a window, 4k + 1.")
     overlap_history: Annotated[int | None, _at_least(1)] = Field(
