@@ -13,9 +13,11 @@ from everreel import cli
 from everreel.diffusion.denoiser import Denoiser
 from everreel.film import making
 from everreel.film.pipeline import VideoPipeline
+from everreel.film.request import make_request
 from everreel.media import FilmWriter, Video, write_image
 
 SMALL = ("--height", 32, "--width", 48, "--num-inference-steps", 2, "--guidance-scale", 1, "--dtype", "float32")
+STORY = {60: "a swan", 100: "an owl: hooting"}
 BLOCKS = ("--num-frames", 30, "--causal-block-size", 3)  # 9 frames, 12 and 9
 
 
@@ -98,7 +100,7 @@ def one_line(said):
         (["a fox", "--model", "tinny"], "model = 'tinny': must be one of .*; nearest 'tiny'"),
         (["a fox", "--num-frames", "many"], "Invalid value for '--num-frames'"),
         (["a fox", "--lenght", 3], "No such option.*--lenght"),
-        ([], "Missing argument"),
+        ([], "prompt: say what the film shows"),
         (["a fox", "--model", ""], "model = '': must be one of "),
     ],
     ids=lambda value: " ".join(map(str, value))[:40] if isinstance(value, list) else "",
@@ -312,7 +314,7 @@ def test_every_flag_arrives(tiny_folder, tmp_path, run, monkeypatch):
     code, out, _ = run("generate", "a  fox", "-o", film, *arguments, *keyframes, *load)
     assert code == 0 and "40 frames of 720x1280 at 16 fps: 4 given pictures, asynchronous" in out
     (_, request, output), *_ = films
-    flags["keyframes"] = {9: picture, 20: picture}
+    flags |= {"keyframes": {9: picture, 20: picture}, "story": {}}
     assert request.model_dump(exclude_none=True) == {"prompt": "a fox", **flags}
     assert output == film and loads == [(str(tiny_folder), "cpu", "float32")]
     run("generate", "a fox", "--num-frames", 10, "--height", 64, "--width", 80, "--model", tiny_folder, "-o", film)
@@ -388,3 +390,43 @@ def test_a_plan_is_said_without_loading_anything(run, monkeypatch, tmp_path):
     assert code == 0 and "720 frames of 960x544 at 24 fps: windows" in out
     assert "must be 4k + 1; nearest that works: 97" in one_line(run("plan", "a fox", "--base-num-frames", 98))
     assert "no.png" in one_line(run("plan", "a fox", "--image", "no.png"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "story"),
+    [
+        (("a fox", "--prompt", "5s: a  swan"), {120: "a swan"}),
+        (("--prompt", "0s: a fox", "--prompt", "2.5s: a swan", "--prompt", "100f: an owl: hooting"), STORY),
+        (("a fox", "--fps", 16, "--prompt", "5s: a swan"), {80: "a swan"}),
+        (("--story", "story.txt"), {48: "a swan"}),
+    ],
+)
+def test_a_story_is_told_in_parts(tmp_path, run, monkeypatch, arguments, story):
+    monkeypatch.chdir(tmp_path)
+    Path("story.txt").write_text("0s: a fox\n\n2s: a swan\n")
+    told = []
+    monkeypatch.setattr(cli, "make_request", lambda **values: told.append(make_request(**values)) or told[-1])
+    code, out, _ = run("plan", *arguments, "--seconds", 9)
+    assert code == 0 and told[0].prompt == "a fox" and told[0].story == story
+    assert all(f"from frame {frame} on: {words}" in out for frame, words in story.items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "prompt: say what the film shows"),
+        (("--prompt", "5s: a swan"), "the first part must begin at 0s"),
+        (("a fox", "--prompt", "a swan"), "prompt = 'a swan': a part is TIME: WORDS"),
+        (("a fox", "--prompt", "0s: a swan"), "must begin after the part before it; nearest that works: 0.04s"),
+        (("a fox", "--prompt", "3s: b", "--prompt", "2s: c"), "prompt = '2s: c': must begin after the part before it"),
+        (("a fox", "--prompt", "9s: b"), "story[216] = 'b': the film has frames 0..96; nearest that works: 96"),
+        (("a fox", "--prompt", "2f: b", "--prompt", "3f: c"), "story[3] = 'c': comes too soon; nearest that works: 7"),
+        (("a fox", "--prompt", "1s:  "), "prompt is empty"),
+        (("--story", "none.txt"), "none.txt"),
+        (("--story", "bytes.txt"), "story = bytes.txt: must be text in UTF-8"),
+    ],
+)
+def test_a_story_that_cannot_be_told_is_one_line(tmp_path, refused, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("bytes.txt").write_bytes(b"\xff\xfe0s")
+    assert message in refused("generate", *arguments)

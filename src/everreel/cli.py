@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from everreel.film.pipeline import Progress, VideoPipeline
     from everreel.film.plan import Plan
 
+PART = "TIME: WORDS, as in '5s: it jumps': what the film shows from then on; any number of them."
 app = typer.Typer(
     name="everreel",
     help="Films of any length from words.",
@@ -66,11 +68,13 @@ def _takes_request(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose options are the fields of a request; it is called with the request and its own options."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     options = [_option(name, field) for name, field in VideoRequest.model_fields.items()]
+    options.append(_parameter("part", list[str] | None, None, typer.Option("--prompt", help=PART)))
 
     @functools.wraps(command)
     def run(**values: Any) -> None:  # noqa: ANN401 -- each has the type of its field
         asked = {option.name: values.pop(option.name) for option in options}
         asked["keyframes"] = _keyframes(asked.pop("keyframe") or [])
+        asked |= _told(asked["prompt"], asked.pop("part") or [], asked.pop("story"), asked["fps"])
         command(make_request(**asked), **values)
 
     parameters = [*options, *own]
@@ -80,18 +84,47 @@ def _takes_request(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+    if name == "prompt":
+        return _parameter(name, str | None, None, typer.Argument(help=field.description))
+    if name == "story":
+        return _parameter(name, Path | None, None, typer.Option(help="A file with one such part a line."))
     if name == "keyframes":
         text = "FRAME=PATH: a picture for a frame, the first is 0; any number of them."
-        annotation: Any = Annotated[list[str] | None, typer.Option(help=text)]
-        return inspect.Parameter("keyframe", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        return _parameter("keyframe", list[str] | None, None, typer.Option(help=text))
     kind: Any = field.annotation
     if any(get_origin(part) is Literal for part in get_args(kind)):
         kind = str | None  # the request itself says what it may be
-    if field.is_required():
-        annotation, default = Annotated[kind, typer.Argument(help=field.description)], inspect.Parameter.empty
-    else:
-        annotation, default = Annotated[kind, typer.Option(help=field.description)], field.default
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    return _parameter(name, kind, field.default, typer.Option(help=field.description))
+
+
+def _parameter(name: str, kind: Any, default: Any, says: Any) -> inspect.Parameter:  # noqa: ANN401 -- typer's own
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, says])
+
+
+def _told(prompt: str | None, parts: list[str], story: Path | None, fps: int) -> dict[str, Any]:
+    """The prompt and the story of a request, from what a person may type: words, parts with times, a file of those."""
+    if story is not None:
+        try:
+            lines = story.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise ValueError(f"story = {story}: must be text in UTF-8, one part a line") from None
+        parts = [*parts, *(line for line in lines if line.strip())]
+    told: dict[int, str] = {} if prompt is None else {0: prompt}
+    for part in parts:
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|f)\s*:(.*)", part)
+        if found is None:
+            raise ValueError(f"prompt = {part!r}: a part is TIME: WORDS, in seconds or frames, as in '5s: it jumps'")
+        frame = round(float(found[1]) * (fps if found[2] == "s" else 1))
+        if told and frame <= max(told):
+            nearest = f"{(max(told) + 1) / fps:.2f}s"
+            raise ValueError(f"prompt = {part!r}: must begin after the part before it; nearest that works: {nearest}")
+        told[frame] = found[3]
+    if not told:
+        raise ValueError("prompt: say what the film shows, e.g. 'a red fox runs through a snowy forest'")
+    first = min(told)
+    if first != 0:
+        raise ValueError(f"prompt = {told[first]!r}: the first part must begin at 0s; nearest that works: 0s")
+    return {"prompt": told.pop(0), "story": told}
 
 
 @app.command()

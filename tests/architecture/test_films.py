@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from everreel.diffusion.denoiser import Branch
 from everreel.film import pipeline as film
 from everreel.film.pipeline import VideoPipeline
-from everreel.film.plan import make_plan
+from everreel.film.plan import make_plan, turn_latent
 from everreel.film.request import make_request
 from everreel.media import FilmWriter, Video
 
@@ -124,7 +124,7 @@ def test_a_film_with_a_cache_is_the_film_without_one(pipe, monkeypatch, guidance
     request = make_request(**SMALL, num_frames=41, causal_block_size=3, guidance_scale=guidance_scale)
     assert make_plan(request, pipe.card).remembers
     with_cache = latents_of(pipe, request)
-    monkeypatch.setattr(film, "Branch", lambda context, cache: Branch(context))
+    monkeypatch.setattr(film, "Branch", lambda context, cache, later: Branch(context, None, later))
     without = latents_of(pipe, request)
     assert (with_cache - without).norm() < 1e-4 * without.norm()
 
@@ -159,3 +159,24 @@ def test_pieces_of_any_size_decode_to_the_same_film(pipe, monkeypatch):
         assert len(blocks) == -(-7 // pieces)
         films.append(np.concatenate([block.frames for block in blocks]).astype(int))
     assert all(np.abs(other - films[0]).max() <= 1 for other in films)
+
+
+@pytest.mark.parametrize("options", [{}, {"schedule": "rolling"}, {"schedule": "windows"}, {"base_num_frames": 93}])
+def test_a_prompt_takes_over_at_its_frame(pipe, options):
+    """Block by block nothing before it changes; where frames are made together, those before it may, but little."""
+    story = make_request(**SMALL, num_frames=77, story={40: "a blue swan"}, **options)
+    told, plain = latents_of(pipe, story), latents_of(pipe, make_request(**SMALL, num_frames=77, **options))
+    changed = (told - plain).flatten(2).norm(dim=(0, 2)) / plain.flatten(2).norm(dim=(0, 2))
+    turn = turn_latent(40)
+    assert turn == 11 and changed[turn:].min() > 3 * changed[:turn].max()
+    if not options:
+        assert torch.equal(told[:, :10], plain[:, :10])  # whole blocks
+
+
+def test_a_story_with_a_cache_is_the_story_without_one(pipe, monkeypatch):
+    """Law 3: what is remembered of a frame was read from that frame's own text, so nothing has to be computed anew."""
+    monkeypatch.setattr(pipe, "card", replace(pipe.card, num_frames=49, context=12))
+    request = make_request(**SMALL, num_frames=41, causal_block_size=3, story={17: "a blue swan", 31: "a red fox"})
+    with_cache = latents_of(pipe, request)
+    monkeypatch.setattr(film, "Branch", lambda context, cache, later: Branch(context, None, later))
+    assert (with_cache - latents_of(pipe, request)).norm() < 1e-4 * with_cache.norm()

@@ -164,7 +164,7 @@ def dense(model: DiT, x: torch.Tensor, time: torch.Tensor, text: Context, block:
             parts.append(torch.einsum("bhls,bshd->blhd", logits.softmax(-1), v[:, index]))
         keys.append(k)
         outs = outs + attention.o(torch.cat(parts, dim=1).flatten(2)) * by_frame(gate)
-        outs = outs + module.cross_attn(module.norm3(outs), text, layer)
+        outs = outs + module.cross_attn(module.norm3(outs), [(outs.shape[1], text)], layer)
         normed = torch.nn.functional.layer_norm(outs, outs.shape[-1:], eps=1e-6)
         outs = outs + module.ffn(normed * (1 + by_frame(scale2)) + by_frame(shift2)) * by_frame(gate2)
     return model._unpatchify(model.head(outs, time_BTC), frames, 2, 4)
@@ -228,3 +228,19 @@ def test_clear_errors():
         model.encode_context(random(1, 600, 24), [600])
     with pytest.raises(ValueError, match="sink_frames = 3"):
         KVCache(3, 3)
+
+
+@torch.no_grad()
+def test_each_frame_reads_its_own_text():
+    """Two texts in one pass: without attention between frames each part is what it is with its text alone."""
+    model = small()
+    first, second = (model.encode_context(random(1, length, 24, seed=length), [length]) for length in (9, 5))
+    x, time = random(1, 16, 6, 4, 8), random(1, 6).abs() * 300
+    both = model(x, time, [(4, first), (2, second)], blocks=[4, 2])
+    assert error(both[:, :, :4], model(x, time, first, blocks=[4, 2])[:, :, :4]) < 1e-6
+    cache = KVCache(6)
+    model(x[:, :, :4], time[:, :4], first, cache=cache, write_cache=True)
+    assert error(both[:, :, 4:], model(x[:, :, 4:], time[:, 4:], second, cache=cache)) < 1e-5
+    assert error(both[:, :, 4:], model(x, time, first, blocks=[4, 2])[:, :, 4:]) > 1e-4
+    with pytest.raises(ValueError, match=r"context = \[4, 1\] frames: must add up to the 6 latent frames"):
+        model(x, time, [(4, first), (1, second)])

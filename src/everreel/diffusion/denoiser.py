@@ -8,6 +8,7 @@ Shape suffixes: B batch, C channels, T latent frames, H W latent height and widt
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,10 +21,22 @@ from everreel.model.kv_cache import KVCache
 
 @dataclass
 class Branch:
-    """One forward pass a step: a context of one row (or of both rows of guidance in one batch) and its cache."""
+    """One forward pass a step: a context of one row (or of both rows of guidance in one batch) and its cache.
+
+    `later` are contexts of the same kind by the latent frame at which each takes over, first to last.
+    """
 
     context: Context
     cache: KVCache | None = None
+    later: Sequence[tuple[int, Context]] = ()
+
+    def texts(self, start: int, stop: int) -> list[tuple[int, Context]]:
+        """How many of the frames from `start` up to `stop` read which context."""
+        turns = [(0, self.context), *self.later, (stop, self.context)]
+        parts = [
+            (min(end, stop) - max(begin, start), context) for (begin, context), (end, _) in itertools.pairwise(turns)
+        ]
+        return [(frames, context) for frames, context in parts if frames > 0]
 
     @property
     def batch(self) -> int:
@@ -67,12 +80,13 @@ class Denoiser:
         return self.branches[0].cache is not None
 
     @torch.no_grad()
-    def __call__(self, x_CTHW: Tensor, timestep_T: Tensor, blocks: Sequence[int] | None) -> Tensor:
+    def __call__(self, x_CTHW: Tensor, timestep_T: Tensor, blocks: Sequence[int] | None, start: int = 0) -> Tensor:
         """The guided velocity, (C, T, H, W) float32, of a window at timesteps 1000 (noise) to 0 (clean).
 
-        Without `blocks` the window is seen by itself and whole: full attention, nothing of the caches.
+        `start` is the film's latent frame that the window begins with, for texts that change. Without `blocks` the
+        window is seen by itself and whole: full attention, nothing of the caches.
         """
-        velocity = self._run(x_CTHW, timestep_T, blocks, write_cache=False)
+        velocity = self._run(x_CTHW, timestep_T, blocks, start)
         if velocity.shape[0] == 1:
             return velocity[0]
         conditional, unconditional = velocity
@@ -80,12 +94,19 @@ class Denoiser:
         return guided
 
     @torch.no_grad()
-    def remember(self, x_CTHW: Tensor, timestep_T: Tensor) -> None:
+    def remember(self, x_CTHW: Tensor, timestep_T: Tensor, start: int = 0) -> None:
         """Write a finished block into the caches, if there are any: one more pass over it at its (near) zero level."""
         if self.remembers:
-            self._run(x_CTHW, timestep_T, (x_CTHW.shape[1],), write_cache=True)
+            self._run(x_CTHW, timestep_T, (x_CTHW.shape[1],), start, write_cache=True)
 
-    def _run(self, x_CTHW: Tensor, timestep_T: Tensor, blocks: Sequence[int] | None, write_cache: bool) -> Tensor:
+    def _run(
+        self,
+        x_CTHW: Tensor,
+        timestep_T: Tensor,
+        blocks: Sequence[int] | None,
+        start: int,
+        write_cache: bool = False,
+    ) -> Tensor:
         out = []
         for branch in self.branches:
             x_BCTHW = x_CTHW[None].expand(branch.batch, -1, -1, -1, -1)
@@ -94,7 +115,7 @@ class Denoiser:
             velocity = self.model(
                 x_BCTHW,
                 timestep_BT,
-                branch.context,
+                branch.texts(start, start + x_CTHW.shape[1]),
                 fps_B=fps_B,
                 blocks=blocks if self.causal else None,
                 cache=None if blocks is None else branch.cache,

@@ -83,7 +83,7 @@ def rollout(
             remembered = _remember(schedule, denoiser, row, remembered, seen_CTHW, timestep_T)
         new = 0 if row.ahead else max(remembered - row.window[0], 0)
         blocks = None if row.ahead else schedule.blocks_in(row.window[0] + new, row.window[1])
-        velocity_CTHW = denoiser(seen_CTHW[:, new:], timestep_T[new:], blocks)
+        velocity_CTHW = denoiser(seen_CTHW[:, new:], timestep_T[new:], blocks, row.window[0] + new)
         velocity_CTHW = torch.nn.functional.pad(velocity_CTHW, (0, 0, 0, 0, new, 0))  # what is remembered stays
         window.state = solver.step(window.state, velocity_CTHW[None], levels_T, update_T)
         if on_row is not None:
@@ -168,6 +168,6 @@ def _remember(
         if remembered + size > start + clean:
             break
         part = slice(remembered - start, remembered - start + size)
-        denoiser.remember(seen_CTHW[:, part], timestep_T[part])
+        denoiser.remember(seen_CTHW[:, part], timestep_T[part], remembered)
         remembered += size
     return remembered

@@ -48,8 +48,9 @@ def go_on_with(pipe: VideoPipeline, journal: Journal, num_frames: int, prompt: s
         offset=offset,
         spare=state.spare,
     )
-    without_pictures = VideoRequest(**old.model_dump(exclude={"image", "end_image", "keyframes"}))
-    request = without_pictures.model_copy(update={"num_frames": num_frames, "prompt": prompt or old.prompt})
+    last_told = [old.prompt, *old.story.values()][-1]
+    bare = VideoRequest(**old.model_dump(exclude={"image", "end_image", "keyframes", "story"}))
+    request = bare.model_copy(update={"num_frames": num_frames, "prompt": prompt or last_told})
     return Journal(request, journal.maker, beginning, None, journal.num_bytes, journal.num_frames)
 
 

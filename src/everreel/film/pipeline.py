@@ -27,7 +27,7 @@ from everreel.diffusion.rollout import LatentBlock, rollout
 from everreel.diffusion.solver import solver_for
 from everreel.film.decoding import FrameDecoder
 from everreel.film.given import encode_pictures, read_pictures
-from everreel.film.plan import DECODE_FRAMES, Plan, make_plan
+from everreel.film.plan import DECODE_FRAMES, Plan, make_plan, turn_latent
 from everreel.film.request import RequestError, VideoRequest
 from everreel.film.state import NOTHING, Beginning, Block, FilmState
 from everreel.media import FilmWriter, Video
@@ -153,7 +153,7 @@ class VideoPipeline:
         """
         beginning = beginning or self.begin(request)
         plan = make_plan(request, self.card, beginning.history, len(beginning.spare))
-        return self._stream(plan, self._contexts(plan), beginning, state, on_progress)
+        return self._stream(plan, self._branches(plan), beginning, state, on_progress)
 
     @torch.no_grad()
     def begin(self, request: VideoRequest) -> Beginning:
@@ -177,7 +177,7 @@ class VideoPipeline:
     def _stream(
         self,
         plan: Plan,
-        contexts: list[Context],
+        branches: list[Branch],
         beginning: Beginning,
         state: FilmState | None,
         on_progress: Callable[[Progress], None] | None,
@@ -185,12 +185,12 @@ class VideoPipeline:
         request, shape = plan.request, plan.shape
         assert request.num_inference_steps and request.shift and request.guidance_scale and request.num_frames
         device = self.device
-        caches = [KVCache(plan.context) for _ in contexts] if plan.remembers else []
+        caches = [branch.cache for branch in branches if branch.cache is not None]
         for cache, held in zip(caches, state.caches if state else (), strict=False):
             cache.load(held)
         denoiser = Denoiser(
             self.transformer,
-            [Branch(context, caches[i] if caches else None) for i, context in enumerate(contexts)],
+            branches,
             request.guidance_scale,
             fps_index=FPS_INDEX[request.fps],
             causal=plan.remembers,
@@ -245,30 +245,41 @@ class VideoPipeline:
             now = FilmState(block.state, held, decoder.state, decoder.tail, start, spare)
             yield Block(made.start, made.frames, now)
 
-    def _contexts(self, plan: Plan) -> list[Context]:
-        """Text contexts: one of two rows, two of one where memory is short, or a single one without guidance."""
+    def _branches(self, plan: Plan) -> list[Branch]:
+        """Texts of one branch with two rows, of two with one where memory is short, or of one without guidance."""
         request = plan.request
-        prompts = [request.prompt]
+        parts = [("prompt", 0, request.prompt), *((f"story[{f}]", turn_latent(f), p) for f, p in request.story.items())]
+        told = [(latent, self._contexts(plan, field, prompt)) for field, latent, prompt in parts]
+        return [
+            Branch(first, KVCache(plan.context) if plan.remembers else None, [(at, texts[i]) for at, texts in told[1:]])
+            for i, first in enumerate(told[0][1])
+        ]
+
+    def _contexts(self, plan: Plan, field: str, prompt: str) -> list[Context]:
+        """The contexts of one prompt, one a branch."""
+        request = plan.request
+        prompts = [(field, prompt)]
         if request.guidance_scale != 1.0:
-            prompts.append(request.negative_prompt or "")
-        limit = self.transformer.config.text_len
-        rows = []
-        for field, prompt in zip(("prompt", "negative_prompt"), prompts, strict=False):
-            tokens = self.tokenizer([prompt])
-            length = int(tokens.mask.sum())
-            excess = max(tokens.num_dropped[0], length - limit)
-            if excess > 0:
-                raise RequestError(
-                    f"{field} = {length + tokens.num_dropped[0]} tokens: the model reads at most {limit}; "
-                    f"leave out about {excess} words"
-                )
-            embedding = self.text_encoder(tokens.ids.to(self.device), tokens.mask.to(self.device))
-            rows.append((embedding[:, :length], length))
+            prompts.append(("negative_prompt", request.negative_prompt or ""))
+        rows = [self._embedding(field, prompt) for field, prompt in prompts]
         if len(rows) == 2 and fits_as_batch(plan.shape, self.transformer):
             longest = max(length for _, length in rows)
             padded = [torch.nn.functional.pad(text, (0, 0, 0, longest - length)) for text, length in rows]
             return [self.transformer.encode_context(torch.cat(padded), [length for _, length in rows])]
         return [self.transformer.encode_context(text, [length]) for text, length in rows]
+
+    def _embedding(self, field: str, prompt: str) -> tuple[Tensor, int]:
+        limit = self.transformer.config.text_len
+        tokens = self.tokenizer([prompt])
+        length = int(tokens.mask.sum())
+        excess = max(tokens.num_dropped[0], length - limit)
+        if excess > 0:
+            raise RequestError(
+                f"{field} = {length + tokens.num_dropped[0]} tokens: the model reads at most {limit}; "
+                f"leave out about {excess} words"
+            )
+        embedding = self.text_encoder(tokens.ids.to(self.device), tokens.mask.to(self.device))
+        return embedding[:, :length], length
 
     @property
     def device(self) -> torch.device:

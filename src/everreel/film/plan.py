@@ -62,7 +62,8 @@ class Plan:
 
     def explain(self) -> list[str]:
         """Lines for people: what is given where, which frames come in which order, and what is in sight meanwhile."""
-        lines = [f"{field} {path} fills latent {at}" for at, (field, path) in self.request.pictures().items()]
+        lines = [f"from frame {frame} on: {prompt}" for frame, prompt in self.request.story.items()]
+        lines += [f"{field} {path} fills latent {at}" for at, (field, path) in self.request.pictures().items()]
         ends = itertools.islice((row for row in self.schedule if row.finished), MOST_PIECES)
         pieces = [self._piece(row) for row in ends]
         left = self.schedule.num_finished - len(pieces)
@@ -95,6 +96,7 @@ def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: i
         raise RequestError("image, end_image, keyframes: a film that goes on with another takes none; leave them out")
     frames = history + latent_frames(max(num_frames - spare, 1) + 1) - 1 if history else latent_frames(num_frames)
     shape = LatentShape.from_pixels(1 + 4 * (frames - 1), height, width)
+    _check_story(resolved)
     given = frozenset(resolved.pictures()) | frozenset(range(history))
     window = latent_frames(resolved.base_num_frames or card.num_frames)
     block = resolved.causal_block_size or min(card.block_size, window)
@@ -128,6 +130,24 @@ def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: i
         raise RequestError(str(error)) from None
     remembers = how == "blockwise" and card.causal
     return Plan(resolved, shape, mode, schedule, remembers, context, overlap, join if how == "windows" else "carry")
+
+
+def turn_latent(frame: int) -> int:
+    """The latent frame at which a prompt takes over that is to begin at a video frame: the nearest but the first."""
+    return max(1, 1 + round((frame - 1) / TEMPORAL))
+
+
+def _check_story(request: VideoRequest) -> None:
+    """Every part of the story has its own place in the film."""
+    last, before = (request.num_frames or 1) - 1, 0
+    for frame, prompt in request.story.items():
+        if frame > last:
+            raise RequestError(
+                f"story[{frame}] = {prompt!r}: the film has frames 0..{last}; nearest that works: {last}"
+            )
+        if turn_latent(frame) == before:
+            raise RequestError(f"story[{frame}] = {prompt!r}: comes too soon; nearest that works: {frame + TEMPORAL}")
+        before = turn_latent(frame)
 
 
 def _overlap(request: VideoRequest, window: int) -> int:

@@ -34,6 +34,16 @@ def _prompt(value: str) -> str:
     return " ".join(value.split())
 
 
+def _story(value: dict[int, str]) -> dict[int, str]:
+    before = 0
+    for frame in value:
+        if frame <= before:
+            rule = "must come after frame 0, which is the prompt's" if not before else f"comes after frame {before}"
+            raise ValueError(f"story[{frame}]: {rule}; nearest that works: {before + 1}")
+        before = frame
+    return {frame: _prompt(prompt) for frame, prompt in value.items()}
+
+
 def _size(value: int | None) -> int | None:
     if value is not None and (value < SIZE_STEP or value % SIZE_STEP):
         nearest = min(nearest_size(value), LARGEST_SIDE)
@@ -69,6 +79,9 @@ class VideoRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompt: Annotated[str, AfterValidator(_prompt)] = Field(description="What the film shows.")
+    story: Annotated[dict[int, str], AfterValidator(_story)] = Field(
+        {}, description="Prompts that take over later, by the number of their first frame."
+    )
     negative_prompt: str | None = Field(None, description="What it should not look like.")
     num_frames: Annotated[int | None, _at_least(1, MOST_FRAMES)] = Field(None, description="Length in frames.")
     seconds: Annotated[float | None, _at_least(0.04, MOST_SECONDS)] = Field(

@@ -36,6 +36,10 @@ class Context:
     image_layers: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
+Texts = Sequence[tuple[int, Context]]
+"""Numbers of tokens, and the text that these tokens read."""
+
+
 class DiT(nn.Module):
     """The transformer. Holds weights only; caches and contexts are arguments."""
 
@@ -61,7 +65,7 @@ class DiT(nn.Module):
         self,
         x_BCTHW: Tensor,
         timestep_BT: Tensor,
-        context: Context,
+        context: Context | Sequence[tuple[int, Context]],
         *,
         fps_B: Tensor | None = None,
         blocks: Sequence[int] | None = None,
@@ -73,7 +77,7 @@ class DiT(nn.Module):
         Args:
             x_BCTHW: noisy latents; for an I2V model with its mask and image channels behind them.
             timestep_BT: 0 (clean) to 1000 (noise) for each latent frame.
-            context: from `encode_context`.
+            context: from `encode_context`; or several, each with the number of frames that read it, first to last.
             fps_B: index of the frame rate, 0 for 16 and 1 for 24 (only where the model has the embedding).
             blocks: sizes in latent frames of the blocks of block-causal attention; None is full attention.
             cache: earlier frames of the film; the frames of x follow them.
@@ -97,8 +101,14 @@ class DiT(nn.Module):
         dtype = self.patch_embedding.weight.dtype
         x_BLC = self._patchify(x_BCTHW.to(dtype))
         time_BTC, modulation_BT6C = self._modulation(timestep_BT, fps_B)
+        texts = [(T, context)] if isinstance(context, Context) else context
+        if sum(frames for frames, _ in texts) != T:
+            raise ValueError(
+                f"context = {[frames for frames, _ in texts]} frames: must add up to the {T} latent frames"
+            )
+        texts = [(tokens * frames, context) for frames, context in texts]
         for layer, block in enumerate(self.blocks):
-            x_BLC = block(x_BLC, modulation_BT6C, context, layer, view)
+            x_BLC = block(x_BLC, modulation_BT6C, texts, layer, view)
         if cache is not None and write_cache:
             cache.commit(T)
         return self._unpatchify(self.head(x_BLC, time_BTC), T, H, W)
@@ -216,12 +226,12 @@ class Block(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), TanhGELU(), nn.Linear(config.ffn_dim, dim))
         self.modulation = nn.Parameter(torch.zeros(1, 6, dim))
 
-    def forward(self, x_BLC: Tensor, modulation_BT6C: Tensor, context: Context, layer: int, view: _View) -> Tensor:
+    def forward(self, x_BLC: Tensor, modulation_BT6C: Tensor, texts: Texts, layer: int, view: _View) -> Tensor:
         shift, scale, gate, shift2, scale2, gate2 = (
             (modulation_BT6C + self.modulation[:, None]).to(x_BLC.dtype).unbind(2)
         )
         x_BLC = _gated(x_BLC, self.self_attn(_modulate(x_BLC, shift, scale, self.eps), layer, view), gate)
-        x_BLC = x_BLC + self.cross_attn(self.norm3(x_BLC), context, layer)
+        x_BLC = x_BLC + self.cross_attn(self.norm3(x_BLC), texts, layer)
         return _gated(x_BLC, self.ffn(_modulate(x_BLC, shift2, scale2, self.eps)), gate2)
 
 
@@ -274,13 +284,13 @@ class CrossAttention(nn.Module):
             self.v_img = nn.Linear(dim, dim)
             self.norm_k_img = RMSNorm(dim, config.eps)
 
-    def forward(self, x_BLC: Tensor, context: Context, layer: int) -> Tensor:
-        key, value = context.layers[layer]
-        q = self.norm_q(self.q(x_BLC)).unflatten(2, (self.num_heads, -1)).to(value.dtype)
-        out = attend(q, key, value, context.bias)
-        if context.image_layers:
-            out = out + attend(q, *context.image_layers[layer])
-        out_BLC: Tensor = self.o(out.flatten(2))
+    def forward(self, x_BLC: Tensor, texts: Texts, layer: int) -> Tensor:
+        q = self.norm_q(self.q(x_BLC)).unflatten(2, (self.num_heads, -1)).to(texts[0][1].layers[layer][1].dtype)
+        read = [
+            _read(part, context, layer)
+            for part, (_, context) in zip(q.split([tokens for tokens, _ in texts], dim=1), texts, strict=True)
+        ]
+        out_BLC: Tensor = self.o((read[0] if len(read) == 1 else torch.cat(read, dim=1)).flatten(2))
         return out_BLC
 
     def keys_values(self, text_BSC: Tensor) -> tuple[Tensor, Tensor]:
@@ -294,6 +304,12 @@ class CrossAttention(nn.Module):
         heads = (self.num_heads, -1)
         v = self.v_img(image_BSC).unflatten(2, heads)
         return self.norm_k_img(self.k_img(image_BSC)).unflatten(2, heads).to(v.dtype), v
+
+
+def _read(q_BLHD: Tensor, context: Context, layer: int) -> Tensor:
+    """What these tokens take from the text, and from the image where there is one."""
+    out_BLHD = attend(q_BLHD, *context.layers[layer], context.bias)
+    return out_BLHD + attend(q_BLHD, *context.image_layers[layer]) if context.image_layers else out_BLHD
 
 
 class Head(nn.Module):
