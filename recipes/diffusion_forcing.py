@@ -11,13 +11,13 @@ from everreel.train.diffusion_forcing import DiffusionForcingRecipe, staged
 from everreel.train.trainer import TrainerSettings
 
 SETTINGS = TrainerSettings(
-    steps=8_000,
+    steps=7_600,
     learning_rate=1e-3,
     optimizer="muon",
     weight_decay=0.01,
     warmup=200,
     decay="linear",
-    decay_from=0.63,
+    decay_from=0.85,
     final_rate=0.05,
     ema_decay=0.999,
     precision="bf16",

@@ -16,6 +16,7 @@ from everreel.evaluate.critic import (
     load_critic,
     look_at,
     look_length,
+    mirrored_value,
     read,
     save_critic,
     score,
@@ -126,3 +127,17 @@ def test_the_shipped_critic_reads_renders() -> None:
     films = [render(scene, look_length(24)) for scene in scenes]
     found = score(load_critic(shipped_critic()), films, scenes)
     assert found["place"] >= 0.7 and found["color"] >= 0.7 and found["shot_angle"] >= 0.7
+
+
+def test_a_film_and_its_mirror_are_read_alike():
+    """Left is right in a mirror and nothing else changes, whatever the weights; the whole film is looked at."""
+    critic = Critic().eval()
+    frames = np.random.default_rng(0).integers(0, 256, (140, 32, 48, 3), dtype=np.uint8)
+    read_once, turned = read(critic, frames, 24), read(critic, frames[:, :, ::-1], 24)
+    for name, chances in read_once.items():
+        assert sum(chances.values()) == pytest.approx(1, abs=1e-5)
+        for value, chance in chances.items():
+            assert turned[name][mirrored_value(name, value)] == pytest.approx(chance, abs=1e-4)
+    later = frames.copy()
+    later[-3:] = 0
+    assert read(critic, later, 24) != read_once

@@ -152,14 +152,36 @@ def stack_looks(looks: Sequence[Look]) -> Look:
 
 @torch.no_grad()
 def read(critic: Critic, frames: npt.NDArray[np.uint8], fps: int) -> dict[str, dict[str, float]]:
-    """The probabilities of each value of each field, for one film."""
-    look = look_at(frames, fps)
+    """The probabilities of each value of each field, for one film: the mean of what is read at its beginning, in its
+    middle and at its end, each as it is and in a mirror.
+    """
+    critic.eval()
     device = critic.slots.device
-    logits = critic.eval()(Look(look.moments.to(device), look.seconds.to(device)))
+    last = max(0, len(frames) - look_length(fps))
+    totals = {name: torch.zeros(len(values), device=device) for name, values in VOCABULARY.items()}
+    for first in sorted({0, last // 2, last}):
+        look = look_at(frames, fps, first)
+        look = Look(look.moments.to(device), look.seconds.to(device))
+        for seen, order in ((look, None), (look.mirrored(), _IN_A_MIRROR)):
+            for name, scores in critic(seen).items():
+                chances = scores[0].float().softmax(-1)
+                totals[name] += chances if order is None else chances[order[name]]
     return {
-        name: dict(zip(VOCABULARY[name], scores[0].float().softmax(-1).tolist(), strict=True))
-        for name, scores in logits.items()
+        name: dict(zip(VOCABULARY[name], (total / total.sum()).tolist(), strict=True)) for name, total in totals.items()
     }
+
+
+def mirrored_value(name: str, value: str) -> str:
+    """What a field says of a film whose left and right are exchanged."""
+    if name not in ("direction", "camera_motion"):
+        return value
+    swap = {"left": "right", "right": "left"}
+    return "_".join(swap.get(part, part) for part in value.split("_"))
+
+
+_IN_A_MIRROR = {
+    name: [values.index(mirrored_value(name, value)) for value in values] for name, values in VOCABULARY.items()
+}
 
 
 def score(

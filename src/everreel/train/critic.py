@@ -27,6 +27,7 @@ from everreel.evaluate.critic import (
     Look,
     look_at,
     look_length,
+    mirrored_value,
     read,
     save_critic,
     stack_looks,
@@ -155,15 +156,8 @@ def classes_of(scene: Scene, mirrored: bool = False) -> list[int]:
     """
     seen = visible_fields(scene)
     if mirrored:
-        seen = {name: _mirrored(name, value) for name, value in seen.items()}
+        seen = {name: mirrored_value(name, value) for name, value in seen.items()}
     return [VOCABULARY[name].index(seen[name]) if name in seen else UNSEEN for name in VOCABULARY]
-
-
-def _mirrored(name: str, value: str) -> str:
-    if name not in ("direction", "camera_motion"):
-        return value
-    swap = {"left": "right", "right": "left"}
-    return "_".join(swap.get(part, part) for part in value.split("_"))
 
 
 def _draw(stores: Sequence[ClipStore], count: int, generator: torch.Generator) -> tuple[Look, Tensor]:
