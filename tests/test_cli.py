@@ -15,6 +15,7 @@ from everreel.film import making
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.request import make_request
 from everreel.media import FilmWriter, Video, write_image
+from tests.film.films import natural, write
 
 SMALL = ("--height", 32, "--width", 48, "--num-inference-steps", 2, "--guidance-scale", 1, "--dtype", "float32")
 STORY = {60: "a swan", 100: "an owl: hooting"}
@@ -355,7 +356,6 @@ def test_a_film_is_not_taken_up_with_another_model(tiny_folder, tmp_path, run):
     ("command", "message"),
     [
         (("resume", "no.mp4"), "film = no.mp4: has no journal"),
-        (("extend", "no.mp4"), "film = no.mp4: has no journal"),
         (("generate", "a fox", "--keyframe", "fox.png"), "must be FRAME=PATH, for example 48=fox.png"),
         (("generate", "a fox", "--keyframe", "x=fox.png"), "keyframe = x=fox.png: must be FRAME=PATH"),
         (("generate", "a fox", "--keyframe", "4=a.png", "--keyframe", "4=b.png"), "frame 4 has a.png already"),
@@ -405,7 +405,9 @@ def test_a_story_is_told_in_parts(tmp_path, run, monkeypatch, arguments, story):
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text("0s: a fox\n\n2s: a swan\n")
     told = []
-    monkeypatch.setattr(cli, "make_request", lambda **values: told.append(make_request(**values)) or told[-1])
+    monkeypatch.setattr(
+        "everreel.options.make_request", lambda **values: told.append(make_request(**values)) or told[-1]
+    )
     code, out, _ = run("plan", *arguments, "--seconds", 9)
     assert code == 0 and told[0].prompt == "a fox" and told[0].story == story
     assert all(f"from frame {frame} on: {words}" in out for frame, words in story.items())
@@ -430,3 +432,49 @@ def test_a_story_that_cannot_be_told_is_one_line(tmp_path, refused, monkeypatch,
     monkeypatch.chdir(tmp_path)
     Path("bytes.txt").write_bytes(b"\xff\xfe0s")
     assert message in refused("generate", *arguments)
+
+
+def test_any_film_is_made_longer(tiny_folder, tmp_path, run):
+    """The source comes first, every frame of it and its sound, then the new frames at the model's timing."""
+    source, film = tmp_path / "holiday.mp4", tmp_path / "longer.mp4"
+    write(source, natural(30, 48, 64), fps=30, sound="aac", seconds=1)
+    more = ("--prompt", "a fox", "--num-frames", 8, "--num-inference-steps", 2, "--model", tiny_folder)
+    code, out, _ = run("extend", source, "-o", film, *more)
+    assert code == 0 and out.splitlines()[0] == "the source was copied bit for bit"
+    assert out.splitlines()[-1].startswith(f"wrote {film}: 8 new frames, 0.3 s")
+    assert not (tmp_path / "longer.mp4.journal").exists()
+    longer = Video(film)
+    assert longer.num_frames == 38 and (longer.frames[:30] == Video(source).frames[:]).all()
+    code, out, _ = run("extend", source, "-o", tmp_path / "new.mp4", *more, "--new-part-only")
+    assert code == 0 and Video(tmp_path / "new.mp4").num_frames == 8
+    assert run("extend", tmp_path / "new.mp4", "--num-frames", 5)[0] == 0
+    assert Video(tmp_path / "new.mp4").num_frames == 13
+
+
+def test_a_film_made_here_grows_elsewhere_too(tiny_folder, tmp_path, run):
+    film, longer = tmp_path / "fox.mp4", tmp_path / "longer.mp4"
+    run("generate", "a fox", "--model", tiny_folder, *SMALL, "--num-frames", 9, "-o", film)
+    before = film.read_bytes()
+    code, _, _ = run("extend", film, "-o", longer, "--num-frames", 6, "--seed", 5)
+    assert code == 0 and film.read_bytes() == before
+    assert (Video(longer).frames[:9] == Video(film).frames[:]).all() and Video(longer).num_frames == 15
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("none.mp4", "-o", "a.mp4", "--prompt", "x"), "video = none.mp4: "),
+        (("words.mp4", "-o", "a.mp4", "--prompt", "x"), "video = words.mp4: "),
+        (("film.mp4", "--prompt", "x"), "output: must be given for a film made elsewhere; film-longer.mp4 works"),
+        (("film.mp4", "-o", "a.mp4"), "prompt is empty"),
+        (("film.mp4", "-o", "film.mp4", "--prompt", "x"), "output = film.mp4: is the source itself"),
+        (("film.mp4", "-o", "a.mp4", "--prompt", "x", "--overlap-history", 8), "must be 4k + 1; nearest that works: 9"),
+        (("film.mp4", "-o", "a.mp4", "--prompt", "x", "--fps", 30), "nearest that works: 24"),
+        (("film.mp4", "-o", "a.mp4", "--prompt", "x", "--model", "tinny"), "nearest 'tiny'"),
+    ],
+)
+def test_what_cannot_be_gone_on_with_is_one_line(tmp_path, refused, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("words.mp4").write_text("no film")
+    write(Path("film.mp4"), natural(3))
+    assert message in refused("extend", *arguments)

@@ -7,27 +7,27 @@ film has on disk by then stays there and plays.
 from __future__ import annotations
 
 import functools
-import inspect
-import re
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from pydantic.fields import FieldInfo
 
 from everreel.film.request import VideoRequest, make_request
 from everreel.memory import keep_freed_memory
+from everreel.options import takes_flags, takes_request
+from everreel.released import RESULT, SCRIPTS, translate
 
 if TYPE_CHECKING:
     from everreel.film.journal import Journal
     from everreel.film.pipeline import Progress, VideoPipeline
     from everreel.film.plan import Plan
+    from everreel.media import FilmWriter
 
-PART = "TIME: WORDS, as in '5s: it jumps': what the film shows from then on; any number of them."
 app = typer.Typer(
     name="everreel",
     help="Films of any length from words.",
@@ -64,71 +64,8 @@ def main() -> None:
         sys.exit(_complain("stopped"))
 
 
-def _takes_request(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose options are the fields of a request; it is called with the request and its own options."""
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-    options = [_option(name, field) for name, field in VideoRequest.model_fields.items()]
-    options.append(_parameter("part", list[str] | None, None, typer.Option("--prompt", help=PART)))
-
-    @functools.wraps(command)
-    def run(**values: Any) -> None:  # noqa: ANN401 -- each has the type of its field
-        asked = {option.name: values.pop(option.name) for option in options}
-        asked["keyframes"] = _keyframes(asked.pop("keyframe") or [])
-        asked |= _told(asked["prompt"], asked.pop("part") or [], asked.pop("story"), asked["fps"])
-        command(make_request(**asked), **values)
-
-    parameters = [*options, *own]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
-
-
-def _option(name: str, field: FieldInfo) -> inspect.Parameter:
-    if name == "prompt":
-        return _parameter(name, str | None, None, typer.Argument(help=field.description))
-    if name == "story":
-        return _parameter(name, Path | None, None, typer.Option(help="A file with one such part a line."))
-    if name == "keyframes":
-        text = "FRAME=PATH: a picture for a frame, the first is 0; any number of them."
-        return _parameter("keyframe", list[str] | None, None, typer.Option(help=text))
-    kind: Any = field.annotation
-    if any(get_origin(part) is Literal for part in get_args(kind)):
-        kind = str | None  # the request itself says what it may be
-    return _parameter(name, kind, field.default, typer.Option(help=field.description))
-
-
-def _parameter(name: str, kind: Any, default: Any, says: Any) -> inspect.Parameter:  # noqa: ANN401 -- typer's own
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, says])
-
-
-def _told(prompt: str | None, parts: list[str], story: Path | None, fps: int) -> dict[str, Any]:
-    """The prompt and the story of a request, from what a person may type: words, parts with times, a file of those."""
-    if story is not None:
-        try:
-            lines = story.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise ValueError(f"story = {story}: must be text in UTF-8, one part a line") from None
-        parts = [*parts, *(line for line in lines if line.strip())]
-    told: dict[int, str] = {} if prompt is None else {0: prompt}
-    for part in parts:
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|f)\s*:(.*)", part)
-        if found is None:
-            raise ValueError(f"prompt = {part!r}: a part is TIME: WORDS, in seconds or frames, as in '5s: it jumps'")
-        frame = round(float(found[1]) * (fps if found[2] == "s" else 1))
-        if told and frame <= max(told):
-            nearest = f"{(max(told) + 1) / fps:.2f}s"
-            raise ValueError(f"prompt = {part!r}: must begin after the part before it; nearest that works: {nearest}")
-        told[frame] = found[3]
-    if not told:
-        raise ValueError("prompt: say what the film shows, e.g. 'a red fox runs through a snowy forest'")
-    first = min(told)
-    if first != 0:
-        raise ValueError(f"prompt = {told[first]!r}: the first part must begin at 0s; nearest that works: 0s")
-    return {"prompt": told.pop(0), "story": told}
-
-
 @app.command()
-@_takes_request
+@takes_request
 def generate(
     request: VideoRequest,
     *,
@@ -138,12 +75,20 @@ def generate(
     dtype: Annotated[str | None, typer.Option(help="bfloat16, float32 or float16.")] = None,
 ) -> None:
     """Make a film from a prompt, and from pictures if there are any."""
+    _generate(request, output, model, device, dtype)
+
+
+def _generate(
+    request: VideoRequest, output: Path, model: str, device: str | None = None, dtype: str | None = None
+) -> None:
     from everreel.checkpoint.catalog import find_model
     from everreel.film import making
     from everreel.film.given import read_pictures
     from everreel.film.plan import make_plan
 
     plan = make_plan(request, find_model(model))
+    if not output.parent.exists() and output.parts[0] == RESULT:
+        output.parent.mkdir(parents=True)
     check_output(output)
     for picture in read_pictures(plan.request).values():
         for note in picture.notes:
@@ -153,8 +98,21 @@ def generate(
     _film(pipeline, making.begin(pipeline, request), output)
 
 
+def _released(script: str, flags: Mapping[str, Any]) -> None:
+    translated = translate(script, flags)
+    for note in translated.notes:
+        typer.echo(note, err=True)
+    _generate(translated.request, translated.output, translated.model)
+
+
+for _script, _flags in SCRIPTS.items():
+    app.command(_script, help=f"The released {_script}.py, flag for flag.")(
+        takes_flags(functools.partial(_released, _script), _flags)
+    )
+
+
 @app.command()
-@_takes_request
+@takes_request
 def plan(
     request: VideoRequest,
     *,
@@ -192,23 +150,60 @@ def resume(
 
 @app.command()
 def extend(
-    video: Annotated[Path, typer.Argument(help="A finished film with its journal beside it.")],
+    video: Annotated[Path, typer.Argument(help="A film: one made here, or any other.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The MP4 to write; a film made here may grow in place.")
+    ] = None,
     num_frames: Annotated[int | None, typer.Option(help="New frames; any number.")] = None,
     seconds: Annotated[float | None, typer.Option(help="New seconds instead.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="What happens now; by default it goes on as before.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What happens now; needed for films made elsewhere.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another film for another seed.")] = None,
+    fps: Annotated[int, typer.Option(help="Of the new part of another film: 16 or 24.")] = 24,
+    num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    overlap_history: Annotated[int | None, typer.Option(help="Frames looked back at in another film, 4k + 1.")] = None,
+    new_part_only: Annotated[bool, typer.Option(help="Of another film: write only what is new.")] = False,
+    model: Annotated[str, typer.Option(help="For another film: a name from `everreel models`, or a folder.")] = "tiny",
 ) -> None:
-    """Make a film longer, from its own latents: nothing is decoded and encoded again."""
+    """Make a film longer: one made here from its own latents, any other from its last moments."""
     from everreel.film import making
-    from everreel.film.journal import read_journal
+    from everreel.film.journal import journal_path, read_journal
 
-    check_output(video)
+    asked = {"num_frames": num_frames, "seconds": seconds, "num_inference_steps": num_inference_steps}
+    if not journal_path(video).exists():
+        request = make_request(prompt=prompt or "", fps=fps, overlap_history=overlap_history, seed=seed or 0, **asked)
+        _follow(video, request, output, model, new_part_only)
+        return
     journal = read_journal(video)
-    asked = make_request(
-        prompt=prompt or journal.request.prompt, num_frames=num_frames, seconds=seconds, fps=journal.request.fps
-    )
+    old = journal.request
+    request = make_request(prompt=prompt or old.prompt, fps=old.fps, seed=old.seed if seed is None else seed, **asked)
+    check_output(output or video)
     pipeline = _load_maker(journal)
-    new = asked.length or pipeline.card.num_frames - 1
-    _film(pipeline, making.go_on_with(pipeline, journal, new, prompt and asked.prompt), video)
+    longer = making.go_on_with(pipeline, journal, request, prompt is not None)
+    if output is not None and not (output.exists() and output.samefile(video)):
+        shutil.copyfile(video, output)
+    _film(pipeline, longer, output or video)
+
+
+def _follow(video: Path, request: VideoRequest, output: Path | None, model: str, new_part_only: bool) -> None:
+    """Go on with a film that was made elsewhere."""
+    from everreel.checkpoint.catalog import find_model
+    from everreel.film import making
+    from everreel.film.source import SourceFilm
+    from everreel.film.splice import Splice
+
+    source = SourceFilm.open(video)
+    find_model(model)
+    if output is None:
+        raise ValueError(f"output: must be given for a film made elsewhere; {video.stem}-longer.mp4 works")
+    check_output(output)
+    if new_part_only:
+        pipeline = _load(model, None, None)
+        _film(pipeline, making.follow(pipeline, request, source), output)
+        return
+    with Splice(source, output, request.fps) as writer:
+        typer.echo(writer.said)
+        pipeline = _load(model, None, None)
+        _write(pipeline, making.follow(pipeline, request, source), writer, journaled=False)
 
 
 @app.command()
@@ -350,34 +345,26 @@ def _load_maker(journal: Journal) -> VideoPipeline:
 
 def _film(pipeline: VideoPipeline, journal: Journal, output: Path) -> None:
     """Write the film while it is made; what is written stays, whatever happens."""
+    _write(pipeline, journal, journal.open_film(output))
+
+
+def _write(pipeline: VideoPipeline, journal: Journal, writer: FilmWriter, *, journaled: bool = True) -> None:
     from everreel.film import making
     from everreel.film.plan import make_plan
 
-    beginning = journal.beginning
+    beginning, output = journal.beginning, writer.path
     plan = make_plan(journal.request, pipeline.card, beginning.history, len(beginning.spare))
-    writer = journal.open_film(output)
     try:
         with _progress_bar(plan) as on_progress, writer:
-            making.write(pipeline, journal, writer, on_progress)
+            making.write(pipeline, journal, writer, on_progress, journaled=journaled)
     except (KeyboardInterrupt, OSError) as error:
         reason = "stopped" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
         kept = f"{output} holds the first {writer.num_frames} frames" if writer.num_frames else "no frame was written"
-        raise CommandError(f"{reason}: {kept}; go on with: everreel resume {output}") from None
+        resumed = f"; go on with: everreel resume {output}" if journaled else ""
+        raise CommandError(f"{reason}: {kept}{resumed}") from None
     seconds = writer.num_frames / plan.request.fps
-    typer.echo(f"wrote {output}: {writer.num_frames} frames, {seconds:.1f} s, {writer.num_bytes / 1000:.0f} kB")
-
-
-def _keyframes(asked: list[str]) -> dict[int, Path]:
-    """Pictures by frame, from FRAME=PATH."""
-    found: dict[int, Path] = {}
-    for text in asked:
-        frame, _, path = text.partition("=")
-        if not frame.strip().isdecimal() or not path:
-            raise ValueError(f"keyframe = {text}: must be FRAME=PATH, for example 48=fox.png")
-        if int(frame) in found:
-            raise ValueError(f"keyframe = {text}: frame {int(frame)} has {found[int(frame)]} already; leave one out")
-        found[int(frame)] = Path(path)
-    return found
+    new = "" if journaled else "new "
+    typer.echo(f"wrote {output}: {writer.num_frames} {new}frames, {seconds:.1f} s, {writer.num_bytes / 1000:.0f} kB")
 
 
 @contextmanager

@@ -114,10 +114,31 @@ class FilmWriter:
         num_frames = self.num_frames + len(frames_THWC)
         num_fragments = _place(fragments, self._num_fragments, self.num_frames * _TICKS_PER_FRAME)
         header = _add_length(header, round(num_frames * _MOVIE_CLOCK / self.fps))
-        end = max(self.num_bytes, len(header))
+        if self.num_bytes:
+            self._check_header(header)
+        self._put(header, fragments, max(self.num_bytes, len(header)))
+        self.num_frames = num_frames
+        self._num_fragments = num_fragments
+
+    def close(self) -> None:
+        """Close the file; without a block there is none."""
+        self._drop_part()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self, path: Path, mode: Literal["w+b", "r+b"]) -> FileIO:
         try:
-            if self.num_bytes:
-                self._check_header(header)
+            return path.open(mode, buffering=0)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def _put(self, header: bytes, fragments: bytearray, end: int) -> None:
+        """Put fragments on disk from byte `end` on; if that fails, the file is as it was."""
+        try:
             # A player skips a `free` box, and one of size 0 reaches to the end of the file. Until the block
             # stands there in full it is hidden in one, so a process killed here leaves a playable film too.
             self._write(0, header)
@@ -137,25 +158,7 @@ class FilmWriter:
             if isinstance(error, OSError):
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
             raise
-        self.num_frames = num_frames
         self.num_bytes = end + len(fragments)
-        self._num_fragments = num_fragments
-
-    def close(self) -> None:
-        """Close the file; without a block there is none."""
-        self._drop_part()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _open(self, path: Path, mode: Literal["w+b", "r+b"]) -> FileIO:
-        try:
-            return path.open(mode, buffering=0)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def _drop_part(self) -> None:
         self._file.close()

@@ -13,10 +13,13 @@ import torch
 from PIL import Image
 
 from everreel.film import making
+from everreel.film.decoding import to_uint8
 from everreel.film.journal import Journal, journal_path, read_journal
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.request import RequestError, make_request
-from everreel.media import FilmWriter, Video
+from everreel.film.source import SourceFilm
+from everreel.media import FilmWriter, Video, resize_cover
+from tests.film.films import natural, write
 
 SMALL = {"prompt": "a red fox", "height": 32, "width": 32, "num_inference_steps": 2}
 FILMS = {
@@ -39,6 +42,10 @@ def pipe(tiny_folder):
 def make(pipe, journal, film):
     with journal.open_film(film) as writer:
         return making.write(pipe, journal, writer)
+
+
+def more_frames(num_frames):
+    return make_request(prompt="a red fox", num_frames=num_frames)
 
 
 class Stopped(BaseException):
@@ -130,6 +137,7 @@ def test_kill_9(tiny_folder, tmp_path):
     script = f"""
 import torch; torch.set_num_threads(1)
 from everreel.film import making
+from everreel.film.decoding import to_uint8
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.request import make_request
 from pathlib import Path
@@ -159,7 +167,7 @@ def test_a_film_grows_from_its_own_latents(pipe, tmp_path, length):
     make(pipe, making.begin(pipe, make_request(**SMALL, num_frames=length)), film)
     before = Video(film).frames[:]
     for more, total in ((10, length + 10), (1, length + 11), (17, length + 28)):
-        journal = making.go_on_with(pipe, read_journal(film), more)
+        journal = making.go_on_with(pipe, read_journal(film), more_frames(more), told=False)
         assert journal.num_frames == total - more
         make(pipe, journal, film)
         after = Video(film).frames[:]
@@ -173,7 +181,7 @@ def test_what_follows_joins_without_a_seam(pipe, tmp_path):
     """Six frames more show the hidden frames of the last latent first: those that a longer film shows there."""
     film = tmp_path / "film.mp4"
     make(pipe, making.begin(pipe, make_request(**SMALL, num_frames=22)), film)
-    make(pipe, making.go_on_with(pipe, read_journal(film), 6), film)
+    make(pipe, making.go_on_with(pipe, read_journal(film), more_frames(6), told=False), film)
     make(pipe, making.begin(pipe, make_request(**SMALL, num_frames=25)), tmp_path / "longer.mp4")
     grown, longer = Video(film).frames[:].astype(int), Video(tmp_path / "longer.mp4").frames[:].astype(int)
     assert np.abs(grown[:25] - longer).mean() < 3  # blocks of a film are encoded by themselves
@@ -185,12 +193,16 @@ def test_a_grown_film_can_be_stopped_too(pipe, tmp_path):
     for path in (whole, film):
         path.write_bytes(start.read_bytes())
         journal_path(path).write_bytes(journal_path(start).read_bytes())
-    make(pipe, making.go_on_with(pipe, read_journal(whole), 30), whole)
+    make(pipe, making.go_on_with(pipe, read_journal(whole), more_frames(30), told=False), whole)
     for count in (1, 2, 4):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
             stop_after(patch, count)
             journal = read_journal(film)
-            make(pipe, making.go_on_with(pipe, journal, 30) if journal.finished else journal, film)
+            make(
+                pipe,
+                making.go_on_with(pipe, journal, more_frames(30), told=False) if journal.finished else journal,
+                film,
+            )
         assert Video(film).num_frames >= 21
     make(pipe, read_journal(film), film)
     assert film.read_bytes() == whole.read_bytes()
@@ -200,14 +212,14 @@ def test_new_noise_follows_old(pipe, tmp_path):
     """A film that goes on does not draw the noise of its beginning again."""
     film = tmp_path / "film.mp4"
     first = make(pipe, making.begin(pipe, make_request(**SMALL, num_frames=58)), film)
-    second = making.go_on_with(pipe, first, 20)
-    third = making.go_on_with(pipe, make(pipe, second, film), 20)
+    second = making.go_on_with(pipe, first, more_frames(20), told=False)
+    third = making.go_on_with(pipe, make(pipe, second, film), more_frames(20), told=False)
     assert [journal.beginning.offset + journal.beginning.history for journal in (second, third)] == [16, 21]
 
 
 def test_only_a_finished_film_grows(pipe):
     with pytest.raises(RequestError, match="has 0 of its frames; finish it first with everreel resume"):
-        making.go_on_with(pipe, making.begin(pipe, make_request(**SMALL, num_frames=21)), 10)
+        making.go_on_with(pipe, making.begin(pipe, make_request(**SMALL, num_frames=21)), more_frames(10), told=False)
 
 
 @pytest.mark.parametrize(
@@ -237,3 +249,44 @@ def test_the_maker_is_written_down(pipe, tmp_path):
     maker = read_journal(film).maker
     assert (maker.model, maker.device, maker.dtype, maker.threads) == (pipe.card.path, "cpu", "float32", 1)
     assert json.dumps(maker.fingerprint) and len(maker.fingerprint) == 16
+
+
+@pytest.mark.parametrize(("length", "history"), [(60, 4), (14, 4), (7, 2), (1, 1)])
+def test_any_film_is_gone_on_with(pipe, tmp_path, length, history):
+    """What is looked back at are its last moments, in the model's shape; what follows is counted from its end."""
+    write(tmp_path / "source.mkv", natural(length, 96, 128), fps=24)
+    source = SourceFilm.open(tmp_path / "source.mkv")
+    request = make_request(**{**SMALL, "height": None, "width": None}, num_frames=10, seed=4)
+    pipe.card = replace(pipe.card, height=32, width=64)
+    journal = making.follow(pipe, request, source)
+    assert journal.beginning.history == history == len(journal.beginning.known)
+    assert (journal.request.height, journal.request.width) == (48, 48)  # a square is nearest to 4:3
+    last = source.tail(1, 24)[0]
+    with torch.no_grad():
+        known = torch.stack(list(journal.beginning.known.values()), dim=1)
+        seen = to_uint8(pipe.vae.decode(known[None])[0])
+    small = resize_cover(last, 48, 48)
+    assert seen.shape[0] == 4 * history - 3
+    with torch.no_grad():
+        again = pipe.vae.encode(torch.tensor(small).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1)[0]
+    if history == 1:
+        torch.testing.assert_close(known, again)
+    film = make(pipe, journal, tmp_path / "new.mp4")
+    assert film.finished and Video(tmp_path / "new.mp4").num_frames == 10
+
+
+def test_how_much_is_looked_back_at(pipe):
+    request = make_request(**SMALL, overlap_history=9)
+    assert making.history_frames(request, pipe.card) == 9
+    assert making.history_frames(make_request(**SMALL), pipe.card) == 13
+    assert making.history_frames(make_request(**SMALL), replace(pipe.card, causal=False)) == 17
+
+
+def test_the_shape_that_is_nearest(pipe, tmp_path):
+    card = replace(pipe.card, height=96, width=160)
+    for height, width, want in ((54, 96, (96, 160)), (96, 54, (160, 96)), (64, 64, (128, 128)), (40, 96, (96, 160))):
+        write(tmp_path / "film.mp4", natural(2, height, width))
+        fitted = making.fitted(make_request(prompt="x"), SourceFilm.open(tmp_path / "film.mp4"), card)
+        assert (fitted.height, fitted.width) == want
+    asked = make_request(prompt="x", height=32, width=64)
+    assert making.fitted(asked, SourceFilm.open(tmp_path / "film.mp4"), card) is asked

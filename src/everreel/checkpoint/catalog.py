@@ -138,7 +138,7 @@ def find_model(name_or_path: str | Path, *, here: bool = True) -> ModelCard:
     """
     wanted = str(name_or_path)
     for card in CATALOG:
-        if wanted in (card.name, card.path):
+        if wanted in (card.name, card.path, card.path.removesuffix("-Diffusers")):
             if card.usable or not here:
                 return card
             if not card.released:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -49,14 +50,18 @@ def read_pictures(request: VideoRequest) -> dict[int, Picture]:
 @torch.no_grad()
 def encode_pictures(pictures: Mapping[int, Picture], vae: CausalVAE) -> dict[int, Tensor]:
     """Latents (C, H, W) by latent frame, float32."""
+    return {
+        index: encode_frames(np.stack([picture.pixels_HWC] * (1 if index == 0 else 1 + TEMPORAL)), vae)[:, -1]
+        for index, picture in pictures.items()
+    }
+
+
+@torch.no_grad()
+def encode_frames(frames_THWC: Pixels, vae: CausalVAE) -> Tensor:
+    """The latents (C, T', H, W) of 1 + 4n frames, uint8 (T, H, W, 3); float32."""
     parameter = next(vae.parameters())
-    known = {}
-    for index, picture in pictures.items():
-        frame_CHW = torch.tensor(picture.pixels_HWC).permute(2, 0, 1).to(parameter.device).float() / 127.5 - 1
-        frames = 1 if index == 0 else 1 + TEMPORAL
-        still_CTHW = frame_CHW[:, None].expand(-1, frames, -1, -1)
-        known[index] = vae.encode(still_CTHW[None].to(parameter.dtype))[0, :, -1].float()
-    return known
+    video_CTHW = torch.tensor(frames_THWC).permute(3, 0, 1, 2).to(parameter.device).float() / 127.5 - 1
+    return vae.encode(video_CTHW[None].to(parameter.dtype))[0].float()
 
 
 def _read(field: str, path: Path, height: int, width: int) -> Picture:

@@ -5,17 +5,25 @@ The one invariant: the film's bytes are on disk before the journal says so, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
+from everreel.checkpoint.catalog import ModelCard
+from everreel.film.given import encode_frames
 from everreel.film.journal import Journal, Maker, fingerprint
 from everreel.film.pipeline import Progress, VideoPipeline
+from everreel.film.plan import OVERLAP
 from everreel.film.request import RequestError, VideoRequest
+from everreel.film.source import SourceFilm
 from everreel.film.state import Beginning
-from everreel.media import FilmWriter
+from everreel.media import FilmWriter, resize_cover
+from everreel.shapes import TEMPORAL, latent_frames
 
 
 def begin(pipe: VideoPipeline, request: VideoRequest) -> Journal:
@@ -28,8 +36,11 @@ def begin(pipe: VideoPipeline, request: VideoRequest) -> Journal:
     return Journal(resolved, maker_of(pipe), pipe.begin(resolved))
 
 
-def go_on_with(pipe: VideoPipeline, journal: Journal, num_frames: int, prompt: str | None = None) -> Journal:
-    """The journal of a finished film that `num_frames` more are to follow, from its own latents.
+def go_on_with(pipe: VideoPipeline, journal: Journal, request: VideoRequest, told: bool = True) -> Journal:
+    """The journal of a finished film that more is to follow, from its own latents.
+
+    Of `request` count the length (by default a window without its history), the seed, the steps if given, and, if it
+    was `told` anew, the prompt; all else is as the film was made.
 
     Raises:
         RequestError: the film is not finished.
@@ -48,10 +59,15 @@ def go_on_with(pipe: VideoPipeline, journal: Journal, num_frames: int, prompt: s
         offset=offset,
         spare=state.spare,
     )
-    last_told = [old.prompt, *old.story.values()][-1]
+    changed: dict[str, Any] = {
+        "num_frames": request.length or TEMPORAL * (latent_frames(pipe.card.num_frames) - history)
+    }
+    changed |= {"seed": request.seed, "prompt": request.prompt if told else [old.prompt, *old.story.values()][-1]}
+    if request.num_inference_steps is not None:
+        changed["num_inference_steps"] = request.num_inference_steps
     bare = VideoRequest(**old.model_dump(exclude={"image", "end_image", "keyframes", "story"}))
-    request = bare.model_copy(update={"num_frames": num_frames, "prompt": prompt or last_told})
-    return Journal(request, journal.maker, beginning, None, journal.num_bytes, journal.num_frames)
+    longer = bare.model_copy(update=changed)
+    return Journal(longer, journal.maker, beginning, None, journal.num_bytes, journal.num_frames)
 
 
 def write(
@@ -59,24 +75,69 @@ def write(
     journal: Journal,
     writer: FilmWriter,
     on_progress: Callable[[Progress], None] | None = None,
+    *,
+    journaled: bool = True,
 ) -> Journal:
     """Make what is missing of a film. `writer` is the journal's `open_film`; the finished film's journal comes back.
+
+    Without `journaled` nothing is put beside the film: what is spliced to another film cannot be taken up.
 
     Raises:
         OSError: the disk is full or gone; what was written stays and can be taken up.
     """
-    journal.save(writer.path)
+    if journaled:
+        journal.save(writer.path)
     blocks = pipe.stream(journal.request, beginning=journal.beginning, state=journal.state, on_progress=on_progress)
     for block in blocks:
         if len(block.frames):
             writer.append(block.frames)
         if block.state is not None:
             journal = replace(journal, state=block.state, num_bytes=writer.num_bytes)
-            if not journal.finished:
+            if journaled and not journal.finished:
                 journal.save(writer.path)
     journal = journal.at_rest()
-    journal.save(writer.path)
+    if journaled:
+        journal.save(writer.path)
     return journal
+
+
+def follow(pipe: VideoPipeline, request: VideoRequest, source: SourceFilm) -> Journal:
+    """The journal of a film that goes on with any other: it looks back at the source's last moments, encoded."""
+    resolved = fitted(request, source, pipe.card).resolve(pipe.card)
+    assert resolved.height and resolved.width
+    most = history_frames(resolved, pipe.card)
+    seen_THWC = source.tail(most, resolved.fps)
+    seen_THWC = seen_THWC[(len(seen_THWC) - 1) % TEMPORAL :]
+    tail_THWC = np.stack([resize_cover(frame, resolved.height, resolved.width) for frame in seen_THWC])
+    latents_CTHW = encode_frames(tail_THWC, pipe.vae)
+    return Journal(
+        resolved,
+        maker_of(pipe),
+        Beginning(
+            known=dict(enumerate(latents_CTHW.unbind(1))),
+            history=latents_CTHW.shape[1],
+            decoder=pipe.decoder_after(latents_CTHW),
+        ),
+    )
+
+
+def fitted(request: VideoRequest, source: SourceFilm, card: ModelCard) -> VideoRequest:
+    """The request at the model's size whose shape is nearest to the source's, where no size was asked for."""
+    if request.height is not None or request.aspect is not None or request.resolution is not None:
+        return request
+    height, width = min(
+        card.sizes.values(), key=lambda size: abs(math.log(size[1] * source.height / size[0] / source.width))
+    )
+    return request.model_copy(update={"height": height, "width": width})
+
+
+def history_frames(request: VideoRequest, card: ModelCard) -> int:
+    """How much of the source is looked back at, 4k + 1 frames: as asked, else what the model has learnt to look at."""
+    if request.overlap_history is not None:
+        return request.overlap_history
+    window = latent_frames(request.base_num_frames or card.num_frames)
+    latents = min(card.context, window - card.block_size) if card.causal else latent_frames(OVERLAP)
+    return 1 + TEMPORAL * (max(latents, 1) - 1)
 
 
 def maker_of(pipe: VideoPipeline) -> Maker:

@@ -1,0 +1,467 @@
+"""One film out of two: a source, and new frames after its last.
+
+The film is a fragmented MP4 as `FilmWriter` makes it. Where the source is H.264 its packets are copied: the new frames
+are encoded with parameter sets of an id that the source does not use, and the film's `avcC` box holds both. Any other
+source is encoded again, once. Size, turn, shape of pixel, colours and sound are the source's.
+
+The one invariant: every frame of the source is shown at its time, and new frame k is shown (k + 1) / fps seconds after
+the last of them; none is shown twice, and none is left out.
+
+Shape suffixes: T frames, H height, W width, C = 3 channels.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from everreel.film.source import Picture, SourceFilm, open_film, picture_stream
+from everreel.media import (
+    _CONVERSION,
+    _H264,
+    _MP4,
+    FilmWriter,
+    Pixels,
+    _add_length,
+    _boxes,
+    _find,
+    _place,
+    resize_cover,
+)
+
+_ENOUGH = 45.0  # dB of PSNR, over Y, U and V together, that each frame of an encoded source has at least
+# A quantizer of 16 nearly always does, and the worst that 12 can do to noise is 47 dB.
+_QUANTIZERS = (16, 12, 8)
+# Without what pleases the eye and costs PSNR, and with frames that are all as good; x264 then measures each.
+_FAITHFUL = {"flags": "+psnr", "x264-params": "psy=0:ipratio=1"}
+_SOURCE_MP4 = {
+    # The header is written when the first fragment is, so that an edit list can say where each track begins.
+    "movflags": "delay_moov+default_base_moof+frag_keyframe+skip_trailer",
+    "min_frag_duration": "1000000",  # microseconds: a source of keyframes only has no fragment for each
+    "frag_duration": "10000000",  # and one with hardly any is not held in memory
+    "write_btrt": "0",
+}
+_PIXEL_FORMATS = ("yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le")
+_PROFILES = {66: "baseline", 77: "main"}  # the others follow from the pixel format
+_FINEST_CLOCK, _FINE_CLOCK = 10_000_000, 720_000  # ticks a second; an MP4 has 32 bits for the ticks of a frame
+_BUFFER = 1 << 20
+
+
+class Splice(FilmWriter):
+    """Writes a film that begins with a source; used like `FilmWriter`, and `num_frames` counts the new frames.
+
+    The source's part is written at once, into `output.part`; the film has its name when the first new block is in it
+    too. `copied` tells whether the source's pictures were copied bit for bit; `said` is a line about it for the user.
+    Pictures and sound are kept, subtitles, chapters and tags are not. `resume` does not know such a film.
+
+    Raises:
+        ValueError: `output` is the source, or `fps` is not positive, or the source cannot be read.
+        OSError: the film cannot be written.
+    """
+
+    def __init__(self, source: SourceFilm, output: str | Path, fps: int) -> None:
+        path, picture = Path(output), source.picture
+        for file in (path, path.with_name(path.name + ".part")):
+            if file.exists() and file.samefile(source.path):
+                name = "is" if file == path else f"is begun as {file.name}, which is"
+                works = path.with_name(f"{source.path.stem}-longer.mp4")
+                raise ValueError(f"output = {path}: {name} the source itself; {works} works")
+        super().__init__(path, picture.height + picture.height % 2, picture.width + picture.width % 2, fps)
+        self.source = source
+        clock = math.lcm(source.timeline.tick.denominator, fps)
+        self._clock = clock if clock <= _FINEST_CLOCK else _FINE_CLOCK
+        try:
+            self._begin()
+        except BaseException as error:
+            self._drop_part()
+            if isinstance(error, OSError):
+                raise OSError(error.errno, error.strerror, str(path)) from error
+            raise
+
+    def append(self, frames_THWC: Pixels) -> None:
+        """Put new frames of any size on disk, scaled to cover the source; if it fails, what was there stays.
+
+        Raises:
+            ValueError: there is none, or they are not uint8 (T, H, W, 3).
+            OSError: the disk is full or gone.
+        """
+        shape = frames_THWC.shape
+        if frames_THWC.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+            raise ValueError(
+                f"frames = {frames_THWC.dtype} {shape}: must be uint8 (T, H, W, 3) with at least one frame"
+            )
+        header, fragments = self._encode(frames_THWC)
+        assert _avcc(header) == self._new_avcc, "every block of a film is encoded in the same way"
+        num_frames = self.num_frames + len(frames_THWC)
+        begin = self._last + round(Fraction(self.num_frames + 1, self.fps) * self._clock) - self._first
+        num_fragments = _place(fragments, self._num_fragments, begin)
+        length = self._last + round(Fraction(num_frames + 1, self.fps) * self._clock)
+        self._put(_add_length(self._header, max(length, self._sound_end)), fragments, self.num_bytes)
+        self.num_frames = num_frames
+        self._num_fragments = num_fragments
+
+    def _begin(self) -> None:
+        """Write the source's part: copied if that can be, else encoded, finer until it is good enough."""
+        with open_film(self.source.path) as film:
+            avcc = picture_stream(film, self.source.path).codec_context.extradata or b""
+            reason = _why_not_copied(self.source, film.format.name, avcc)
+        if reason is None:
+            try:
+                self._pixel_format = self.source.picture.pixel_format
+                self._options = {"x264-params": f"sps-id={_free_id(avcc)}"}
+                if avcc[1] in _PROFILES:
+                    self._options["profile"] = _PROFILES[avcc[1]]
+                self._write_source(None)
+                self.copied, self.said = True, "the source was copied bit for bit"
+            except _CannotCopy as error:
+                reason = str(error)
+        if reason is not None:
+            self._pixel_format, self._options = "yuv420p", {"x264-params": "sps-id=31"}
+            psnr = self._encode_source()
+            self.copied, self.said = False, f"the source was encoded again at {psnr:.1f} dB, because {reason}"
+        if self._left_out:
+            self.said += f"; its sound ({', '.join(self._left_out)}) is left out, an MP4 cannot hold it"
+
+    def _encode_source(self) -> float:
+        for quantizer in _QUANTIZERS:
+            with suppress(_TooCoarse):
+                return self._write_source(quantizer)
+        raise AssertionError("the last quantizer is good enough for noise")
+
+    def _write_source(self, quantizer: int | None) -> float:
+        """Write the source's part anew, copied or encoded; returns the PSNR, infinite for a copy."""
+        black, _ = self._encode(np.zeros((1, self.source.height, self.source.width, 3), np.uint8))
+        self._new_avcc = _avcc(black)
+        self.num_bytes = self._num_fragments = self._sound_end = 0
+        self._file.truncate(0)
+        file: Any = _HeaderChanger(self._take_header, self._add)
+        options = _SOURCE_MP4 | {"video_track_timescale": str(self._clock), "movie_timescale": str(self._clock)}
+        with (
+            open_film(self.source.path) as film,
+            av.open(file, "w", format="mp4", options=options, buffer_size=_BUFFER) as output,
+        ):
+            stream = picture_stream(film, self.source.path)
+            frames = (
+                _Copy(self.source, output, stream, self._clock)
+                if quantizer is None
+                else _Encode(self.source, output, (self.height, self.width), self._clock, quantizer)
+            )
+            self._mux(film, output, stream, frames)
+        self._num_fragments = sum(kind == b"moof" for kind, _, _ in _boxes(self._file, 0, self.num_bytes))
+        return frames.psnr
+
+    def _mux(self, film: InputContainer, output: OutputContainer, stream: VideoStream, frames: _Copy | _Encode) -> None:
+        sounds, self._left_out = _add_sounds(film, output) if self.source.has_sound else ({}, [])
+        self._first, self._last = 0, 0
+        held, decoded_at = None, 0  # the last packet lasts until the first new one, so each waits for the next
+        for packet in film.demux(stream, *(film.streams[index] for index in sounds)):
+            if packet.stream.index in sounds:
+                if packet.size:
+                    self._sound_end = max(self._sound_end, self._end_of(packet))
+                    packet.stream = sounds[packet.stream.index]
+                    output.mux(packet)
+                continue
+            for new in frames.packets(packet):
+                assert new.dts is not None and new.pts is not None
+                if held is None:
+                    self._first = self._last = new.dts
+                else:
+                    output.mux(held)
+                held, decoded_at, self._last = new, new.dts, max(self._last, new.pts)
+        if held is None:
+            raise ValueError(f"video = {self.source.path}: has no frame that can be decoded; another film works")
+        held.duration = self._last + round(Fraction(self._clock, self.fps)) - decoded_at
+        output.mux(held)
+
+    def _end_of(self, packet: Packet[Any]) -> int:
+        time = packet.dts if packet.pts is None else packet.pts
+        return math.ceil(((time or 0) + (packet.duration or 0)) * packet.time_base * self._clock)
+
+    def _take_header(self, header: bytes) -> None:
+        self._header = _with_avcc(header, _merged(_avcc(header), self._new_avcc))
+        self._add(_add_length(self._header, 0))
+
+    def _add(self, data: bytes) -> None:
+        self._write(self.num_bytes, data)
+        self.num_bytes += len(data)
+
+    def _encode(self, frames_THWC: Pixels) -> tuple[bytes, bytearray]:
+        """New frames as an MP4 of their own: its header, and its fragments with times that start at zero."""
+        file, picture = io.BytesIO(), self.source.picture
+        options = _MP4 | {"video_track_timescale": str(self._clock)}
+        with av.open(file, "w", format="mp4", options=options) as container:
+            stream = container.add_stream("libx264", rate=self.fps, options=_H264 | self._options)
+            _describe(stream, picture, (self.height, self.width), self._pixel_format)
+            stream.codec_context.gop_size = 2 * self.fps
+            for number, pixels_HWC in enumerate(frames_THWC):
+                stored = picture.as_stored(resize_cover(pixels_HWC, self.source.height, self.source.width))
+                frame = VideoFrame.from_ndarray(_even(stored), format="rgb24").reformat(
+                    format=self._pixel_format,
+                    dst_colorspace=picture.matrix,
+                    dst_color_range=picture.colors[3],
+                    interpolation=_CONVERSION,
+                )
+                frame.pts, frame.time_base = number, Fraction(1, self.fps)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        data = file.getvalue()
+        split = next(start - 8 for kind, start, _ in _boxes(file, 0, len(data)) if kind == b"moof")
+        return data[:split], bytearray(data[split:])
+
+
+class _CannotCopy(Exception):
+    """Of a source that has begun to be copied: why it cannot be, after all."""
+
+
+class _TooCoarse(Exception):
+    """A frame of the source was encoded worse than it may be."""
+
+
+class _Copy:
+    """The source's own packets, on the film's clock."""
+
+    psnr = math.inf
+
+    def __init__(self, source: SourceFilm, output: OutputContainer, stream: VideoStream, clock: int) -> None:
+        self._stream = output.add_stream_from_template(stream, opaque=True)
+        self._stream.codec_context.sample_aspect_ratio = source.picture.pixel_aspect
+        self._line, self._clock = source.timeline, clock
+        # Matroska keeps no decoding times; these are as late as the order of the packets allows.
+        self._decoded_at = iter(source.timeline.shown_at)
+
+    def packets(self, packet: Packet[Any]) -> Iterator[Packet[Any]]:
+        if not packet.size:
+            return
+        if packet.has_sidedata("new_extradata"):
+            raise _CannotCopy("its parameter sets change on the way")
+        packet.dts = round((next(self._decoded_at) - self._line.delay) * self._line.tick * self._clock)
+        packet.pts = round((packet.pts or 0) * self._line.tick * self._clock)
+        packet.time_base = Fraction(1, self._clock)
+        packet.stream = self._stream
+        yield packet
+
+
+class _Encode:
+    """The source's frames as H.264 with a constant quantizer."""
+
+    def __init__(
+        self, source: SourceFilm, output: OutputContainer, size: tuple[int, int], clock: int, quantizer: int
+    ) -> None:
+        options = {key: value for key, value in _H264.items() if key != "crf"} | _FAITHFUL | {"qp": str(quantizer)}
+        rate = max(Fraction(1, 1001), Fraction(source.fps).limit_denominator(1001))
+        self._stream = output.add_stream("libx264", rate=rate, options=options)
+        _describe(self._stream, source.picture, size, "yuv420p")
+        self._stream.set_display_matrix(source.picture.display_matrix)
+        self._stream.codec_context.gop_size = max(1, round(2 * source.fps))
+        self._stream.codec_context.time_base = Fraction(1, clock)
+        self._picture, self._tick, self._clock = source.picture, source.timeline.tick, clock
+        self._time = round(source.timeline.shown_at[0] * self._tick * clock) - 1
+        self._samples = size[0] * size[1] * 3 // 2
+        self._num_frames = self._error = 0
+
+    @property
+    def psnr(self) -> float:
+        return _psnr(self._error, self._num_frames * self._samples)
+
+    def packets(self, packet: Packet[Any]) -> Iterator[Packet[Any]]:
+        """What is ready after a packet of the source; its empty last one brings the rest."""
+        for frame in packet.decode():
+            yield from map(self._measured, self._stream.encode(self._prepared(frame)))
+        if not packet.size:
+            yield from map(self._measured, self._stream.encode())
+
+    def _prepared(self, frame: VideoFrame) -> VideoFrame:
+        picture, time = self._picture, frame.pts
+        matrix = None if frame.format.is_rgb else picture.matrix
+        yuv = frame.reformat(
+            width=picture.width,
+            height=picture.height,
+            format="yuv420p",
+            src_colorspace=matrix,
+            dst_colorspace=picture.matrix,
+            dst_color_range=picture.colors[3],
+            interpolation=_CONVERSION,
+        )
+        if picture.height % 2 or picture.width % 2:
+            yuv = _even_frame(yuv)
+        # A frame without a time of its own comes as soon as it can after the one before.
+        self._time = max(self._time + 1, 0 if time is None else round(time * self._tick * self._clock))
+        yuv.pts, yuv.time_base = self._time, Fraction(1, self._clock)
+        yuv.pict_type = 0  # the encoder is not to follow the source's types of frame
+        return yuv
+
+    def _measured(self, packet: Packet[Any]) -> Packet[Any]:
+        stats = bytes(packet.get_sidedata("quality_stats"))
+        error = sum(struct.unpack_from(f"={stats[5]}Q", stats, 8))
+        if _psnr(error, self._samples) < _ENOUGH:
+            raise _TooCoarse
+        self._error += error
+        self._num_frames += 1
+        return packet
+
+
+class _HeaderChanger:
+    """A file for the muxer: hands on the header when all of it has come, then the rest as it comes."""
+
+    def __init__(self, take_header: Callable[[bytes], None], add: Callable[[bytes], None]) -> None:
+        self._take_header, self._add = take_header, add
+        self._start: bytearray | None = bytearray()
+
+    def write(self, data: bytes) -> int:
+        if self._start is None:
+            self._add(data)
+            return len(data)
+        self._start += data
+        for kind, _, end in _boxes(io.BytesIO(self._start), 0, len(self._start)):
+            if kind == b"moov":
+                self._take_header(bytes(self._start[:end]))
+                self._add(bytes(self._start[end:]))
+                self._start = None
+                break
+        return len(data)
+
+
+def _why_not_copied(source: SourceFilm, container: str, avcc: bytes) -> str | None:
+    """Why new frames cannot follow the source's own packets in one track, or none if they can."""
+    picture = source.picture
+    if source.codec != "h264":
+        return f"it is {source.codec}, and only h264 can be copied"
+    if not {"mp4", "matroska"} & set(container.split(",")):
+        return f"it is {container}, and only MP4, MOV and MKV can be copied"
+    if picture.pixel_format not in _PIXEL_FORMATS or picture.height % 2 or picture.width % 2:
+        return f"new frames cannot be encoded as {picture.pixel_format} of {picture.width}x{picture.height}"
+    if not source.timeline.is_plain:
+        return "not every packet of it is a frame that is shown, at a time of its own"
+    if avcc[:1] != b"\1" or avcc[4] & 3 != 3:
+        return "the lengths of its NAL units are not in four bytes"
+    if _free_id(avcc) is None:
+        return "its parameter sets take every id"
+    return None
+
+
+def _add_sounds(film: InputContainer, output: OutputContainer) -> tuple[dict[int, Any], list[str]]:
+    """The output's stream for each of the source's streams with sound, and the codecs that an MP4 does not take."""
+    streams, left_out = {}, []
+    for stream in film.streams.audio:
+        codec = stream.codec.canonical_name if stream.codec_context else "of an unknown codec"
+        try:
+            if codec == "aac" and not stream.codec_context.extradata:
+                raise ValueError("each packet has a header of its own, as in MPEG-TS")
+            streams[stream.index] = output.add_stream_from_template(stream)
+        except ValueError:
+            left_out.append(codec)
+    return streams, left_out
+
+
+def _describe(stream: VideoStream, picture: Picture, size: tuple[int, int], pixel_format: str) -> None:
+    """Set an encoder to the source's colours and shape of pixel."""
+    stream.height, stream.width = size
+    stream.pix_fmt = pixel_format
+    encoder = stream.codec_context
+    encoder.sample_aspect_ratio = picture.pixel_aspect
+    encoder.color_primaries, encoder.color_trc, matrix, encoder.color_range = picture.colors
+    encoder.colorspace = matrix or picture.matrix  # 0 is that of RGB
+
+
+def _even(pixels_HWC: Pixels) -> Pixels:
+    """With its last row and column once more where their number is odd, which H.264 in 4:2:0 does not have."""
+    rows, columns = pixels_HWC.shape[:2]
+    return np.pad(pixels_HWC, ((0, rows % 2), (0, columns % 2), (0, 0)), mode="edge")
+
+
+def _even_frame(frame: VideoFrame) -> VideoFrame:
+    """`_even` for a frame in yuv420p."""
+    even = VideoFrame(frame.width + frame.width % 2, frame.height + frame.height % 2, "yuv420p")
+    for old, new in zip(frame.planes, even.planes, strict=True):
+        samples = np.frombuffer(bytes(old), np.uint8).reshape(old.height, old.line_size)[:, : old.width]
+        room = ((0, new.height - old.height), (0, new.line_size - old.width))
+        new.update(np.pad(samples, room, mode="edge").tobytes())
+    return even
+
+
+def _psnr(error: int, num_samples: int) -> float:
+    """In dB, of a sum of squared errors of 8-bit samples; finite, as no error counts as one."""
+    return 10 * math.log10(255**2 * num_samples / max(error, 1))
+
+
+# The rest knows the header of an MP4, and the `avcC` box in it: four bytes, then parameter sets, each with its length.
+
+
+def _way_to_avcc(header: bytes) -> list[int]:
+    """Where the content begins of each box from `moov` to `avcC`, in the first track."""
+    file, start, contents = io.BytesIO(header), 0, []
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1", b"avcC"):
+        content = _find(file, start, len(header), kind)
+        contents.append(content)
+        start = content + {b"stsd": 8, b"avc1": 78}.get(kind, 0)
+    return contents
+
+
+def _avcc(header: bytes) -> bytes:
+    start = _way_to_avcc(header)[-1]
+    (size,) = struct.unpack_from(">I", header, start - 8)
+    return header[start : start - 8 + size]
+
+
+def _with_avcc(header: bytes, avcc: bytes) -> bytes:
+    contents = _way_to_avcc(header)
+    end = contents[-1] + len(_avcc(header))
+    longer = bytearray(header[: contents[-1]] + avcc + header[end:])
+    for content in contents:
+        (size,) = struct.unpack_from(">I", header, content - 8)
+        struct.pack_into(">I", longer, content - 8, size + len(longer) - len(header))
+    return bytes(longer)
+
+
+def _parameter_sets(avcc: bytes) -> tuple[list[bytes], list[bytes], bytes]:
+    """The sequence and the picture parameter sets, and what follows them."""
+    groups: list[list[bytes]] = []
+    at = 5
+    for mask in (0x1F, 0xFF):
+        count, at = avcc[at] & mask, at + 1
+        groups.append([])
+        for _ in range(count):
+            size = int.from_bytes(avcc[at : at + 2])
+            groups[-1].append(avcc[at + 2 : at + 2 + size])
+            at += 2 + size
+    return groups[0], groups[1], avcc[at:]
+
+
+def _merged(avcc: bytes, other: bytes) -> bytes:
+    """With the parameter sets of the other too, and the higher level of the two."""
+    sequences, pictures, rest = _parameter_sets(avcc)
+    more_sequences, more_pictures, _ = _parameter_sets(other)
+    sequences, pictures = sequences + more_sequences, pictures + more_pictures
+    start = bytes([1, avcc[1], avcc[2] & other[2], max(avcc[3], other[3]), avcc[4], 0xE0 | len(sequences)])
+    return start + _with_lengths(sequences) + bytes([len(pictures)]) + _with_lengths(pictures) + rest
+
+
+def _with_lengths(sets: list[bytes]) -> bytes:
+    return b"".join(len(each).to_bytes(2) + each for each in sets)
+
+
+def _free_id(avcc: bytes) -> int | None:
+    """The highest id that no parameter set has; x264 gives the same one to both of its kinds."""
+    sequences, pictures, _ = _parameter_sets(avcc)
+    taken = {_exp_golomb(each[4:]) for each in sequences} | {_exp_golomb(each[1:]) for each in pictures}
+    return max(set(range(32)) - taken, default=None)
+
+
+def _exp_golomb(data: bytes) -> int:
+    """The first number in a parameter set's bits."""
+    bits = int.from_bytes(data[:8].ljust(8, b"\0"))
+    zeros = 64 - bits.bit_length()
+    return (bits >> 63 - 2 * zeros) - 1

@@ -1,0 +1,130 @@
+"""The released scripts' own command lines, `generate_video_df.py` and `generate_video.py`, as requests.
+
+Source: the flags of the released repository, those of its first version among them. The one invariant: whatever worked
+there works here, flag by flag, and where a flag did harm a note says what is done instead.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from everreel.film.plan import OVERLAP
+from everreel.film.request import FPS, VideoRequest, make_request
+
+PROMPT = "A lake lies still between high mountains, swans glide over the water and the sun glitters on it."
+RESULT = "result"  # the folder that the scripts make for their films
+MOST_NAME_BYTES = 120  # of a file's name, whatever the script: 255 is the most that file systems take
+
+_BOTH: dict[str, tuple[type, Any]] = {
+    "outdir": (str, None),
+    "model_id": (str, None),
+    "resolution": (str, None),
+    "height": (int, None),
+    "width": (int, None),
+    "num_frames": (int, 97),
+    "image": (Path, None),
+    "guidance_scale": (float, None),
+    "shift": (float, None),
+    "inference_steps": (int, None),
+    "use_usp": (bool, False),
+    "offload": (bool, False),
+    "fps": (int, 24),
+    "seed": (int, -1),
+    "prompt": (str, PROMPT),
+    "prompt_enhancer": (bool, False),
+    "prompt_enhance": (bool, False),
+    "teacache": (bool, False),
+    "teacache_thresh": (float, None),
+    "use_ret_steps": (bool, False),
+}
+_FORCING: dict[str, tuple[type, Any]] = {
+    "end_image": (Path, None),
+    "ar_step": (int, 0),
+    "causal_attention": (bool, False),
+    "causal_block_size": (int, 1),
+    "base_num_frames": (int, 97),
+    "overlap_history": (int, None),
+    "addnoise_condition": (float, 0.0),
+}
+SCRIPTS: Mapping[str, Mapping[str, tuple[type, Any]]] = {
+    "generate_video_df": {**_BOTH, **_FORCING},
+    "generate_video": _BOTH,
+}
+"""Flags by script: what each takes, and what it is when it is not given."""
+_MODELS = {
+    "generate_video_df": ("diffusion_forcing", "Skywork/SkyReels-V2-DF-1.3B-540P"),
+    "generate_video": ("video_out", "Skywork/SkyReels-V2-T2V-1.3B-540P"),
+}
+_HARMFUL = {
+    "causal_attention": "the released weights were not trained for it, and it spoils the film; full attention is used",
+    "teacache": "skipping steps spoils diffusion forcing; every step is computed",
+    "use_usp": "this command is one process on one device",
+    "offload": "weights stay where they are loaded",
+    "prompt_enhancer": "the prompt is used as it is",
+    "prompt_enhance": "the prompt is used as it is",
+}
+
+
+@dataclass(frozen=True)
+class Translated:
+    """A released command line in our words."""
+
+    request: VideoRequest
+    model: str
+    output: Path
+    notes: tuple[str, ...]
+    """What is done otherwise than it was asked, one line each."""
+
+
+def translate(script: str, flags: Mapping[str, Any]) -> Translated:
+    """The request that a released command line asks for.
+
+    Raises:
+        RequestError: a value cannot be; the message names our field, which is spelt alike but for inference_steps.
+    """
+    notes = [f"--{name}: left out; {why}" for name, why in _HARMFUL.items() if flags.get(name)]
+    folder, model = _MODELS[script]
+    num_frames, fps = flags["num_frames"], min(FPS, key=lambda fps: abs(fps - flags["fps"]))
+    if fps != flags["fps"]:
+        notes.append(
+            f"--fps {flags['fps']}: the model knows {FPS[0]} and {FPS[1]}; the film is made and played at {fps}"
+        )
+    seed = flags["seed"] if flags["seed"] >= 0 else secrets.randbelow(2**32)
+    values: dict[str, Any] = {
+        name: flags[name]
+        for name in ("prompt", "num_frames", "resolution", "height", "width", "image", "guidance_scale", "shift")
+    }
+    values |= {"num_inference_steps": flags["inference_steps"], "fps": fps, "seed": seed}
+    if script == "generate_video_df":
+        values |= {"end_image": flags["end_image"], "addnoise_condition": flags["addnoise_condition"]}
+        values |= _long(num_frames, flags, notes)
+    request = make_request(**values)
+    output = Path(RESULT) / (flags["outdir"] or folder) / _file_name(request.prompt, seed)
+    return Translated(request, flags["model_id"] or model, output, tuple(notes))
+
+
+def _long(num_frames: int, flags: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """Windows as the script makes them: pixels encoded again, blocks one after the other within each."""
+    values: dict[str, Any] = {"base_num_frames": flags["base_num_frames"], "ar_step": flags["ar_step"]}
+    if flags["ar_step"]:
+        values["causal_block_size"] = flags["causal_block_size"]
+    if num_frames > flags["base_num_frames"]:
+        overlap = flags["overlap_history"]
+        if overlap is None:
+            overlap = OVERLAP
+            notes.append(f"--overlap_history: not given, {overlap} frames")
+        values |= {"schedule": "windows", "join": "reencode", "overlap_history": overlap}
+    return values
+
+
+def _file_name(prompt: str, seed: int) -> str:
+    """As the scripts name their films, but short enough and without what some systems refuse."""
+    words = re.sub(r'[\x00-\x1f<>:"/\\|?*]', "", prompt).strip(" .")
+    kept = words.encode()[:MOST_NAME_BYTES].decode(errors="ignore")
+    return f"{kept}_{seed}_{time.strftime('%Y-%m-%d_%H-%M-%S')}.mp4"

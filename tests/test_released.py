@@ -1,0 +1,88 @@
+"""The released scripts' command lines: everything arrives, and what did harm is said and left out."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from everreel import cli
+from everreel.film.plan import make_plan
+from everreel.film.request import RequestError
+from everreel.media import Video
+from everreel.released import SCRIPTS, translate
+
+FORCING, PLAIN = "generate_video_df", "generate_video"
+
+
+def flags(script, **given):
+    return {name: given.get(name, default) for name, (_, default) in SCRIPTS[script].items()}
+
+
+def test_a_long_asynchronous_film_as_its_page_shows_it():
+    """Every value arrives; harmful flags are named, in one line each."""
+    asked = flags(
+        FORCING, model_id="Skywork/SkyReels-V2-DF-14B-540P", resolution="540P", ar_step=5, causal_block_size=5,
+        base_num_frames=97, num_frames=257, overlap_history=17, prompt="a swan", addnoise_condition=20, offload=True,
+        teacache=True, use_ret_steps=True, teacache_thresh=0.3, causal_attention=True, inference_steps=50, seed=7,
+        guidance_scale=5.0, shift=3.0,
+    )  # fmt: skip
+    translated = translate(FORCING, asked)
+    assert translated.model == "Skywork/SkyReels-V2-DF-14B-540P"
+    assert translated.request.model_dump(exclude_defaults=True) == {
+        "prompt": "a swan", "num_frames": 257, "resolution": "540P", "ar_step": 5, "causal_block_size": 5,
+        "base_num_frames": 97, "overlap_history": 17, "addnoise_condition": 20, "num_inference_steps": 50, "seed": 7,
+        "guidance_scale": 5.0, "shift": 3.0, "schedule": "windows", "join": "reencode",
+    }  # fmt: skip
+    said = [note.split(":")[0] for note in translated.notes]
+    assert said == ["--causal_attention", "--teacache", "--offload"]
+    assert re.fullmatch(r"result/diffusion_forcing/a swan_7_[\d_-]+\.mp4", translated.output.as_posix())
+
+
+def test_what_is_not_given_is_as_the_scripts_have_it():
+    translated = translate(FORCING, flags(FORCING))
+    request = translated.request
+    assert (request.num_frames, request.fps, request.ar_step, translated.notes) == (97, 24, 0, ())
+    assert translated.model == "Skywork/SkyReels-V2-DF-1.3B-540P"
+    assert translate(FORCING, flags(FORCING)).request.seed != request.seed
+    assert translate(PLAIN, flags(PLAIN)).model == "Skywork/SkyReels-V2-T2V-1.3B-540P"
+    assert translate(PLAIN, flags(PLAIN)).output.parent == Path("result/video_out")
+
+
+def test_what_crashed_there_works_here(tiny_folder):
+    """Defects 2 to 4 and 13: any length, an end image in asynchronous mode, an overlap that was not given, 30 fps."""
+    from everreel.checkpoint.catalog import find_model
+
+    asked = flags(FORCING, num_frames=193, ar_step=5, causal_block_size=5, fps=30, end_image=Path("z.png"))
+    translated = translate(FORCING, asked)
+    assert [note.split(":")[0] for note in translated.notes] == ["--fps 30", "--overlap_history"]
+    plan = make_plan(translated.request, find_model(tiny_folder))
+    assert plan.schedule.given == {48} and plan.request.fps == 24
+    assert sum(len(row.finished) for row in plan.schedule) == 49
+
+
+def test_names_of_films_fit_any_system():
+    """Defect 35: a hundred characters of a prompt were more bytes than a name may have, or what Windows refuses."""
+    name = translate(FORCING, flags(FORCING, prompt="狐" * 100 + ': "why?"', seed=1)).output.name
+    assert len(name.encode()) < 200 and not re.search(r'[:"?<>|*\\/]', name)
+
+
+def test_a_bad_value_is_refused_by_name():
+    with pytest.raises(RequestError, match=r"height = 100: .* nearest that works: 96"):
+        translate(PLAIN, flags(PLAIN, height=100, width=160))
+
+
+def test_the_commands_make_films(tiny_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    common = [
+        "--model_id", tiny_folder, "--height", 32, "--width", 48, "--inference_steps", 2, "--prompt", "a fox",
+        "--seed", 3,
+    ]  # fmt: skip
+    long = ["--num_frames", 30, "--base_num_frames", 17, "--overlap_history", 9, "--addnoise_condition", 20]
+    for script, more in ((FORCING, [*long, "--use_usp"]), (PLAIN, ["--num_frames", 5])):
+        monkeypatch.setattr("sys.argv", ["everreel", script, *map(str, [*common, *more])])
+        cli.main()
+    said = capsys.readouterr()
+    assert "--use_usp: left out; this command is one process" in said.err
+    assert "windows (of 5 latent frames, 3 of them history, joined by reencode)" in said.out
+    films = sorted(tmp_path.rglob("*.mp4"))
+    assert [Video(film).num_frames for film in films] == [30, 5]
