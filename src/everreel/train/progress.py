@@ -95,8 +95,13 @@ def draw_curve(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
         return
     logarithmic = min(value for _, value in points) > 0
     scaled = {name: [(x, math.log10(y) if logarithmic else y) for x, y in line] for name, line in series.items()}
+    draw_lines(path, scaled, logarithmic)
+
+
+def draw_lines(path: Path, series: Mapping[str, Sequence[tuple[float, float]]], logarithmic: bool = False) -> None:
+    """Draw lines of points by name; `logarithmic` says that the heights are logarithms."""
     image = Image.new("RGB", CURVE_SIZE, "white")
-    _draw_lines(ImageDraw.Draw(image), scaled, logarithmic)
+    _draw_lines(ImageDraw.Draw(image), series, logarithmic)
     image.save(path)
 
 

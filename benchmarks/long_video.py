@@ -1,0 +1,294 @@
+"""Long films in every way there is: what drifts, what shows at the joins, whether the end is still what was asked.
+
+The films are the embedded model's, of scenes that were never trained on, with few steps; beside them the film world's
+own drawing of the same scenes, which is what no drift and no seam look like. The one invariant: every way makes the
+same prompts from the same seeds, and is measured while its film goes by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.length import FPS, Frames, ends
+from benchmarks.measure import PROMPT, machine, say
+from everreel.diffusion.schedule import Schedule
+from everreel.evaluate.critic import Critic, load_critic, score, shipped_critic
+from everreel.evaluate.drift import MEASURES, DriftMeter
+from everreel.evaluate.markdown import paragraph, table, verdict
+from everreel.evaluate.prompts import Prompt, held_out_prompts
+from everreel.film.pipeline import VideoPipeline
+from everreel.film.plan import make_plan
+from everreel.film.request import make_request
+from everreel.media import contact_sheet, write_image
+from everreel.memory import keep_freed_memory
+from everreel.train.progress import draw_lines
+from everreel.world.render import render
+
+PAGE = Path(__file__).parents[1] / "docs" / "long-video.md"
+WAYS: dict[str, dict[str, Any]] = {
+    "blockwise": {"schedule": "blockwise"},
+    "rolling": {"schedule": "rolling"},
+    "windows, carry": {"schedule": "windows", "join": "carry"},
+    "windows, hybrid": {"schedule": "windows", "join": "hybrid"},
+    "windows, reencode": {"schedule": "windows", "join": "reencode"},
+    "windows in blocks, carry": {"schedule": "windows", "join": "carry", "ar_step": 1},
+    "blockwise, noise 20": {"schedule": "blockwise", "addnoise_condition": 20},
+}
+DRAWN = "drawn by the world"
+SEAM_GOAL, DRIFT_GOAL, KEPT_GOAL = 1.1, 0.02, 0.95
+
+
+@dataclass
+class Measured:
+    """One way of making films, over all of its films."""
+
+    meters: list[DriftMeter] = field(default_factory=list)
+    seams: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    last: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    pictures: list[Frames] = field(default_factory=list)
+    """Of each film some frames, evenly spread."""
+
+    def drift(self, name: str) -> float:
+        """The median of how far a measure goes in a minute, whichever way, as a share of itself."""
+        return float(np.nanmedian([abs(meter.drift(name, FPS)) for meter in self.meters]))
+
+    @property
+    def seam(self) -> float:
+        """The median seam index; nan without seams."""
+        found = [seam for seam in self.seams if not np.isnan(seam)]
+        return statistics.median(found) if found else float("nan")
+
+    @property
+    def kept(self) -> float:
+        """What of the first seconds' accuracy is left in the last."""
+        before = float(np.mean(self.first))
+        return float(np.mean(self.last)) / before if before else float("nan")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Which films."""
+
+    model: str = "tiny"
+    num_films: int = 8
+    num_frames: int = 481
+    steps: int = 6
+    ways: tuple[str, ...] = tuple(WAYS)
+
+
+def run(setting: Setting) -> dict[str, Measured]:
+    """Make and measure the films of every way, and the drawings."""
+    pipe = VideoPipeline.from_pretrained(setting.model, device="cpu")
+    critic = load_critic(shipped_critic())
+    measured: dict[str, Measured] = {name: Measured() for name in (*setting.ways, DRAWN)}
+    for number, prompt in enumerate(held_out_prompts(setting.num_films)):
+        for name in setting.ways:
+            say(f"{name}, film {number + 1} of {setting.num_films}: {prompt.text}")
+            request = make_request(
+                prompt=prompt.text, num_frames=setting.num_frames, num_inference_steps=setting.steps, seed=number,
+                **WAYS[name],
+            )  # fmt: skip
+            schedule = make_plan(request, pipe.card).schedule
+            blocks = (block.frames for block in pipe.stream(request))
+            _take(measured[name], blocks, schedule, critic, prompt, setting.num_frames)
+        drawing = _drawn(prompt, setting.num_frames, pipe.card.height, pipe.card.width)
+        _take(measured[DRAWN], drawing, None, critic, prompt, setting.num_frames)
+    return measured
+
+
+def _take(
+    measured: Measured, blocks: Iterable[Frames], schedule: Schedule | None, critic: Critic, prompt: Prompt, length: int
+) -> None:
+    """Let one film go by."""
+    meter, started = DriftMeter(), time.perf_counter()
+    wanted, seen = np.linspace(0, length - 1, 6).round().astype(int).tolist(), 0
+    pictures: list[Frames] = []
+
+    def metered() -> Iterable[Frames]:
+        nonlocal seen
+        for frames in blocks:
+            meter.add(frames)
+            pictures.extend(frames[at - seen] for at in wanted if seen <= at < seen + len(frames))
+            seen += len(frames)
+            yield frames
+
+    first, last = ends(metered(), min(10 * FPS, length // 2))
+    measured.seconds.append((time.perf_counter() - started) / (length / FPS))
+    measured.meters.append(meter)
+    measured.pictures.append(np.stack(pictures))
+    if schedule is not None:
+        measured.seams.append(meter.seam_index(schedule))
+    for found, frames in ((measured.first, first), (measured.last, last)):
+        read = score(critic, [frames], [prompt.scene], FPS)
+        found.append(float(np.mean([hit for name, hit in read.items() if name in prompt.asked])))
+
+
+def _drawn(prompt: Prompt, length: int, height: int, width: int) -> Iterable[Frames]:
+    for start in range(0, length, 2 * FPS):
+        count = min(2 * FPS, length - start)
+        yield render(prompt.scene, count, height=height, width=width, fps=FPS, start=start / FPS)
+
+
+def kill_and_resume(times: int, model: str, steps: int, num_frames: int) -> int:
+    """How often a film that was killed with signal 9 at a random moment, and resumed, has the bytes of one that was
+    not.
+    """
+    draw, same = random.Random(0), 0
+    with tempfile.TemporaryDirectory() as folder:
+        whole, film = Path(folder) / "whole.mp4", Path(folder) / "film.mp4"
+        program = [sys.executable, "-c", "from everreel.cli import main; main()"]
+        order = [*program, "generate", PROMPT, "--model", model, "--num-inference-steps", str(steps)]
+        order += ["--num-frames", str(num_frames), "-o"]
+        quiet: Mapping[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        started = time.monotonic()
+        subprocess.run([*order, str(whole)], check=True, **quiet)
+        longest = time.monotonic() - started
+        for number in range(times):
+            for path in (film, film.with_name(film.name + ".journal")):
+                path.unlink(missing_ok=True)
+            process = subprocess.Popen([*order, str(film)], **quiet)
+            time.sleep(draw.uniform(0.3, 1.0) * longest)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            if film.with_name(film.name + ".journal").exists():
+                subprocess.run([*program, "resume", str(film)], check=True, **quiet)
+            else:  # killed before it began: there is nothing to lose
+                subprocess.run([*order, str(film)], check=True, **quiet)
+            same += film.read_bytes() == whole.read_bytes()
+            say(f"killed {number + 1} times: {same} films with the same bytes")
+    return same
+
+
+def page(runs: Sequence[tuple[Setting, Mapping[str, Measured]]], kills: tuple[int, int] | None, command: str) -> str:
+    """docs/long-video.md."""
+    lines = [
+        "# Long films",
+        "",
+        "This page is written by a program; run it to have the figures of your own machine:",
+        "",
+    ]
+    lines += [f"    {command}", "", *table(("machine", ""), machine().items()), ""]
+    lines += paragraph(
+        "Prompts are of scenes that were never trained on; every way makes the same ones. Drift is the slope over the "
+        "film, in a minute, as a share of the measure itself, the median of the films. The seam index is the median "
+        "step from frame to frame where two pieces meet, over that where two latents meet inside of a piece. What is "
+        "kept is the critic's accuracy in the last seconds (up to 10) over that in the first. The last row is the film "
+        "world's own drawing of the same scenes: their cameras move and their light does not, so it is what drift by "
+        "content alone looks like."
+    )
+    for setting, measured in runs:
+        lines += ["", f"## {setting.num_frames} frames, {setting.num_films} prompts, {setting.steps} steps", ""]
+        lines += table(
+            (
+                "way",
+                "seam index",
+                *(f"{name} drift" for name in MEASURES),
+                "first",
+                "last",
+                "kept",
+                "s a second of film",
+            ),
+            [_row(name, found) for name, found in measured.items()],
+            "l" + "r" * (5 + len(MEASURES)),
+        )
+        default = next(iter(measured.values()))
+        lines += ["", *paragraph(_goals(next(iter(measured)), default))]
+        lines += ["", f"![{setting.num_frames} frames of each way]({_picture(setting)})"]
+        lines += ["", f"![brightness by second]({_plot(setting)})"]
+    if kills is not None:
+        same, times = kills
+        lines += ["", "## Nothing lost", ""]
+        lines += paragraph(
+            f"`kill -9` at {times} random moments of a film, then `everreel resume`: the bytes are those of a film "
+            f"that was not stopped {same} of {times} times: {verdict(same == times)}."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, found: Measured) -> tuple[str, ...]:
+    drifts = (f"{100 * found.drift(measure):.0f} %" for measure in MEASURES)
+    ends_ = (f"{100 * float(np.mean(values)):.0f} %" for values in (found.first, found.last))
+    seam = "" if np.isnan(found.seam) else f"{found.seam:.2f}"
+    seconds = "" if name == DRAWN else f"{statistics.mean(found.seconds):.2f}"
+    return name, seam, *drifts, *ends_, f"{100 * found.kept:.0f} %", seconds
+
+
+def _goals(name: str, found: Measured) -> str:
+    seam, drifts = found.seam <= SEAM_GOAL, [found.drift(measure) for measure in MEASURES[:2]]
+    return (
+        f"Goals for the default, {name}: a seam index of at most {SEAM_GOAL} {verdict(seam)}; brightness and "
+        f"saturation drift under {100 * DRIFT_GOAL:.0f} % a minute {verdict(max(drifts) < DRIFT_GOAL)}; at least "
+        f"{100 * KEPT_GOAL:.0f} % of the accuracy kept {verdict(found.kept >= KEPT_GOAL)}."
+    )
+
+
+def _picture(setting: Setting) -> str:
+    return f"long-video-{setting.num_frames}.png"
+
+
+def _plot(setting: Setting) -> str:
+    return f"long-video-{setting.num_frames}-brightness.png"
+
+
+def draw(folder: Path, setting: Setting, measured: Mapping[str, Measured]) -> None:
+    """The pictures of the page: the first film in every way, and its brightness by second."""
+    films = [found.pictures[0] for found in measured.values()]
+    write_image(folder / _picture(setting), contact_sheet(films, columns=1, frames_per_film=6, captions=list(measured)))
+    curves = {name: found.meters[0].curve("brightness") for name, found in measured.items()}
+    seconds = {name: [(at / FPS, float(value)) for at, value in enumerate(curve)] for name, curve in curves.items()}
+    draw_lines(folder / _plot(setting), seconds)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the films, and write the page and its pictures."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.long_video", description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="tiny", help="a model's name or folder")
+    parser.add_argument("--num-films", type=int, default=8, help="prompts, each made in every way")
+    parser.add_argument("--long-films", type=int, default=4, help="prompts of the films of a minute")
+    parser.add_argument("--steps", type=int, default=6, help="denoising steps")
+    parser.add_argument("--kills", type=int, default=20, help="films that are killed and resumed")
+    parser.add_argument("--output", type=Path, default=PAGE, help="the page; its pictures lie beside it")
+    options = parser.parse_args(arguments)
+    keep_freed_memory()
+    settings = [Setting(options.model, options.num_films, 481, options.steps)]
+    runs: list[tuple[Setting, Mapping[str, Measured]]] = [(settings[0], run(settings[0]))]
+    if options.long_films:
+        best = sorted((name for name in WAYS if name != "blockwise"), key=_badness(runs[0][1]))[0]
+        long = Setting(options.model, options.long_films, 1457, options.steps, ("blockwise", best))
+        runs.append((long, run(long)))
+    kills = None
+    if options.kills:
+        kills = kill_and_resume(options.kills, options.model, 4, 241), options.kills
+    command = f"python -m benchmarks.long_video {shlex.join(arguments)}".strip()
+    options.output.write_text(page(runs, kills, command), encoding="utf-8")
+    for setting, measured in runs:
+        draw(options.output.parent, setting, measured)
+    say(f"wrote {options.output}")
+
+
+def _badness(measured: Mapping[str, Measured]) -> Callable[[str], float]:
+    """Less accuracy at the end is worse, then a seam that shows."""
+    return lambda name: (
+        -float(np.mean(measured[name].last)) + 0.1 * abs(np.nan_to_num(measured[name].seam, nan=1.0) - 1)
+    )
+
+
+if __name__ == "__main__":
+    main()
