@@ -49,7 +49,7 @@ IMAGES = DiffusionForcingRecipe(
 
 FILMS = replace(
     IMAGES,
-    settings=replace(SETTINGS, steps=2_200, learning_rate=5e-4, warmup=100, decay_from=0.4, final_rate=0.03),
+    settings=replace(SETTINGS, steps=1_900, learning_rate=5e-4, warmup=100, decay_from=0.4, final_rate=0.03),
     windows=((1, 0.3), (5, 0.1), (9, 0.25), (17, 0.15), (25, 0.2)),
     tokens=8 * 9 * 60,
     mixture=LevelMixture(equal=0.5, non_decreasing=0.2, clean_prefix=0.3, given_anywhere=0.0, shift=2.0),

@@ -232,7 +232,8 @@ def test_stopped_before_the_first_block_leaves_what_was_there(tiny_folder, tmp_p
     assert code == 2 and err.endswith(last) and not film.exists()
     film.write_bytes(b"an older film")
     monkeypatch.setattr(owner, name, Times(getattr(owner, name), 1, KeyboardInterrupt()))
-    assert run(*command)[0] == 2 and film.read_bytes() == b"an older film"
+    code, _, err = run(*command)
+    assert code == 2 and film.read_bytes() == b"an older film" and "resume" not in err.splitlines()[-1]
 
 
 def test_where_a_film_cannot_be_begun_nothing_is_loaded(tmp_path, run):
@@ -347,7 +348,10 @@ def test_a_film_is_not_taken_up_with_another_model(tiny_folder, tmp_path, run):
     folder, film = tmp_path / "model", tmp_path / "fox.mp4"
     shutil.copytree(tiny_folder, folder)
     run("generate", "a fox", "--model", folder, *SMALL, "--num-frames", 5, "-o", film)
-    (folder / "transformer" / "more.txt").write_text("more")
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-8:] = bytes(8)  # trained on: the same names and sizes
+    weights.write_bytes(data)
     message = one_line(run("extend", film, "--num-frames", 4))
     assert message.startswith(f"everreel: model = {folder}: its files are not those that the film was begun with")
 
@@ -421,8 +425,11 @@ def test_a_story_is_told_in_parts(tmp_path, run, monkeypatch, arguments, story):
         (("a fox", "--prompt", "a swan"), "prompt = 'a swan': a part is TIME: WORDS"),
         (("a fox", "--prompt", "0s: a swan"), "must begin after the part before it; nearest that works: 0.04s"),
         (("a fox", "--prompt", "3s: b", "--prompt", "2s: c"), "prompt = '2s: c': must begin after the part before it"),
-        (("a fox", "--prompt", "9s: b"), "story[216] = 'b': the film has frames 0..96; nearest that works: 96"),
-        (("a fox", "--prompt", "2f: b", "--prompt", "3f: c"), "story[3] = 'c': comes too soon; nearest that works: 7"),
+        (
+            ("a fox", "--prompt", "9s: b"),
+            "story[216] = 'b': too near the end of 97 frames to be seen; nearest that works: 93",
+        ),
+        (("a fox", "--prompt", "2f: b", "--prompt", "3f: c"), "story[3] = 'c': comes too soon; nearest that works: 5"),
         (("a fox", "--prompt", "1s:  "), "prompt is empty"),
         (("--story", "none.txt"), "none.txt"),
         (("--story", "bytes.txt"), "story = bytes.txt: must be text in UTF-8"),
@@ -455,6 +462,8 @@ def test_a_film_made_here_grows_elsewhere_too(tiny_folder, tmp_path, run):
     film, longer = tmp_path / "fox.mp4", tmp_path / "longer.mp4"
     run("generate", "a fox", "--model", tiny_folder, *SMALL, "--num-frames", 9, "-o", film)
     before = film.read_bytes()
+    for flag in (("--fps", 16), ("--model", "tiny"), ("--overlap-history", 9), ("--new-part-only",)):
+        assert "is for films made elsewhere" in one_line(run("extend", film, *flag))
     code, _, _ = run("extend", film, "-o", longer, "--num-frames", 6, "--seed", 5)
     assert code == 0 and film.read_bytes() == before
     assert (Video(longer).frames[:9] == Video(film).frames[:]).all() and Video(longer).num_frames == 15

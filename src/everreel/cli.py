@@ -20,7 +20,7 @@ import typer
 from everreel.film.request import VideoRequest, make_request
 from everreel.memory import keep_freed_memory
 from everreel.options import takes_flags, takes_request
-from everreel.released import RESULT, SCRIPTS, translate
+from everreel.released import SCRIPTS, translate
 
 if TYPE_CHECKING:
     from everreel.film.journal import Journal
@@ -87,8 +87,6 @@ def _generate(
     from everreel.film.plan import make_plan
 
     plan = make_plan(request, find_model(model))
-    if not output.parent.exists() and output.parts[0] == RESULT:
-        output.parent.mkdir(parents=True)
     check_output(output)
     for picture in read_pictures(plan.request).values():
         for note in picture.notes:
@@ -102,6 +100,7 @@ def _released(script: str, flags: Mapping[str, Any]) -> None:
     translated = translate(script, flags)
     for note in translated.notes:
         typer.echo(note, err=True)
+    translated.output.parent.mkdir(parents=True, exist_ok=True)
     _generate(translated.request, translated.output, translated.model)
 
 
@@ -126,6 +125,7 @@ def plan(
     from everreel.film.plan import make_plan
 
     card = find_model(model, here=False)
+    check_device(device)
     cut = make_plan(request, card)
     read_pictures(cut.request)
     typer.echo(cut.describe())
@@ -145,7 +145,8 @@ def resume(
     if journal.finished:
         typer.echo(f"{film} has all of its {journal.num_frames} frames; everreel extend makes it longer")
         return
-    _film(_load_maker(journal), journal, film)
+    pipeline = _load_maker(journal)
+    _film(pipeline, read_journal(film, pipeline.device), film)
 
 
 @app.command()
@@ -158,27 +159,31 @@ def extend(
     seconds: Annotated[float | None, typer.Option(help="New seconds instead.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What happens now; needed for films made elsewhere.")] = None,
     seed: Annotated[int | None, typer.Option(help="Another film for another seed.")] = None,
-    fps: Annotated[int, typer.Option(help="Of the new part of another film: 16 or 24.")] = 24,
+    fps: Annotated[int | None, typer.Option(help="Of the new part of another film: 16 or 24.")] = None,
     num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     overlap_history: Annotated[int | None, typer.Option(help="Frames looked back at in another film, 4k + 1.")] = None,
     new_part_only: Annotated[bool, typer.Option(help="Of another film: write only what is new.")] = False,
-    model: Annotated[str, typer.Option(help="For another film: a name from `everreel models`, or a folder.")] = "tiny",
+    model: Annotated[str | None, typer.Option(help="For another film: one of `everreel models`, or a folder.")] = None,
 ) -> None:
     """Make a film longer: one made here from its own latents, any other from its last moments."""
     from everreel.film import making
     from everreel.film.journal import journal_path, read_journal
 
-    asked = {"num_frames": num_frames, "seconds": seconds, "num_inference_steps": num_inference_steps}
+    asked: dict[str, Any] = {"num_frames": num_frames, "seconds": seconds, "num_inference_steps": num_inference_steps}
     if not journal_path(video).exists():
-        request = make_request(prompt=prompt or "", fps=fps, overlap_history=overlap_history, seed=seed or 0, **asked)
-        _follow(video, request, output, model, new_part_only)
+        asked |= {"prompt": prompt or "", "fps": fps or 24, "overlap_history": overlap_history, "seed": seed or 0}
+        _follow(video, make_request(**asked), output, model or "tiny", new_part_only)
         return
+    elsewhere = {"fps": fps, "overlap_history": overlap_history, "new_part_only": new_part_only or None, "model": model}
+    for name, value in elsewhere.items():
+        if value is not None:
+            raise ValueError(f"{name} = {value}: is for films made elsewhere, and {video} was made here; leave it out")
     journal = read_journal(video)
     old = journal.request
     request = make_request(prompt=prompt or old.prompt, fps=old.fps, seed=old.seed if seed is None else seed, **asked)
     check_output(output or video)
     pipeline = _load_maker(journal)
-    longer = making.go_on_with(pipeline, journal, request, prompt is not None)
+    longer = making.go_on_with(pipeline, read_journal(video, pipeline.device), request, prompt is not None)
     if output is not None and not (output.exists() and output.samefile(video)):
         shutil.copyfile(video, output)
     _film(pipeline, longer, output or video)
@@ -188,11 +193,14 @@ def _follow(video: Path, request: VideoRequest, output: Path | None, model: str,
     """Go on with a film that was made elsewhere."""
     from everreel.checkpoint.catalog import find_model
     from everreel.film import making
+    from everreel.film.plan import make_plan
     from everreel.film.source import SourceFilm
     from everreel.film.splice import Splice
+    from everreel.shapes import latent_frames
 
-    source = SourceFilm.open(video)
-    find_model(model)
+    source, card = SourceFilm.open(video), find_model(model)
+    fitted = making.fitted(request, source, card)
+    make_plan(fitted, card, latent_frames(making.history_frames(fitted, card)))
     if output is None:
         raise ValueError(f"output: must be given for a film made elsewhere; {video.stem}-longer.mp4 works")
     check_output(output)
@@ -319,14 +327,25 @@ def _load(model: str, device: str | None, dtype: str | None) -> VideoPipeline:
         raise ValueError(f"dtype = {dtype}: must be one of {', '.join(DTYPES)}; nearest that works: bfloat16")
     import torch
 
+    check_device(device)
+    from everreel.film.pipeline import VideoPipeline
+
+    return VideoPipeline.from_pretrained(model, device=device, dtype=getattr(torch, dtype) if dtype else None)
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that is not here.
+
+    Raises:
+        ValueError: with one that is.
+    """
+    import torch
+
     if device is not None:
         try:
             torch.zeros(1, device=device).cpu()  # "meta" is a device that keeps no numbers
         except (RuntimeError, AssertionError):
             raise ValueError(f"device = {device}: is not on this machine; nearest that works: cpu") from None
-    from everreel.film.pipeline import VideoPipeline
-
-    return VideoPipeline.from_pretrained(model, device=device, dtype=getattr(torch, dtype) if dtype else None)
 
 
 def _load_maker(journal: Journal) -> VideoPipeline:
@@ -353,15 +372,18 @@ def _write(pipeline: VideoPipeline, journal: Journal, writer: FilmWriter, *, jou
     from everreel.film.plan import make_plan
 
     beginning, output = journal.beginning, writer.path
-    plan = make_plan(journal.request, pipeline.card, beginning.history, len(beginning.spare))
+    older = output.exists() and not journal.num_frames
     try:
-        with _progress_bar(plan) as on_progress, writer:
-            making.write(pipeline, journal, writer, on_progress, journaled=journaled)
+        with writer:
+            plan = make_plan(journal.request, pipeline.card, beginning.history, len(beginning.spare))
+            with _progress_bar(plan) as on_progress:
+                making.write(pipeline, journal, writer, on_progress, journaled=journaled)
     except (KeyboardInterrupt, OSError) as error:
         reason = "stopped" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
-        kept = f"{output} holds the first {writer.num_frames} frames" if writer.num_frames else "no frame was written"
-        resumed = f"; go on with: everreel resume {output}" if journaled else ""
-        raise CommandError(f"{reason}: {kept}{resumed}") from None
+        first = "the first" if journaled else "the source and the first new"
+        kept = f"{output} holds {first} {writer.num_frames} frames" if writer.num_frames else "no frame was written"
+        again = journaled and (writer.num_frames or not older)
+        raise CommandError(f"{reason}: {kept}" + f"; go on with: everreel resume {output}" * bool(again)) from None
     seconds = writer.num_frames / plan.request.fps
     new = "" if journaled else "new "
     typer.echo(f"wrote {output}: {writer.num_frames} {new}frames, {seconds:.1f} s, {writer.num_bytes / 1000:.0f} kB")

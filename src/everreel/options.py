@@ -85,6 +85,7 @@ def _told(prompt: str | None, parts: list[str], story: Path | None, fps: int) ->
         except UnicodeDecodeError:
             raise ValueError(f"story = {story}: must be text in UTF-8, one part a line") from None
         parts = [*parts, *(line for line in lines if line.strip())]
+    fps = max(fps, 1)  # whether it is one that can be is the request's to say
     told: dict[int, str] = {} if prompt is None else {0: prompt}
     for part in parts:
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|f)\s*:(.*)", part)

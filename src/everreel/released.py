@@ -16,9 +16,9 @@ from typing import Any
 
 from everreel.film.plan import OVERLAP
 from everreel.film.request import FPS, VideoRequest, make_request
+from everreel.shapes import TEMPORAL
 
 PROMPT = "A lake lies still between high mountains, swans glide over the water and the sun glitters on it."
-RESULT = "result"  # the folder that the scripts make for their films
 MOST_NAME_BYTES = 120  # of a file's name, whatever the script: 255 is the most that file systems take
 
 _BOTH: dict[str, tuple[type, Any]] = {
@@ -105,21 +105,24 @@ def translate(script: str, flags: Mapping[str, Any]) -> Translated:
         values |= {"end_image": flags["end_image"], "addnoise_condition": flags["addnoise_condition"]}
         values |= _long(num_frames, flags, notes)
     request = make_request(**values)
-    output = Path(RESULT) / (flags["outdir"] or folder) / _file_name(request.prompt, seed)
+    output = Path("result") / (flags["outdir"] or folder) / _file_name(request.prompt, seed)
     return Translated(request, flags["model_id"] or model, output, tuple(notes))
 
 
 def _long(num_frames: int, flags: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     """Windows as the script makes them: pixels encoded again, blocks one after the other within each."""
-    values: dict[str, Any] = {"base_num_frames": flags["base_num_frames"], "ar_step": flags["ar_step"]}
+    base, overlap = flags["base_num_frames"], flags["overlap_history"]
+    for name, value in (("base_num_frames", base), ("overlap_history", overlap)):
+        if value is not None and (value - 1) % TEMPORAL:
+            notes.append(f"--{name} {value}: windows are of 4k + 1 frames, {value - (value - 1) % TEMPORAL} are taken")
+    values: dict[str, Any] = {"base_num_frames": base - (base - 1) % TEMPORAL, "ar_step": flags["ar_step"]}
     if flags["ar_step"]:
         values["causal_block_size"] = flags["causal_block_size"]
     if num_frames > flags["base_num_frames"]:
-        overlap = flags["overlap_history"]
         if overlap is None:
             overlap = OVERLAP
             notes.append(f"--overlap_history: not given, {overlap} frames")
-        values |= {"schedule": "windows", "join": "reencode", "overlap_history": overlap}
+        values |= {"schedule": "windows", "join": "reencode", "overlap_history": overlap - (overlap - 1) % TEMPORAL}
     return values
 
 

@@ -164,3 +164,28 @@ def test_guidance_needs_its_rows(released):
         Denoiser(model, [Branch(c) for c in contexts(model, data)], 1.0)
     with pytest.raises(ValueError, match=r"history_level = 0\.5"):
         Conditioning(history_level=0.5)
+
+
+def test_behind_a_block_longer_than_its_history_the_cache_begins_anew(released):
+    """A picture far ahead makes a long block; after it, what is remembered follows on itself and on nothing else."""
+    model, data = released
+    picture = {14: data["prefix2"][:, 0]}
+    schedule = blockwise(20, 2, 2, given=[14], context=3, base=12)
+    assert max(schedule.sizes) > 3 and any(row.ahead for row in schedule)
+    caches = [KVCache(3) for _ in contexts(model, data)]
+    branches = [Branch(context, cache) for context, cache in zip(contexts(model, data), caches, strict=True)]
+    denoiser = Denoiser(model, branches, 6.0, causal=True)
+    held, remember = [], denoiser.remember
+
+    def watched(x_CTHW, timestep_T, start):
+        held.append((start, caches[0].num_frames))
+        remember(x_CTHW, timestep_T, start)
+
+    denoiser.remember = watched
+    noise = data["noise_6frames"]
+    for _ in rollout(
+        schedule, denoiser, solver_for("euler", 2, 8.0), Conditioning(picture), lambda frame: noise[:, frame % 6]
+    ):
+        pass
+    (first, frames), *_ = [(start, frames) for start, frames in held if start > 3 and frames == 0]
+    assert first == 12 and frames == 0  # the window behind the long block begins there

@@ -1,7 +1,5 @@
 """Pieces to frames, and the three joins against a plain reading of what they are."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,14 +7,6 @@ import torch
 from everreel.film.decoding import FrameDecoder, to_uint8
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.request import make_request
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny_folder):
-    """A window of 7 latent frames, so that short films are long ones."""
-    pipe = VideoPipeline.from_pretrained(str(tiny_folder), device="cpu", dtype=torch.float32)
-    pipe.card = replace(pipe.card, num_frames=25, block_size=2, context=4)
-    return pipe
 
 
 def latents(count, seed=0):

@@ -2,7 +2,6 @@
 
 import struct
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +11,11 @@ from PIL import Image
 
 from everreel.film.decoding import to_uint8
 from everreel.film.given import encode_pictures, read_pictures
-from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
 from everreel.film.request import RequestError, make_request
 
 SIZE = {"height": 32, "width": 48}
 FAST = {"prompt": "a red fox", "num_inference_steps": 2, **SIZE}
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny_folder):
-    """A window of 7 latent frames and blocks of 2, so that short films are long ones."""
-    pipe = VideoPipeline.from_pretrained(str(tiny_folder), device="cpu", dtype=torch.float32)
-    pipe.card = replace(pipe.card, num_frames=25, block_size=2, context=4)
-    return pipe
 
 
 def painted(seed: int = 0, height: int = 32, width: int = 48) -> Image.Image:

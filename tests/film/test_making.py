@@ -31,14 +31,6 @@ FILMS = {
 }
 
 
-@pytest.fixture(scope="module")
-def pipe(tiny_folder):
-    """A window of 7 latent frames and blocks of 2, so that short films are long ones."""
-    pipe = VideoPipeline.from_pretrained(str(tiny_folder), device="cpu", dtype=torch.float32)
-    pipe.card = replace(pipe.card, num_frames=25, block_size=2, context=4)
-    return pipe
-
-
 def make(pipe, journal, film):
     with journal.open_film(film) as writer:
         return making.write(pipe, journal, writer)
@@ -290,3 +282,35 @@ def test_the_shape_that_is_nearest(pipe, tmp_path):
         assert (fitted.height, fitted.width) == want
     asked = make_request(prompt="x", height=32, width=64)
     assert making.fitted(asked, SourceFilm.open(tmp_path / "film.mp4"), card) is asked
+
+
+@pytest.mark.parametrize("join", ["reencode", "hybrid"])
+def test_windows_join_behind_a_history_too(pipe, tmp_path, join):
+    """What is looked back at was shown before, and still a window may have to encode it again."""
+    film = tmp_path / "film.mp4"
+    request = make_request(**SMALL, num_frames=33, schedule="windows", join=join, base_num_frames=25)
+    make(pipe, making.begin(pipe, request), film)
+    make(pipe, making.go_on_with(pipe, read_journal(film), more_frames(61), told=False), film)
+    assert Video(film).num_frames == 94
+
+
+def test_a_journal_of_an_older_film_does_not_outlive_it(pipe, tmp_path):
+    film = tmp_path / "film.mp4"
+    make(pipe, making.begin(pipe, make_request(**SMALL, num_frames=9)), film)
+    pipe(make_request(**SMALL, num_frames=5), output=film)
+    assert not journal_path(film).exists()
+
+
+def test_an_older_film_keeps_its_journal_until_it_is_replaced(pipe, tmp_path):
+    film = tmp_path / "film.mp4"
+    make(pipe, making.begin(pipe, make_request(**SMALL, num_frames=9)), film)
+    before = journal_path(film).read_bytes()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(pipe, "_stream", lambda *_: (_ for _ in ()).throw(Stopped))
+        make(pipe, making.begin(pipe, make_request(**SMALL, num_frames=21)), film)
+    assert journal_path(film).read_bytes() == before and Video(film).num_frames == 9
+
+
+def test_a_full_disk_is_an_error_of_the_disk(pipe, tmp_path):
+    with pytest.raises(OSError, match="No such file"):
+        making.begin(pipe, make_request(**SMALL, num_frames=9)).save(tmp_path / "gone" / "film.mp4")

@@ -10,19 +10,10 @@ import torch
 from PIL import Image
 
 from everreel.checkpoint.catalog import find_model
-from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
 from everreel.film.request import RequestError, make_request
 
 FAST = {"prompt": "a red fox", "num_inference_steps": 2, "height": 32, "width": 32}
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny_folder):
-    """A window of 7 latent frames and blocks of 2, so that short films are long ones."""
-    pipe = VideoPipeline.from_pretrained(str(tiny_folder), device="cpu", dtype=torch.float32)
-    pipe.card = replace(pipe.card, num_frames=25, block_size=2, context=4)
-    return pipe
 
 
 @pytest.mark.parametrize(

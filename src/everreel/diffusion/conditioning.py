@@ -27,12 +27,14 @@ class Conditioning:
         history_level: noise mixed into clean frames when the network looks back at them, 0 to 0.1 (the released
             `addnoise_condition` over 1000; section 4c: slight noise on history against error accumulation).
         seed: of the history noise.
+        offset: latent frames of the film before this part of it, for that noise.
         join: what a window sees of the one before it in the place of these latents (C, T, H, W); none carries them.
     """
 
     known: Mapping[int, Tensor] = field(default_factory=dict)
     history_level: float = 0.0
     seed: int = 0
+    offset: int = 0
     join: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:

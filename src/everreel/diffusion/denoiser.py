@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from everreel.model.dit import Context, DiT
-from everreel.model.kv_cache import KVCache
+from everreel.model.kv_cache import CacheState, KVCache
 
 
 @dataclass
@@ -98,6 +98,12 @@ class Denoiser:
         """Write a finished block into the caches, if there are any: one more pass over it at its (near) zero level."""
         if self.remembers:
             self._run(x_CTHW, timestep_T, (x_CTHW.shape[1],), start, write_cache=True)
+
+    def forget(self) -> None:
+        """Empty the caches: what comes next does not follow what they hold."""
+        for branch in self.branches:
+            if branch.cache is not None:
+                branch.cache.load(CacheState(0, (), ()))
 
     def _run(
         self,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from everreel.diffusion.conditioning import Conditioning
 from everreel.diffusion.denoiser import Denoiser
-from everreel.diffusion.noise import draw_noise
+from everreel.diffusion.noise import draw_noise_frames
 from everreel.diffusion.schedule import Row, Schedule
 from everreel.diffusion.solver import Solver, SolverState
 
@@ -136,10 +136,8 @@ class _Window:
             return latents_CTHW, timestep_T
         clean_T = levels_T == self._solver.num_steps
         shape = (latents_CTHW.shape[0], *latents_CTHW.shape[2:])
-        frames = range(*row.window)
-        noise_CTHW = torch.stack(
-            [draw_noise(self._conditioning.seed, "history", frame, index, shape) for frame in frames], dim=1
-        ).to(latents_CTHW)
+        frames = (frame + self._conditioning.offset for frame in range(*row.window))
+        noise_CTHW = draw_noise_frames(self._conditioning.seed, "history", frames, index, shape).to(latents_CTHW)
         noisy_CTHW = torch.lerp(latents_CTHW, noise_CTHW, level)
         return (
             torch.where(clean_T[None, :, None, None], noisy_CTHW, latents_CTHW),
@@ -162,7 +160,9 @@ def _remember(
 ) -> int:
     """Hand over the clean blocks at the front of the window that the cache does not hold yet, one by one."""
     start, stop = row.window
-    remembered = max(remembered, start)
+    if remembered < start:  # a block longer than the window's history: what was held is out of sight
+        denoiser.forget()
+        remembered = start
     clean = next((i for i, level in enumerate(row.levels) if level < schedule.num_steps), stop - start)
     for size in schedule.blocks_in(remembered, stop):
         if remembered + size > start + clean:

@@ -20,6 +20,7 @@ from everreel.media import Pixels
 from everreel.model.vae import CausalVAE, DecoderState
 from everreel.shapes import TEMPORAL
 
+DECODE_FRAMES = 5  # latent frames decoded and written at a time where many finish at once
 Join = Literal["reencode", "carry", "hybrid"]
 
 
@@ -50,6 +51,11 @@ class FrameDecoder:
             seen = [video_CTHW] if self.tail is None else [self.tail, video_CTHW]
             self.tail = torch.cat(seen, dim=1)[:, -self._tail_frames :].clone()
         return to_uint8(video_CTHW)
+
+    def look_back(self, latents_CTHW: Tensor) -> None:
+        """Stand behind these latents, which were shown before: the next ones decode without a seam."""
+        for piece in torch.split(latents_CTHW, DECODE_FRAMES, dim=1):
+            self(piece)
 
     @torch.no_grad()
     def join(self, history_CTHW: Tensor) -> Tensor:

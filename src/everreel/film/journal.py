@@ -7,6 +7,7 @@ which the film had at least the frames that it says, and what goes on from there
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -31,6 +32,7 @@ from everreel.model.vae import DecoderState
 
 VERSION = 1
 KEY = "everreel"
+PIECES, PIECE_BYTES = 64, 4096  # that are read of each file of a model
 SUFFIX = ".journal"
 
 
@@ -89,7 +91,11 @@ class Journal:
         """Put it on disk beside the film, whole, in the place of the one before."""
         path = journal_path(film)
         part = path.with_name(path.name + ".part")
-        save_file(_tensors(self), part, metadata=_metadata(self))
+        try:
+            save_file(_tensors(self), part, metadata=_metadata(self))
+        except SafetensorError as error:  # what it makes of a full disk
+            part.unlink(missing_ok=True)
+            raise OSError(errno.EIO, str(error), str(path)) from error
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
@@ -109,8 +115,8 @@ def journal_path(film: Path) -> Path:
     return film.with_name(film.name + SUFFIX)
 
 
-def read_journal(film: Path) -> Journal:
-    """The journal beside a film.
+def read_journal(film: Path, device: str | torch.device = "cpu") -> Journal:
+    """The journal beside a film, its tensors on a device.
 
     Raises:
         ValueError: there is none, or it is not one.
@@ -124,17 +130,23 @@ def read_journal(film: Path) -> Journal:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- it is no mapping
         if facts["version"] != VERSION:
             raise ValueError(f"is of version {facts['version']}, this program reads version {VERSION}")
-        return _journal(facts, tensors)
+        return _journal(facts, {name: tensor.to(device) for name, tensor in tensors.items()})
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"journal = {path}: cannot be read: {reason}; make the film again") from error
 
 
 def fingerprint(folder: Path) -> str:
-    """The names and sizes of a model's files, hashed; reading gigabytes would take longer than a film."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    listed = "\n".join(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}" for path in files)
-    return hashlib.sha256(listed.encode()).hexdigest()[:16]
+    """A model's files, hashed: their names, their sizes and pieces of each; gigabytes would take longer than a film."""
+    hashed = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".pth")):
+        size = path.stat().st_size
+        hashed.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
+        with path.open("rb") as file:
+            for piece in range(PIECES):
+                file.seek(piece * size // PIECES)
+                hashed.update(file.read(PIECE_BYTES))
+    return hashed.hexdigest()[:16]
 
 
 def _metadata(journal: Journal) -> dict[str, str]:
@@ -144,7 +156,6 @@ def _metadata(journal: Journal) -> dict[str, str]:
         "frames_before": journal.frames_before,
         "history": beginning.history,
         "offset": beginning.offset,
-        "decoders": [len(decoder.tails) if decoder else 0 for decoder in (beginning.decoder, _decoder(state))],
     }
     if state:
         rollout = state.rollout
@@ -153,6 +164,7 @@ def _metadata(journal: Journal) -> dict[str, str]:
             "row": rollout.row,
             "start": rollout.start,
             "remembered": rollout.remembered,
+            "decoder": len(state.decoder.tails) if state.decoder else 0,
             "solver_history": len(rollout.solver.history),
             "caches": [[cache.num_frames, len(cache.keys)] for cache in state.caches],
         }
@@ -164,7 +176,6 @@ def _tensors(journal: Journal) -> dict[str, Tensor]:
     state, beginning = journal.state, journal.beginning
     named: dict[str, Tensor] = {f"known.{frame}": latent for frame, latent in beginning.known.items()}
     named["beginning.spare"] = torch.from_numpy(beginning.spare)
-    named |= _numbered("beginning.decoder", beginning.decoder.tails if beginning.decoder else ())
     if state:
         solver = state.rollout.solver
         named |= {"latents": solver.latents, "count": solver.count, "spare": torch.from_numpy(state.spare)}
@@ -179,28 +190,20 @@ def _tensors(journal: Journal) -> dict[str, Tensor]:
 
 def _journal(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Journal:
     maker = Maker(**facts["maker"])
-    on = maker.device
-    beginning_tails, tails = facts["decoders"]
 
     def several(name: str, count: int) -> tuple[Tensor, ...]:
-        return tuple(tensors[f"{name}.{i}"].to(on) for i in range(count))
-
-    def decoder(name: str, count: int) -> DecoderState | None:
-        return DecoderState(several(name, count)) if count else None
+        return tuple(tensors[f"{name}.{i}"] for i in range(count))
 
     known = {int(name.split(".")[1]): latent for name, latent in tensors.items() if name.startswith("known.")}
     beginning = Beginning(
-        {frame: known[frame].to(on) for frame in sorted(known)},
+        {frame: known[frame] for frame in sorted(known)},
         facts["history"],
-        decoder("beginning.decoder", beginning_tails),
         facts["offset"],
         _pixels(tensors["beginning.spare"]),
     )
     state = None
     if "row" in facts:
-        solver = SolverState(
-            tensors["latents"].to(on), several("history", facts["solver_history"]), tensors["count"].to(on)
-        )
+        solver = SolverState(tensors["latents"], several("history", facts["solver_history"]), tensors["count"])
         caches = tuple(
             CacheState(frames, several(f"cache.{i}.key", layers), several(f"cache.{i}.value", layers))
             for i, (frames, layers) in enumerate(facts["caches"])
@@ -208,8 +211,8 @@ def _journal(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Journal
         state = FilmState(
             RolloutState(facts["row"], facts["start"], solver, facts["remembered"]),
             caches,
-            decoder("decoder", tails),
-            tensors["tail"].to(on) if "tail" in tensors else None,
+            DecoderState(several("decoder", facts["decoder"])) if facts["decoder"] else None,
+            tensors.get("tail"),
             facts["num_frames"],
             _pixels(tensors["spare"]),
         )
@@ -221,9 +224,5 @@ def _numbered(name: str, tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
     return {f"{name}.{i}": tensor for i, tensor in enumerate(tensors)}
 
 
-def _decoder(state: FilmState | None) -> DecoderState | None:
-    return state.decoder if state else None
-
-
 def _pixels(tensor: Tensor) -> Pixels:
-    return np.ascontiguousarray(tensor.numpy())
+    return np.ascontiguousarray(tensor.cpu().numpy())

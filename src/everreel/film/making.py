@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from everreel.checkpoint.catalog import ModelCard
+from everreel.checkpoint.catalog import CATALOG, ModelCard
 from everreel.film.given import encode_frames
-from everreel.film.journal import Journal, Maker, fingerprint
+from everreel.film.journal import Journal, Maker, fingerprint, journal_path
 from everreel.film.pipeline import Progress, VideoPipeline
 from everreel.film.plan import OVERLAP
 from everreel.film.request import RequestError, VideoRequest
@@ -55,7 +55,6 @@ def go_on_with(pipe: VideoPipeline, journal: Journal, request: VideoRequest, tol
     beginning = Beginning(
         known={frame: latents_CTHW[:, held - history + frame] for frame in range(history)},
         history=history,
-        decoder=pipe.decoder_after(latents_CTHW),
         offset=offset,
         spare=state.spare,
     )
@@ -85,11 +84,14 @@ def write(
     Raises:
         OSError: the disk is full or gone; what was written stays and can be taken up.
     """
-    if journaled:
+    older = not journal.num_frames and writer.path.exists()  # it keeps its own journal until it is replaced
+    if journaled and not older:
         journal.save(writer.path)
     blocks = pipe.stream(journal.request, beginning=journal.beginning, state=journal.state, on_progress=on_progress)
     for block in blocks:
         if len(block.frames):
+            if older and journaled and not writer.num_frames:
+                journal.save(writer.path)
             writer.append(block.frames)
         if block.state is not None:
             journal = replace(journal, state=block.state, num_bytes=writer.num_bytes)
@@ -98,6 +100,8 @@ def write(
     journal = journal.at_rest()
     if journaled:
         journal.save(writer.path)
+    else:
+        journal_path(writer.path).unlink(missing_ok=True)  # that of an older film of this name
     return journal
 
 
@@ -116,7 +120,6 @@ def follow(pipe: VideoPipeline, request: VideoRequest, source: SourceFilm) -> Jo
         Beginning(
             known=dict(enumerate(latents_CTHW.unbind(1))),
             history=latents_CTHW.shape[1],
-            decoder=pipe.decoder_after(latents_CTHW),
         ),
     )
 
@@ -144,7 +147,7 @@ def maker_of(pipe: VideoPipeline) -> Maker:
     """Who makes films with this pipeline."""
     parameter = next(pipe.transformer.parameters())
     return Maker(
-        model=pipe.card.path,
+        model=pipe.card.name if pipe.card in CATALOG else str(Path(pipe.card.path).resolve()),
         fingerprint=fingerprint(Path(pipe.card.path)),
         device=str(parameter.device),
         dtype=str(parameter.dtype).removeprefix("torch."),

@@ -25,17 +25,17 @@ from everreel.diffusion.denoiser import Branch, Denoiser
 from everreel.diffusion.noise import draw_noise
 from everreel.diffusion.rollout import LatentBlock, rollout
 from everreel.diffusion.solver import solver_for
-from everreel.film.decoding import FrameDecoder
+from everreel.film.decoding import DECODE_FRAMES, FrameDecoder
 from everreel.film.given import encode_pictures, read_pictures
-from everreel.film.plan import DECODE_FRAMES, Plan, make_plan, turn_latent
+from everreel.film.journal import journal_path
+from everreel.film.plan import Plan, make_plan, turn_latent
 from everreel.film.request import RequestError, VideoRequest
 from everreel.film.state import NOTHING, Beginning, Block, FilmState
 from everreel.media import FilmWriter, Video
 from everreel.model.dit import Context, DiT
 from everreel.model.kv_cache import KVCache
 from everreel.model.text_encoder import TextEncoder, Tokenizer
-from everreel.model.vae import CausalVAE, DecoderState
-from everreel.shapes import LatentShape
+from everreel.model.vae import CausalVAE
 
 SCORES_BYTES_PER_TOKEN = 64  # activations alive at once, in model widths of bfloat16 a token (measured, rounded up)
 
@@ -130,6 +130,7 @@ class VideoPipeline:
         with FilmWriter(output, shape.pixel_height, shape.pixel_width, plan.request.fps) as writer:
             for block in self.stream(request, on_progress=on_progress):
                 writer.append(block.frames)
+        journal_path(Path(output)).unlink(missing_ok=True)  # that of an older film of this name
         return Video(output)
 
     @torch.no_grad()
@@ -153,7 +154,7 @@ class VideoPipeline:
         """
         beginning = beginning or self.begin(request)
         plan = make_plan(request, self.card, beginning.history, len(beginning.spare))
-        return self._stream(plan, self._branches(plan), beginning, state, on_progress)
+        return self._stream(plan, self._branches(plan, state), beginning, state, on_progress)
 
     @torch.no_grad()
     def begin(self, request: VideoRequest) -> Beginning:
@@ -163,15 +164,6 @@ class VideoPipeline:
             RequestError: a picture cannot be used.
         """
         return Beginning(encode_pictures(read_pictures(request.resolve(self.card)), self.vae))
-
-    @torch.no_grad()
-    def decoder_after(self, latents_CTHW: Tensor) -> DecoderState:
-        """The VAE's state behind these latents, from which the next ones decode without a seam."""
-        decoder = FrameDecoder(self.vae, "carry", 0)
-        for piece in torch.split(latents_CTHW, DECODE_FRAMES, dim=1):
-            decoder(piece)
-        assert decoder.state is not None
-        return decoder.state
 
     @torch.no_grad()  # on the generator itself: what `stream` returns runs only when it is asked for its next block
     def _stream(
@@ -186,8 +178,9 @@ class VideoPipeline:
         assert request.num_inference_steps and request.shift and request.guidance_scale and request.num_frames
         device = self.device
         caches = [branch.cache for branch in branches if branch.cache is not None]
-        for cache, held in zip(caches, state.caches if state else (), strict=False):
-            cache.load(held)
+        if state is not None:
+            for cache, held in zip(caches, state.caches, strict=True):
+                cache.load(held)
         denoiser = Denoiser(
             self.transformer,
             branches,
@@ -197,7 +190,10 @@ class VideoPipeline:
         )
         solver = solver_for("unipc", request.num_inference_steps, request.shift)
         decoder = FrameDecoder(self.vae, plan.join, plan.overlap)
-        decoder.state, decoder.tail = (state.decoder, state.tail) if state else (beginning.decoder, None)
+        if state is not None:
+            decoder.state, decoder.tail = state.decoder, state.tail
+        elif beginning.history:
+            decoder.look_back(torch.stack([beginning.known[frame] for frame in range(beginning.history)], dim=1))
         size = (self.vae.config.z_dim, shape.height, shape.width)
         first, started = state.rollout.row if state else 0, time.monotonic()
 
@@ -209,7 +205,9 @@ class VideoPipeline:
             plan.schedule,
             denoiser,
             solver,
-            Conditioning(beginning.known, request.addnoise_condition / 1000, request.seed, decoder.join),
+            Conditioning(
+                beginning.known, request.addnoise_condition / 1000, request.seed, beginning.offset, decoder.join
+            ),
             lambda frame: draw_noise(request.seed, "start", frame + beginning.offset, 0, size).to(device),
             state=state.rollout if state else None,
             on_row=report,
@@ -245,24 +243,27 @@ class VideoPipeline:
             now = FilmState(block.state, held, decoder.state, decoder.tail, start, spare)
             yield Block(made.start, made.frames, now)
 
-    def _branches(self, plan: Plan) -> list[Branch]:
+    def _branches(self, plan: Plan, state: FilmState | None) -> list[Branch]:
         """Texts of one branch with two rows, of two with one where memory is short, or of one without guidance."""
         request = plan.request
+        tokens = plan.schedule.longest_window * plan.shape.tokens_per_frame
+        # A film that is taken up goes on as it began, whatever memory is free now.
+        together = len(state.caches) == 1 if state and state.caches else fits_as_batch(tokens, self.transformer)
         parts = [("prompt", 0, request.prompt), *((f"story[{f}]", turn_latent(f), p) for f, p in request.story.items())]
-        told = [(latent, self._contexts(plan, field, prompt)) for field, latent, prompt in parts]
+        told = [(latent, self._contexts(plan, field, prompt, together)) for field, latent, prompt in parts]
         return [
             Branch(first, KVCache(plan.context) if plan.remembers else None, [(at, texts[i]) for at, texts in told[1:]])
             for i, first in enumerate(told[0][1])
         ]
 
-    def _contexts(self, plan: Plan, field: str, prompt: str) -> list[Context]:
+    def _contexts(self, plan: Plan, field: str, prompt: str, together: bool) -> list[Context]:
         """The contexts of one prompt, one a branch."""
         request = plan.request
         prompts = [(field, prompt)]
         if request.guidance_scale != 1.0:
             prompts.append(("negative_prompt", request.negative_prompt or ""))
         rows = [self._embedding(field, prompt) for field, prompt in prompts]
-        if len(rows) == 2 and fits_as_batch(plan.shape, self.transformer):
+        if len(rows) == 2 and together:
             longest = max(length for _, length in rows)
             padded = [torch.nn.functional.pad(text, (0, 0, 0, longest - length)) for text, length in rows]
             return [self.transformer.encode_context(torch.cat(padded), [length for _, length in rows])]
@@ -301,10 +302,10 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
-def fits_as_batch(shape: LatentShape, transformer: DiT) -> bool:
-    """Whether both branches of guidance can run as one batch in the memory that is free on the device."""
+def fits_as_batch(tokens: int, transformer: DiT) -> bool:
+    """Whether both branches of guidance can run as one batch, of so many video tokens each, in what memory is free."""
     device = next(transformer.parameters()).device
     if device.type != "cuda":
         return True
-    need = 2 * shape.tokens * transformer.config.dim * SCORES_BYTES_PER_TOKEN
+    need = 2 * tokens * transformer.config.dim * SCORES_BYTES_PER_TOKEN
     return need < torch.cuda.mem_get_info(device)[0]

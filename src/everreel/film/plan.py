@@ -18,7 +18,6 @@ from everreel.shapes import TEMPORAL, LatentShape, frames_of, latent_frames
 
 OVERLAP = 17  # frames: what the released code is run with
 MOST_PIECES = 8  # that are listed one by one
-DECODE_FRAMES = 5  # latent frames decoded and written at a time where many finish at once
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,8 @@ def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: i
     if block > window:
         raise RequestError(f"causal_block_size = {block}: must be at most the window of {window} latent frames")
     how = _how(resolved, card, frames > window)
+    if how == "windows" and resolved.causal_block_size and not resolved.ar_step:
+        raise RequestError(f"causal_block_size = {block}: in windows, blocks need an ar_step; try 5")
     overlap, context, join = 0, 0, resolved.join or card.join
     try:
         if how == "one window":
@@ -139,15 +140,17 @@ def turn_latent(frame: int) -> int:
 
 def _check_story(request: VideoRequest) -> None:
     """Every part of the story has its own place in the film."""
-    last, before = (request.num_frames or 1) - 1, 0
+    latents, before = latent_frames(request.num_frames or 1), 0
     for frame, prompt in request.story.items():
-        if frame > last:
-            raise RequestError(
-                f"story[{frame}] = {prompt!r}: the film has frames 0..{last}; nearest that works: {last}"
-            )
-        if turn_latent(frame) == before:
-            raise RequestError(f"story[{frame}] = {prompt!r}: comes too soon; nearest that works: {frame + TEMPORAL}")
-        before = turn_latent(frame)
+        turn = turn_latent(frame)
+        if turn >= latents:
+            nearest = f"nearest that works: {frames_of(latents - 1)[0]}" if latents > 1 else "leave it out"
+            rule = f"too near the end of {request.num_frames} frames to be seen; {nearest}"
+            raise RequestError(f"story[{frame}] = {prompt!r}: {rule}")
+        if turn == before:
+            soonest = frames_of(before + 1)[0]
+            raise RequestError(f"story[{frame}] = {prompt!r}: comes too soon; nearest that works: {soonest}")
+        before = turn
 
 
 def _overlap(request: VideoRequest, window: int) -> int:

@@ -137,8 +137,6 @@ class VideoRequest(BaseModel):
                 raise ValueError(f"{name} = {value}: goes with schedule windows, not with {self.schedule}")
         if self.schedule == "blockwise" and self.ar_step:
             raise ValueError(f"ar_step = {self.ar_step}: goes with schedule rolling or windows, not with blockwise")
-        if self.schedule == "windows" and self.causal_block_size and not self.ar_step:
-            raise ValueError(f"causal_block_size = {self.causal_block_size}: in windows, blocks need an ar_step; try 5")
         if self.height is not None and (self.resolution or self.aspect):
             raise ValueError(f"height = {self.height}: give a size or resolution and aspect, not both")
         return self

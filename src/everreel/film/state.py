@@ -34,7 +34,7 @@ class FilmState:
     num_frames: int
     """Frames made so far."""
     spare: Pixels
-    """At the end of a film: frames (0 to 3, H, W, 3) that its last latent held beyond the length asked for."""
+    """At the end of a film: frames (T, H, W, 3) that its last latent held beyond the length asked for."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,10 @@ class Beginning:
     """Latents (C, H, W) by latent frame: given pictures, or the end of the film that goes on."""
     history: int = 0
     """How many latents at the front were shown before: they are looked back at and not handed out again."""
-    decoder: DecoderState | None = None
-    """Of the VAE, after the history."""
     offset: int = 0
     """Latent frames that were before these, so that noise is drawn that was not drawn before."""
     spare: Pixels = field(default_factory=lambda: NOTHING)
-    """Frames (0 to 3, H, W, 3) that are decoded and were not shown."""
+    """Frames (T, H, W, 3) that are decoded and were not shown."""
 
 
 @dataclass(frozen=True)
