@@ -30,6 +30,7 @@ from everreel.evaluate.critic import Critic, load_critic, score, shipped_critic
 from everreel.evaluate.drift import MEASURES, DriftMeter
 from everreel.evaluate.markdown import paragraph, table, verdict
 from everreel.evaluate.prompts import Prompt, held_out_prompts
+from everreel.film.journal import journal_path
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
 from everreel.film.request import make_request
@@ -160,13 +161,13 @@ def kill_and_resume(times: int, model: str, steps: int, num_frames: int) -> int:
         subprocess.run([*order, str(whole)], check=True, **quiet)
         longest = time.monotonic() - started
         for number in range(times):
-            for path in (film, film.with_name(film.name + ".journal")):
+            for path in (film, journal_path(film)):
                 path.unlink(missing_ok=True)
             process = subprocess.Popen([*order, str(film)], **quiet)
             time.sleep(draw.uniform(0.3, 1.0) * longest)
             process.send_signal(signal.SIGKILL)
             process.wait()
-            if film.with_name(film.name + ".journal").exists():
+            if journal_path(film).exists():
                 subprocess.run([*program, "resume", str(film)], check=True, **quiet)
             else:  # killed before it began: there is nothing to lose
                 subprocess.run([*order, str(film)], check=True, **quiet)

@@ -16,8 +16,8 @@ from everreel.memory import keep_freed_memory
 assert keep_freed_memory()
 def layer():
     blocks = [torch.ones(6 * 2**20) for _ in range(4)]
-layer()
-layer()
+for _ in range(10):
+    layer()  # till the heap has grown to what is needed: those pages are new, whatever becomes of them later
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(30):
     layer()

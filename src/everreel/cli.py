@@ -206,12 +206,12 @@ def _follow(video: Path, request: VideoRequest, output: Path | None, model: str,
     check_output(output)
     if new_part_only:
         pipeline = _load(model, None, None)
-        _film(pipeline, making.follow(pipeline, request, source), output)
+        _film(pipeline, making.follow(pipeline, fitted, source), output)
         return
     with Splice(source, output, request.fps) as writer:
         typer.echo(writer.said)
         pipeline = _load(model, None, None)
-        _write(pipeline, making.follow(pipeline, request, source), writer, journaled=False)
+        _write(pipeline, making.follow(pipeline, fitted, source), writer, journaled=False)
 
 
 @app.command()

@@ -13,7 +13,7 @@ import io
 import os
 import shutil
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from functools import cached_property
@@ -393,25 +393,42 @@ def _to_rgb(image: Image.Image) -> Pixels:
 
 def _encode(frames_THWC: Pixels, fps: int) -> tuple[bytes, bytearray]:
     """One block as an MP4 of its own: its header, and its fragments with times that start at zero."""
-    file = io.BytesIO()
-    options = _MP4 | {"video_track_timescale": str(fps * _TICKS_PER_FRAME)}
-    with av.open(file, "w", format="mp4", options=options) as container:
-        stream = container.add_stream("libx264", rate=fps, options=_H264)
+
+    def set_up(stream: av.VideoStream) -> None:
         stream.height, stream.width, stream.pix_fmt = frames_THWC.shape[1], frames_THWC.shape[2], "yuv420p"
         encoder = stream.codec_context
-        encoder.gop_size = 2 * fps  # how far a player has to decode when it jumps
         encoder.color_primaries = encoder.color_trc = encoder.colorspace = _REC709
         encoder.color_range = _LIMITED_RANGE
-        for number, pixels in enumerate(frames_THWC):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            yuv = frame.reformat(
-                format="yuv420p",
-                dst_colorspace=_REC709,
-                dst_color_range=_LIMITED_RANGE,
-                interpolation=_CONVERSION,
-            )
-            yuv.pts, yuv.time_base = number, Fraction(1, fps)
-            container.mux(stream.encode(yuv))
+
+    frames = (
+        av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24").reformat(
+            format="yuv420p",
+            dst_colorspace=_REC709,
+            dst_color_range=_LIMITED_RANGE,
+            interpolation=_CONVERSION,
+        )
+        for pixels in frames_THWC
+    )
+    return _encode_frames(frames, fps, fps * _TICKS_PER_FRAME, _H264, set_up)
+
+
+def _encode_frames(
+    frames: Iterable[av.VideoFrame],
+    fps: int,
+    clock: int,
+    h264: dict[str, str],
+    set_up: Callable[[av.VideoStream], None],
+) -> tuple[bytes, bytearray]:
+    """Frames as an MP4 of their own, from an encoder of their own; `clock` in ticks a second."""
+    file = io.BytesIO()
+    options = _MP4 | {"video_track_timescale": str(clock)}
+    with av.open(file, "w", format="mp4", options=options) as container:
+        stream = container.add_stream("libx264", rate=fps, options=h264)
+        set_up(stream)
+        stream.codec_context.gop_size = 2 * fps  # how far a player has to decode when it jumps
+        for number, frame in enumerate(frames):
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     data = file.getvalue()
     split = next(start - 8 for kind, start, _ in _boxes(file, 0, len(data)) if kind == b"moof")

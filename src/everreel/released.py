@@ -111,18 +111,24 @@ def translate(script: str, flags: Mapping[str, Any]) -> Translated:
 
 def _long(num_frames: int, flags: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     """Windows as the script makes them: pixels encoded again, blocks one after the other within each."""
-    base, overlap = flags["base_num_frames"], flags["overlap_history"]
-    for name, value in (("base_num_frames", base), ("overlap_history", overlap)):
-        if value is not None and (value - 1) % TEMPORAL:
-            notes.append(f"--{name} {value}: windows are of 4k + 1 frames, {value - (value - 1) % TEMPORAL} are taken")
-    values: dict[str, Any] = {"base_num_frames": base - (base - 1) % TEMPORAL, "ar_step": flags["ar_step"]}
+
+    def taken(name: str) -> int | None:
+        value: int | None = flags[name]
+        rest = 0 if value is None else (value - 1) % TEMPORAL
+        if value is None or not rest:
+            return value
+        notes.append(f"--{name} {value}: windows are of 4k + 1 frames, {value - rest} are taken")
+        return value - rest
+
+    overlap = taken("overlap_history")
+    values: dict[str, Any] = {"base_num_frames": taken("base_num_frames"), "ar_step": flags["ar_step"]}
     if flags["ar_step"]:
         values["causal_block_size"] = flags["causal_block_size"]
     if num_frames > flags["base_num_frames"]:
         if overlap is None:
             overlap = OVERLAP
             notes.append(f"--overlap_history: not given, {overlap} frames")
-        values |= {"schedule": "windows", "join": "reencode", "overlap_history": overlap - (overlap - 1) % TEMPORAL}
+        values |= {"schedule": "windows", "join": "reencode", "overlap_history": overlap}
     return values
 
 

@@ -41,7 +41,7 @@ class LatentShape:
     @property
     def num_frames(self) -> int:
         """Video frames."""
-        return 1 + (self.frames - 1) * TEMPORAL
+        return video_frames(self.frames)
 
     @property
     def pixel_height(self) -> int:
@@ -67,6 +67,11 @@ class LatentShape:
 def latent_frames(num_frames: int) -> int:
     """Latent frames that hold `num_frames` video frames, the last one perhaps only in part."""
     return 1 + -(-(num_frames - 1) // TEMPORAL)
+
+
+def video_frames(latents: int) -> int:
+    """The most video frames that so many latent frames hold; what `latent_frames` undoes."""
+    return 1 + TEMPORAL * (latents - 1)
 
 
 def latent_index(frame: int) -> int:

@@ -14,6 +14,11 @@ from typing import Literal
 
 from everreel.checkpoint import configs
 
+LongSchedule = Literal["blockwise", "rolling", "windows"]
+"""How a film is made that is longer than a window."""
+Join = Literal["reencode", "carry", "hybrid"]
+"""What a window has of the one before it."""
+
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -35,8 +40,8 @@ class ModelCard:
     dim: int  # width, feed-forward width and depth of the transformer: what a step costs
     ffn_dim: int
     num_layers: int
-    schedule: Literal["blockwise", "rolling", "windows"] = "windows"  # beyond one window
-    join: Literal["reencode", "carry", "hybrid"] = "reencode"
+    schedule: LongSchedule = "windows"
+    join: Join = "reencode"
     causal: bool = False  # trained with block-causal attention as well, so that finished blocks can be cached
     block_size: int = 5  # latent frames of a block
     context: int = 20  # latent frames a block looks back at, beyond one window

@@ -1,8 +1,8 @@
 """Latents to frames as they come, and what a window sees of the one before it: the three ways to join them.
 
 Source: `diffusion_forcing_pipeline.py`, which decodes the end of a window and encodes it again for the next one; other
-long-film code carries latents over. The one invariant: memory is that of one piece and of an overlap,
-whatever the film's length.
+long-film code carries latents over. The one invariant: memory is that of one piece and of an overlap, whatever the
+film's length.
 
 Shape suffixes: B batch, C channels, T frames, H height, W width.
 """
@@ -10,18 +10,17 @@ Shape suffixes: B batch, C channels, T frames, H height, W width.
 from __future__ import annotations
 
 import copy
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from everreel.checkpoint.catalog import Join
 from everreel.media import Pixels
 from everreel.model.vae import CausalVAE, DecoderState
-from everreel.shapes import TEMPORAL
+from everreel.shapes import video_frames
 
 DECODE_FRAMES = 5  # latent frames decoded and written at a time where many finish at once
-Join = Literal["reencode", "carry", "hybrid"]
 
 
 class FrameDecoder:
@@ -38,7 +37,7 @@ class FrameDecoder:
     def __init__(self, vae: CausalVAE, join: Join, overlap: int) -> None:
         self.vae = vae if join == "carry" else copy.deepcopy(vae).float()
         self._join = join
-        self._tail_frames = 0 if join == "carry" else 1 + TEMPORAL * (overlap - 1)
+        self._tail_frames = 0 if join == "carry" else video_frames(overlap)
         self.state: DecoderState | None = None
         self.tail: Tensor | None = None
         """The newest frames (C, T, H, W), as many as a join needs."""
@@ -64,7 +63,7 @@ class FrameDecoder:
             return history_CTHW
         assert self.tail is not None
         count = history_CTHW.shape[1]
-        pixels_BCTHW = self.tail[None, :, -(1 + TEMPORAL * (count - 1)) :]
+        pixels_BCTHW = self.tail[None, :, -video_frames(count) :]
         if self._join == "reencode":
             joined_CTHW = self.vae.encode(pixels_BCTHW)[0]
         else:

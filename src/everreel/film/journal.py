@@ -43,7 +43,7 @@ class Maker:
     model: str
     """The model's folder, or its name."""
     fingerprint: str
-    """Of the model's files: their names and sizes."""
+    """Of the model's files, see `fingerprint`."""
     device: str
     dtype: str
     threads: int

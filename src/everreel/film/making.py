@@ -23,7 +23,7 @@ from everreel.film.request import RequestError, VideoRequest
 from everreel.film.source import SourceFilm
 from everreel.film.state import Beginning
 from everreel.media import FilmWriter, resize_cover
-from everreel.shapes import TEMPORAL, latent_frames
+from everreel.shapes import TEMPORAL, latent_frames, video_frames
 
 
 def begin(pipe: VideoPipeline, request: VideoRequest) -> Journal:
@@ -140,7 +140,7 @@ def history_frames(request: VideoRequest, card: ModelCard) -> int:
         return request.overlap_history
     window = latent_frames(request.base_num_frames or card.num_frames)
     latents = min(card.context, window - card.block_size) if card.causal else latent_frames(OVERLAP)
-    return 1 + TEMPORAL * (max(latents, 1) - 1)
+    return video_frames(max(latents, 1))
 
 
 def maker_of(pipe: VideoPipeline) -> Maker:

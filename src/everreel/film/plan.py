@@ -9,12 +9,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from everreel.checkpoint.catalog import ModelCard
+from everreel.checkpoint.catalog import Join, ModelCard
 from everreel.diffusion.schedule import Row, Schedule, asynchronous, blockwise, rolling
 from everreel.diffusion.windows import windows
-from everreel.film.decoding import Join
 from everreel.film.request import RequestError, VideoRequest
-from everreel.shapes import TEMPORAL, LatentShape, frames_of, latent_frames
+from everreel.shapes import TEMPORAL, LatentShape, frames_of, latent_frames, video_frames
 
 OVERLAP = 17  # frames: what the released code is run with
 MOST_PIECES = 8  # that are listed one by one
@@ -94,7 +93,7 @@ def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: i
     if history and resolved.pictures():
         raise RequestError("image, end_image, keyframes: a film that goes on with another takes none; leave them out")
     frames = history + latent_frames(max(num_frames - spare, 1) + 1) - 1 if history else latent_frames(num_frames)
-    shape = LatentShape.from_pixels(1 + 4 * (frames - 1), height, width)
+    shape = LatentShape.from_pixels(video_frames(frames), height, width)
     _check_story(resolved)
     given = frozenset(resolved.pictures()) | frozenset(range(history))
     window = latent_frames(resolved.base_num_frames or card.num_frames)
@@ -159,7 +158,7 @@ def _overlap(request: VideoRequest, window: int) -> int:
     if asked is None:
         return min(latent_frames(OVERLAP), window - 1)
     if latent_frames(asked) >= window:
-        frames, nearest = (1 + TEMPORAL * (latents - 1) for latents in (window, window - 1))
+        frames, nearest = map(video_frames, (window, window - 1))
         rule = f"must be less than the window of {frames} frames; nearest that works: {nearest}"
         raise RequestError(f"overlap_history = {asked}: {rule}")
     return latent_frames(asked)

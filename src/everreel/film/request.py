@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from everreel.checkpoint.catalog import ModelCard
+from everreel.checkpoint.catalog import Join, LongSchedule, ModelCard
 from everreel.shapes import SIZE_STEP, TEMPORAL, frames_of, latent_index, nearest_num_frames, nearest_size
 
 FPS = (16, 24)
@@ -102,14 +102,12 @@ class VideoRequest(BaseModel):
     seed: Annotated[int, _at_least(0, 2**62)] = Field(0, description="The same seed gives the same film.")
     ar_step: Annotated[int, _at_least(0)] = Field(0, description="Asynchronous: rows between two blocks; 0 is off.")
     causal_block_size: Annotated[int | None, _at_least(1)] = Field(None, description="Latent frames of a block.")
-    schedule: Literal["blockwise", "rolling", "windows"] | None = Field(
-        None, description="Beyond a window: blockwise, rolling or windows."
-    )
+    schedule: LongSchedule | None = Field(None, description="Beyond a window: blockwise, rolling or windows.")
     base_num_frames: Annotated[int | None, _at_least(5)] = Field(None, description="Frames of a window, 4k + 1.")
     overlap_history: Annotated[int | None, _at_least(1)] = Field(
         None, description="Frames that a window has of the one before it, 4k + 1."
     )
-    join: Literal["reencode", "carry", "hybrid"] | None = Field(
+    join: Join | None = Field(
         None, description="What a window has of the one before it: its pixels encoded again, its latents, or both."
     )
     image: Path | None = Field(None, description="The picture that the film begins with.")

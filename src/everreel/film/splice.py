@@ -32,11 +32,11 @@ from everreel.film.source import Picture, SourceFilm, open_film, picture_stream
 from everreel.media import (
     _CONVERSION,
     _H264,
-    _MP4,
     FilmWriter,
     Pixels,
     _add_length,
     _boxes,
+    _encode_frames,
     _find,
     _place,
     resize_cover,
@@ -200,26 +200,24 @@ class Splice(FilmWriter):
 
     def _encode(self, frames_THWC: Pixels) -> tuple[bytes, bytearray]:
         """New frames as an MP4 of their own: its header, and its fragments with times that start at zero."""
-        file, picture = io.BytesIO(), self.source.picture
-        options = _MP4 | {"video_track_timescale": str(self._clock)}
-        with av.open(file, "w", format="mp4", options=options) as container:
-            stream = container.add_stream("libx264", rate=self.fps, options=_H264 | self._options)
-            _describe(stream, picture, (self.height, self.width), self._pixel_format)
-            stream.codec_context.gop_size = 2 * self.fps
-            for number, pixels_HWC in enumerate(frames_THWC):
-                stored = picture.as_stored(resize_cover(pixels_HWC, self.source.height, self.source.width))
-                frame = VideoFrame.from_ndarray(_even(stored), format="rgb24").reformat(
-                    format=self._pixel_format,
-                    dst_colorspace=picture.matrix,
-                    dst_color_range=picture.colors[3],
-                    interpolation=_CONVERSION,
-                )
-                frame.pts, frame.time_base = number, Fraction(1, self.fps)
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-        data = file.getvalue()
-        split = next(start - 8 for kind, start, _ in _boxes(file, 0, len(data)) if kind == b"moof")
-        return data[:split], bytearray(data[split:])
+        return _encode_frames(
+            map(self._stored, frames_THWC),
+            self.fps,
+            self._clock,
+            _H264 | self._options,
+            lambda stream: _describe(stream, self.source.picture, (self.height, self.width), self._pixel_format),
+        )
+
+    def _stored(self, pixels_HWC: Pixels) -> VideoFrame:
+        """A new frame as the source's are stored."""
+        picture = self.source.picture
+        stored = picture.as_stored(resize_cover(pixels_HWC, self.source.height, self.source.width))
+        return VideoFrame.from_ndarray(_even(stored), format="rgb24").reformat(
+            format=self._pixel_format,
+            dst_colorspace=picture.matrix,
+            dst_color_range=picture.colors[3],
+            interpolation=_CONVERSION,
+        )
 
 
 class _CannotCopy(Exception):
