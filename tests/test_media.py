@@ -87,6 +87,12 @@ def test_a_film_says_what_a_browser_needs(tmp_path: Path) -> None:
         assert (frame.colorspace, frame.color_primaries, frame.color_trc, frame.color_range) == (1, 1, 1, 1)
 
 
+def test_a_film_is_encoded_without_what_makes_bytes_differ_from_run_to_run(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    write_film(path, [moving_picture(3)])
+    assert b" mbtree=0 " in path.read_bytes()  # the encoder writes its settings into the film
+
+
 def test_every_block_can_be_decoded_without_the_ones_before_it(tmp_path: Path) -> None:
     write_film(tmp_path / "film.mp4", blocks_of(moving_picture(29), [1, 8, 20]))
     with av.open(tmp_path / "film.mp4") as container:
