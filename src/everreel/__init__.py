@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from everreel.film.control import CancelledError, Control
     from everreel.film.pipeline import VideoPipeline
     from everreel.film.request import VideoRequest
     from everreel.film.state import Block
@@ -25,7 +26,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Block",
+    "CancelledError",
     "CausalVAE",
+    "Control",
     "DiT",
     "FilmWriter",
     "LatentShape",
@@ -38,7 +41,9 @@ __all__ = [
 
 _HOME = {
     "Block": "everreel.film.state",
+    "CancelledError": "everreel.film.control",
     "CausalVAE": "everreel.model.vae",
+    "Control": "everreel.film.control",
     "DiT": "everreel.model.dit",
     "FilmWriter": "everreel.media",
     "LatentShape": "everreel.shapes",

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from everreel.diffusion.conditioning import Conditioning
 from everreel.diffusion.denoiser import Branch, Denoiser
 from everreel.diffusion.rollout import rollout
-from everreel.diffusion.schedule import asynchronous, blockwise, synchronous
+from everreel.diffusion.schedule import asynchronous, blockwise, rolling, synchronous
 from everreel.diffusion.solver import Euler, UniPC, sigmas_for, solver_for
 from everreel.model.config import TransformerConfig
 from everreel.model.dit import DiT
@@ -96,6 +96,83 @@ def test_blocks_with_a_cache_equal_blocks_without(released, size, given):
     schedule = blockwise(6, 4, block_size=size, given=given, context=6)
     want = generate(model, data, schedule, causal=True, known=known)
     assert error(cached(model, data, schedule, 6, known=known), want) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["async_causal2_ar3_s8_g6", "prefix2_async_causal2_ar3_s8_g6"])
+def test_released_generations_with_a_cache(released, name):
+    """The released loop computes finished blocks again in every row; keeping their keys and values is the same."""
+    model, data = released
+    given = range(2) if name.startswith("prefix2") else range(0)
+    known = {frame: data["prefix2"][:, frame] for frame in given}
+    schedule = asynchronous(6, 8, ar_step=3, block_size=2, given=given, cached=0)
+    got = cached(model, data, schedule, 6, known=known)
+    assert error(got, data[name][0]) < 1e-3
+    dense = generate(
+        model, data, asynchronous(6, 8, ar_step=3, block_size=2, given=given), causal=True, known=known
+    )  # fmt: skip
+    assert error(got, dense) < 1e-4
+
+
+def test_a_sink_stays_in_the_cache_of_a_rolling_film(released):
+    """What a block attends to: the film's first frames, then those right before the window, as if they were next."""
+    model, data = released
+    noise = data["noise_6frames"]
+    schedule = rolling(20, 4, 2, base=4, cached=3)
+    caches = [KVCache(5, sink_frames=2) for _ in contexts(model, data)]
+    branches = [Branch(context, cache) for context, cache in zip(contexts(model, data), caches, strict=True)]
+    denoiser = Denoiser(model, branches, 6.0, causal=True)
+    sinks, held = [], []
+    for block in rollout(
+        schedule, denoiser, solver_for("euler", 4, 8.0), Conditioning(), lambda frame: noise[:, frame % 6]
+    ):
+        state = caches[0].save()
+        held.append(state.num_frames)
+        if state.num_frames >= 2:
+            sinks.append(state.keys[0][:, : 2 * state.keys[0].shape[1] // state.num_frames])
+        assert block.state.remembered <= block.start + 2
+    assert max(held) == 5 and len(sinks) > 4
+    assert all(torch.equal(sink, sinks[0]) for sink in sinks)
+
+
+def test_what_settles_is_what_is_shown_and_looked_back_at(released):
+    model, data = released
+    known = {2: data["prefix2"][:, 0]}
+    noise = data["noise_6frames"]
+    schedule = blockwise(6, 2, block_size=2, given=known, context=4)
+    settled = []
+
+    def settle(latents_CTHW):
+        settled.append(latents_CTHW.shape[1])
+        return torch.full_like(latents_CTHW, float(len(settled)))
+
+    denoiser = Denoiser(model, [Branch(c) for c in contexts(model, data)], 6.0)
+    shown = []
+    for block in rollout(
+        schedule, denoiser, solver_for("euler", 2, 8.0), Conditioning(known, settle=settle), lambda f: noise[:, f]
+    ):
+        shown.append(block.latents_CTHW)
+        assert torch.equal(block.state.solver.latents[0, :, -1], block.latents_CTHW[:, -1])
+    film = torch.cat(shown, dim=1)
+    assert settled == [2, 1, 2]
+    assert [float(film[:, f].mean()) for f in (0, 1, 3, 4, 5)] == [1, 1, 2, 3, 3]
+    assert torch.equal(film[:, 2], known[2])
+
+
+def test_a_glimpse_of_the_last_row_is_the_film(released):
+    model, data = released
+    glimpses = []
+    noise = data["noise_6frames"]
+    denoiser = Denoiser(model, [Branch(c) for c in contexts(model, data)], 6.0)
+    blocks = list(
+        rollout(
+            synchronous(6, 5, given=[0]), denoiser, solver_for("unipc", 5, 8.0), Conditioning({0: noise[:, 0]}),
+            lambda frame: noise[:, frame], on_row=glimpses.append,
+        )
+    )  # fmt: skip
+    film = blocks[0].latents_CTHW[:, 1:]
+    far = [error(glimpse.clean(), film) for glimpse in glimpses]
+    assert far[-1] < 1e-5 and far[0] > 0.01
+    assert [glimpse.row for glimpse in glimpses] == list(range(5))
 
 
 def test_finished_blocks_come_before_the_next_begins(released):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from everreel.diffusion.schedule import Schedule, asynchronous, blockwise, partition, synchronous
+from everreel.diffusion.schedule import Schedule, asynchronous, blockwise, partition, rolling, synchronous
 
 RELEASED = json.loads((Path(__file__).parents[1] / "golden" / "official-step-matrices.json").read_text())
 
@@ -167,6 +167,31 @@ def test_sliding_windows(frames, block, prefix, base):
         assert starts == sorted(starts)
         edges = {0, *itertools.accumulate(schedule.sizes)}
         assert all(start in edges and stop in edges for start, stop in starts)
+
+
+@pytest.mark.parametrize("frames", [7, 20, 33])
+@pytest.mark.parametrize("given", [(), (0,), (0, 1, 2, 3), (0, 6), (5, 6), (3, 6)])
+@pytest.mark.parametrize("history", [0, 3, 8])
+def test_with_a_cache_what_has_not_begun_is_out_of_sight(frames, given, history):
+    """Unless a frame is given behind it; and so many finished frames more are in sight."""
+    plain = rolling(frames, 6, 2, given, base=6)
+    for schedule, full in (
+        (asynchronous(frames, 6, 3, 2, given, cached=0), asynchronous(frames, 6, 3, 2, given)),
+        (rolling(frames, 6, 2, given, base=6, cached=history), plain),
+    ):
+        check_promises(schedule)
+        assert len(schedule) == len(full)
+        stops = [row.window[1] for row in schedule]
+        assert stops == sorted(stops)  # what has come into sight stays until it is done
+        for row, whole in zip(schedule, full, strict=True):
+            more = history if full is plain else 0
+            assert row.window[0] == max(0, whole.window[0] - more)
+            assert row.window[1] <= whole.window[1] and row.ahead == whole.ahead
+            moved = [f for f, moves in zip(range(*row.window), row.update, strict=True) if moves]
+            assert moved == [f for f, moves in zip(range(*whole.window), whole.update, strict=True) if moves]
+            behind = [f for f in given if moved[-1] < f < whole.window[1]]
+            newest = {0, *itertools.accumulate(schedule.sizes)}
+            assert row.window[1] == min(edge for edge in newest if edge > max([moved[-1], *behind]))
 
 
 @pytest.mark.parametrize(("frames", "block", "context", "prefix"), [(24, 5, 20, 0), (11, 4, 3, 1), (7, 3, 0, 2)])

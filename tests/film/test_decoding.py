@@ -94,3 +94,23 @@ def test_a_window_sees_what_the_join_made(pipe):
     for other in ("reencode", "hybrid"):
         assert np.abs(films["carry"][:25] - films[other][:25]).max() <= 1
         assert np.abs(films["carry"][25:] - films[other][25:]).max() > 1
+
+
+def test_windows_fade_into_each_other_and_no_frame_is_lost(pipe):
+    """Held back until the next window has made them too, then from the one to the other, a little more each frame."""
+    plain, fading = (FrameDecoder(pipe.vae, "reencode", 3, blend) for blend in (False, True))
+    handed = [[decoder(latents(9)[:, :5])] for decoder in (plain, fading)]
+    assert [len(frames[0]) for frames in handed] == [17, 17 - 9]
+    again = [decoder.join(latents(9)[:, 2:5]) for decoder in (plain, fading)]
+    assert torch.equal(*again)
+    with torch.no_grad():
+        made = to_uint8(pipe.vae.decode_stream(again[0][None].to(torch.float32), None)[0][0])
+    for decoder, frames in zip((plain, fading), handed, strict=True):
+        frames.append(decoder(latents(9, seed=1)[:, :4]))
+    handed[1].append(fading.flush())
+    old, new = (np.concatenate(frames).astype(int) for frames in handed)
+    assert old.shape == new.shape and fading.held is None
+    assert np.array_equal(old[:8], new[:8]) and np.array_equal(old[17:], new[17:])
+    share = np.arange(1, 10)[:, None, None, None] / 10
+    assert np.abs(new[8:17] - (old[8:17] * (1 - share) + made.astype(int) * share)).max() <= 1
+    assert len(plain.flush()) == 0

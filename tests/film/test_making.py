@@ -28,6 +28,11 @@ FILMS = {
     "one window": {"num_frames": 21},
     "windows encoded again": {"num_frames": 45, "join": "reencode", "overlap_history": 9},
     "noise on history": {"num_frames": 33, "addnoise_condition": 20},
+    "asynchronous with a cache": {"num_frames": 25, "ar_step": 1, "cache": True},
+    "rolling with a cache and a sink": {"num_frames": 57, "schedule": "rolling", "cache": True, "sink": 2},
+    "windows that fade": {"num_frames": 45, "join": "reencode", "overlap_history": 9, "blend_overlap": True},
+    "anchored colours": {"num_frames": 57, "anchor_color": 0.5},
+    "a ring": {"num_frames": 38, "loop": True},
 }
 
 
@@ -298,7 +303,7 @@ def test_a_journal_of_an_older_film_does_not_outlive_it(pipe, tmp_path):
     film = tmp_path / "film.mp4"
     make(pipe, making.begin(pipe, make_request(**SMALL, num_frames=9)), film)
     pipe(make_request(**SMALL, num_frames=5), output=film)
-    assert not journal_path(film).exists()
+    assert read_journal(film).num_frames == 5 and read_journal(film).finished
 
 
 def test_an_older_film_keeps_its_journal_until_it_is_replaced(pipe, tmp_path):

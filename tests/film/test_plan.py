@@ -32,6 +32,12 @@ FAST = {"prompt": "a red fox", "num_inference_steps": 2, "height": 32, "width": 
         ({"num_frames": 98, "schedule": "windows", "ar_step": 5}, "windows (of 25 latent frames"),
         ({"num_frames": 33, "base_num_frames": 17}, "blockwise (blocks of 5, 1 latent frames of context)"),
         ({"num_frames": 33, "causal_block_size": 3}, "blockwise (blocks of 3, 20 latent frames of context)"),
+        ({"num_frames": 97, "ar_step": 7, "cache": True}, "asynchronous (ar_step 7, blocks of 5, cached)"),
+        ({"num_frames": 98, "sink": 5}, "blockwise (blocks of 5, 15 latent frames of context and a sink of 5)"),
+        (
+            {"num_frames": 98, "schedule": "rolling", "cache": True, "sink": 5},
+            "rolling (a window of 25 latent frames, blocks of 5, 10 latent frames of history and a sink of 5, cached)",
+        ),
     ],
 )
 def test_the_schedule_that_is_chosen(options, mode):
@@ -47,6 +53,8 @@ def test_weights_that_were_not_trained_for_blocks_get_windows():
     assert plan.mode.startswith("windows") and plan.join == "reencode" and not plan.remembers
     plan = make_plan(make_request(prompt="a fox", num_frames=200, schedule="blockwise"), Released.card)
     assert plan.mode.startswith("blockwise") and not plan.remembers
+    plan = make_plan(make_request(prompt="a fox", num_frames=200, schedule="blockwise", cache=True), Released.card)
+    assert plan.remembers and "which is an approximation with these weights" in plan.describe()
 
 
 @pytest.mark.parametrize(
@@ -66,6 +74,19 @@ def test_weights_that_were_not_trained_for_blocks_get_windows():
         ({"ar_step": 3, "schedule": "blockwise"}, "ar_step = 3: goes with schedule rolling or windows"),
         ({"causal_block_size": 2, "schedule": "windows"}, "causal_block_size = 2: in windows, blocks need an ar_step"),
         ({"causal_block_size": 8}, "causal_block_size = 8: must be at most the window of 7 latent frames"),
+        ({"cache": True, "schedule": "windows"}, "cache = True: goes with blocks, not with windows"),
+        (
+            {"cache": True, "num_frames": 9},
+            "cache = True: goes with blocks; give causal_block_size, or ar_step as well",
+        ),
+        ({"sink": 2, "cache": False}, "sink = 2: is kept in the cache; leave out cache = False"),
+        ({"sink": 2, "schedule": "rolling"}, "sink = 2: is kept in a cache; give cache as well"),
+        ({"sink": 5}, "sink = 5: must be less than what a block looks back at, 5 latent frames; nearest that works: 4"),
+        ({"blend_overlap": True}, "blend_overlap = True: goes with windows whose pixels are encoded again"),
+        ({"blend_overlap": True, "join": "carry"}, "blend_overlap = True: goes with windows whose pixels"),
+        ({"loop": True, "num_frames": 4}, "num_frames = 4: a film that meets its beginning has at least 8 frames"),
+        ({"loop": True, "end_image": "a.png"}, "loop = True: the film ends where it begins; leave out end_image"),
+        ({"anchor_color": 1.5}, "anchor_color = 1.5: must be at most 1; nearest that works: 1"),
         ({"schedule": "round"}, "schedule = 'round': input should be 'blockwise', 'rolling' or 'windows'"),
         (
             {"ar_step": 1, "num_inference_steps": 30},
@@ -91,7 +112,13 @@ def drawn(case: int, folder) -> dict:
     if options["schedule"] != "blockwise" and draw.random() < 0.4:
         options |= {"ar_step": draw.randint(2, 4), "causal_block_size": draw.randint(1, 4)}
     options["addnoise_condition"] = draw.choice([0, 20])
-    for field in ("image", "end_image"):
+    if options["schedule"] in ("blockwise", "rolling") and draw.random() < 0.5:
+        options |= {"cache": True, "sink": draw.choice([0, 1, 2])}
+    if options.get("join") in ("reencode", "hybrid"):
+        options["blend_overlap"] = draw.random() < 0.5
+    options["anchor_color"] = draw.choice([0, 0, 0.5])
+    options["loop"] = frames >= 8 and draw.random() < 0.2
+    for field in ("image",) if options["loop"] else ("image", "end_image"):
         if frames > 9 and draw.random() < 0.3:
             options[field] = folder / "a.png"
     if frames > 20 and draw.random() < 0.3:
@@ -118,4 +145,5 @@ def test_any_film_has_every_frame_asked_for_and_the_pictures_in_it(pipe, tmp_pat
         rollout = state.rollout
         for index, latent in known.items():
             if index >= rollout.start and options.get("join") in (None, "carry"):
+                assert index - rollout.start < rollout.solver.num_frames, (index, options)
                 assert torch.equal(rollout.solver.latents[0, :, index - rollout.start], latent), options

@@ -29,6 +29,8 @@ class Conditioning:
         seed: of the history noise.
         offset: latent frames of the film before this part of it, for that noise.
         join: what a window sees of the one before it in the place of these latents (C, T, H, W); none carries them.
+        settle: what is made of frames (C, T, H, W) that have just been finished, before they are shown and looked back
+            at; none leaves them as they are.
     """
 
     known: Mapping[int, Tensor] = field(default_factory=dict)
@@ -36,6 +38,7 @@ class Conditioning:
     seed: int = 0
     offset: int = 0
     join: Callable[[Tensor], Tensor] | None = None
+    settle: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.history_level <= 0.1:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from everreel.model.dit import Context, DiT
-from everreel.model.kv_cache import CacheState, KVCache
+from everreel.model.kv_cache import KVCache
 
 
 @dataclass
@@ -100,10 +100,10 @@ class Denoiser:
             self._run(x_CTHW, timestep_T, (x_CTHW.shape[1],), start, write_cache=True)
 
     def forget(self) -> None:
-        """Empty the caches: what comes next does not follow what they hold."""
+        """Empty the caches but for their sinks: what comes next does not follow what they hold."""
         for branch in self.branches:
             if branch.cache is not None:
-                branch.cache.load(CacheState(0, (), ()))
+                branch.cache.forget()
 
     def _run(
         self,

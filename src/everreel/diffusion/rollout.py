@@ -48,6 +48,27 @@ class LatentBlock:
     state: RolloutState
 
 
+@dataclass(frozen=True)
+class Glimpse:
+    """A row that has been done, and what the frames that it moved are going to be as far as it can tell."""
+
+    row: int
+    start: int
+    """The first latent frame of the window."""
+    moved: tuple[int, ...]
+    """Frames of the window that it moved, the first is 0."""
+    before_CTHW: Tensor
+    """The window before the row."""
+    velocity_CTHW: Tensor
+    sigma_T: Tensor
+
+    def clean(self) -> Tensor:
+        """The moved frames (C, T, H, W) as they would be without noise."""
+        moved = list(self.moved)
+        step_CTHW = self.sigma_T[None, moved, None, None] * self.velocity_CTHW[:, moved]
+        return self.before_CTHW[:, moved] - step_CTHW
+
+
 def rollout(
     schedule: Schedule,
     denoiser: Denoiser,
@@ -56,7 +77,7 @@ def rollout(
     noise: Callable[[int], Tensor],
     *,
     state: RolloutState | None = None,
-    on_row: Callable[[int], None] | None = None,
+    on_row: Callable[[Glimpse], None] | None = None,
 ) -> Iterator[LatentBlock]:
     """Generate a film's latents.
 
@@ -64,7 +85,7 @@ def rollout(
         schedule: its `given` frames must be those that `conditioning` knows.
         noise: the start noise (C, H, W) of a latent frame, by its absolute index.
         state: where to go on; the denoiser's caches must hold what they held then.
-        on_row: called with the row's number when it is done, for progress.
+        on_row: called when a row is done, for progress and previews; what it raises ends the film there.
 
     Yields: blocks, first to last, each frame once.
     """
@@ -85,10 +106,14 @@ def rollout(
         blocks = None if row.ahead else schedule.blocks_in(row.window[0] + new, row.window[1])
         velocity_CTHW = denoiser(seen_CTHW[:, new:], timestep_T[new:], blocks, row.window[0] + new)
         velocity_CTHW = torch.nn.functional.pad(velocity_CTHW, (0, 0, 0, 0, new, 0))  # what is remembered stays
+        before_CTHW = window.state.latents[0]
         window.state = solver.step(window.state, velocity_CTHW[None], levels_T, update_T)
         if on_row is not None:
-            on_row(index)
+            moved = tuple(frame for frame, moves in enumerate(row.update) if moves)
+            sigma_T = solver.sigmas.to(window.device)[levels_T]
+            on_row(Glimpse(index, window.start, moved, before_CTHW, velocity_CTHW, sigma_T))
         if row.finished:
+            window.settle(row)
             now = RolloutState(index + 1, window.start, window.state, remembered)
             yield LatentBlock(row.finished.start, window.frames(row.finished), now)
 
@@ -126,6 +151,14 @@ class _Window:
         count = latents_CTHW.shape[1]
         latents_BCTHW = torch.cat([latents_CTHW[None], self.state.latents[:, :, count:]], dim=2)
         self.state = SolverState(latents_BCTHW, self.state.history, self.state.count)
+
+    def settle(self, row: Row) -> None:
+        """Make of the frames that the row finished what is asked for."""
+        done = [i for i, moves in enumerate(row.update) if moves and self.start + i in row.finished]
+        if self._conditioning.settle is not None and done:
+            latents_BCTHW = self.state.latents.clone()
+            latents_BCTHW[0, :, done] = self._conditioning.settle(latents_BCTHW[0, :, done])
+            self.state = SolverState(latents_BCTHW, self.state.history, self.state.count)
 
     def seen(self, row: Row, levels_T: Tensor, index: int) -> tuple[Tensor, Tensor]:
         """What the network is shown: clean frames with a little noise on them, and every frame's timestep."""

@@ -113,14 +113,17 @@ class Blocks(Schedule):
         delay: int,
         base: int | None = None,
         context: int | None = None,
+        cached: int | None = None,
     ) -> None:
         """Blocks of `sizes` frames, each `delay` rows after the one before it.
 
         The window is the whole film, or the newest whole blocks that fit into `base` frames, or, with a `context`,
-        the moving block and so many frames before it, both together at most `base`.
+        the moving block and so many frames before it, both together at most `base`. With `cached`, so many finished
+        frames more are seen before it, and what has not begun only where a frame is given behind it.
         """
         super().__init__((0, *itertools.accumulate(sizes)), num_steps, given)
-        self._delay, self._base, self._context = delay, base, context
+        self._delay, self._base, self._context, self._cached = delay, base, context, cached
+        self._known = sorted(given)
         # The blocks that have something to make. A block that is given whole takes no time.
         self._moving = [
             index
@@ -129,7 +132,8 @@ class Blocks(Schedule):
         ]
         if not self._moving:
             raise ValueError(f"given = all of {self.num_frames} frames: at least one must be left to make")
-        self._first_view = 0 if base is None or context is not None else bisect.bisect_right(self._edges, base) - 1
+        shown = 0 if base is None or context is not None else bisect.bisect_right(self._edges, base) - 1
+        self._first_view = self._edges[shown]
 
     @property
     def num_finished(self) -> int:
@@ -140,7 +144,7 @@ class Blocks(Schedule):
         """The most frames that any row sees, for plans of memory and time."""
         if self._base is None and self._context is None:
             return self.num_frames
-        return max(stop - start for start, stop in map(self._window, self._newest_ever()))
+        return max(stop - start for start, stop in map(self._in_sight, self._newest_ever()))
 
     @property
     def keeps_in_view(self) -> bool:
@@ -155,7 +159,7 @@ class Blocks(Schedule):
         return self.num_steps + (len(self._moving) - 1) * self._delay
 
     def _row(self, index: int) -> Row:
-        start, stop = self._window(self._newest(index))
+        start, stop = self._in_sight(self._newest(index))
         levels: list[int] = []
         update: list[bool] = []
         block = bisect.bisect_right(self._edges, start) - 1
@@ -186,6 +190,19 @@ class Blocks(Schedule):
         """All that `_newest` says in some row."""
         return range(0 if self._delay else len(self._moving) - 1, len(self._moving))
 
+    def _in_sight(self, turn: int) -> tuple[int, int]:
+        """The window while the moving block number `turn` is the newest, with what a cache adds and leaves out."""
+        start, stop = self._window(turn)
+        if self._cached is None:
+            return start, stop
+        begun = self._edges[self._moving[turn] + 1]
+        if self._base is not None:
+            # Where the newest block has to arrive is worth more than the last of what lies behind it.
+            stop = max(stop, self._following(turn, self._base + self._cached))
+        last = bisect.bisect_left(self._known, stop) - 1  # the last given frame in the window
+        ahead = self._edges[bisect.bisect_right(self._edges, self._known[last])] if last >= 0 else 0
+        return max(0, start - self._cached), max(begun, min(ahead, stop))
+
     def _window(self, turn: int) -> tuple[int, int]:
         """What is seen while the moving block number `turn` is the newest."""
         if self._base is None and self._context is None:
@@ -196,12 +213,17 @@ class Blocks(Schedule):
             room = self._context if self._base is None else min(self._context, self._base - (stop - start))
             return max(0, start - room), stop
         assert self._base is not None
-        # What is given right behind the newest block is where that block has to arrive.
+        stop = max(self._following(turn, self._base), self._first_view)
+        return self._edges[bisect.bisect_left(self._edges, stop - self._base)], stop
+
+    def _following(self, turn: int, room: int) -> int:
+        """The end of what is given right behind the moving block number `turn`, where that block has to arrive; with
+        the block itself at most `room` frames."""
+        block = self._moving[turn]
         following = self._moving[turn + 1] if turn + 1 < len(self._moving) else len(self._edges) - 1
-        stop = max(following, self._first_view)
-        while self._edges[stop] - self._edges[block] > self._base:
-            stop -= 1
-        return self._edges[bisect.bisect_left(self._edges, self._edges[stop] - self._base)], self._edges[stop]
+        while self._edges[following] - self._edges[block] > room:
+            following -= 1
+        return self._edges[following]
 
     def _finished(self, index: int) -> range:
         last = len(self._moving) - 1
@@ -240,6 +262,7 @@ def asynchronous(
     block_size: int | Sequence[int] | None = None,
     given: Iterable[int] = (),
     base: int | None = None,
+    cached: int | None = None,
 ) -> Schedule:
     """Blocks start `ar_step` rows apart: N + (blocks - 1) · ar_step rows.
 
@@ -250,6 +273,8 @@ def asynchronous(
             given prefix has blocks of its own.
         given: frames that are already clean, by number.
         base: the most frames that the network sees at once; None is all. The window slides by whole blocks.
+        cached: for block-causal attention with a cache: how many finished frames before the window are seen with it;
+            what has not begun is left out, no block would see it.
 
     Raises:
         ValueError: a number is out of range, or `ar_step` so small that a block would leave the window
@@ -260,7 +285,7 @@ def asynchronous(
         raise ValueError(f"ar_step = {ar_step}: must be 0 or more, nearest 0")
     sizes, base = _blocks(num_frames, block_size, known), _checked_base(base, num_frames)
     _check_longest(sizes, base)
-    schedule = Blocks(sizes, num_steps, known, delay=min(ar_step, num_steps), base=base)
+    schedule = Blocks(sizes, num_steps, known, delay=min(ar_step, num_steps), base=base, cached=cached)
     if not schedule.keeps_in_view:
         smallest = _smallest_step(sizes, num_steps, known, base)
         raise ValueError(
@@ -277,6 +302,7 @@ def rolling(
     given: Iterable[int] = (),
     *,
     base: int,
+    cached: int | None = None,
 ) -> Schedule:
     """`asynchronous` with the fewest rows between two blocks: one window of `base` frames that never stops.
 
@@ -286,7 +312,7 @@ def rolling(
     sizes, fitting = _blocks(num_frames, block_size, known), _checked_base(base, num_frames)
     _check_longest(sizes, fitting)
     step = _smallest_step(sizes, num_steps, known, base)
-    return Blocks(sizes, num_steps, known, delay=max(step, 1), base=fitting)
+    return Blocks(sizes, num_steps, known, delay=max(step, 1), base=fitting, cached=cached)
 
 
 def blockwise(

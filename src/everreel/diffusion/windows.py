@@ -64,6 +64,12 @@ class _Windows(Schedule):
         self._news = kept  # the first frame of each window that is not of the one before
         self._starts = [max(0, edge - overlap) for edge in kept]
         self._stops = [edges[bisect.bisect_right(edges, edge)] for edge in kept]
+        longest = max(stop - start for start, stop in zip(self._starts, self._stops, strict=True))
+        for number, new in enumerate(kept):
+            # A window sees where it has to arrive, if need be in the place of the oldest that it looks back at.
+            while self._stops[number] in given and self._stops[number] + 1 - longest < new:
+                self._stops[number] += 1
+            self._starts[number] = max(self._starts[number], self._stops[number] - longest)
         self._made: dict[tuple[int, int, frozenset[int]], Schedule] = {}
         lengths = (len(self._window(number)) for number in range(len(kept)))
         self._first_rows = list(itertools.accumulate(lengths, initial=0))
@@ -112,6 +118,6 @@ def _edges(num_frames: int, base: int, overlap: int, given: frozenset[int]) -> l
         stop = edges[-1] + room
         following = bisect.bisect_left(pictures, stop)
         if stop < num_frames and following < len(pictures):
-            stop = max(min(stop, pictures[following] - (base - overlap) // 2), edges[-1] + (room + 1) // 2)
+            stop = max(min(stop, pictures[following] - max((base - overlap) // 2, 1)), edges[-1] + (room + 1) // 2)
         edges.append(min(stop, num_frames))
     return edges

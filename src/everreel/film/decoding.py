@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from everreel.checkpoint.catalog import Join
+from everreel.diffusion.rollout import Glimpse
+from everreel.film.state import NOTHING
 from everreel.media import Pixels
 from everreel.model.vae import CausalVAE, DecoderState
 from everreel.shapes import video_frames
@@ -32,29 +34,41 @@ class FrameDecoder:
         join: "carry" hands latents over as they are, "reencode" decodes and encodes them, as released, "hybrid" does
             so with the first one only, which has learnt to stand for one frame and not for four.
         overlap: latent frames that a join is asked for at most.
+        blend: fade from a window's last frames into what the next window makes of them. They are handed out that much
+            later; `flush` hands out the film's last ones.
     """
 
-    def __init__(self, vae: CausalVAE, join: Join, overlap: int) -> None:
+    def __init__(self, vae: CausalVAE, join: Join, overlap: int, blend: bool = False) -> None:
         self.vae = vae if join == "carry" else copy.deepcopy(vae).float()
         self._join = join
         self._tail_frames = 0 if join == "carry" else video_frames(overlap)
         self.state: DecoderState | None = None
         self.tail: Tensor | None = None
         """The newest frames (C, T, H, W), as many as a join needs."""
+        self.held: Tensor | None = None
+        """Frames (C, T, H, W) that are not handed out yet, because the next window may fade into them."""
+        self._held_frames = self._tail_frames if blend else 0
 
     @torch.no_grad()
     def __call__(self, latents_CTHW: Tensor) -> Pixels:
-        """The frames of the next latents, (T, H, W, 3) uint8."""
-        video_CTHW = self._decode(latents_CTHW)
-        if self._tail_frames:
-            seen = [video_CTHW] if self.tail is None else [self.tail, video_CTHW]
-            self.tail = torch.cat(seen, dim=1)[:, -self._tail_frames :].clone()
+        """The next frames, (T, H, W, 3) uint8: those of the next latents, or with `blend` of some before."""
+        video_CTHW = self._next(latents_CTHW)
+        if self._held_frames:
+            waiting_CTHW = video_CTHW if self.held is None else torch.cat([self.held, video_CTHW], dim=1)
+            ready = max(waiting_CTHW.shape[1] - self._held_frames, 0)
+            video_CTHW, self.held = waiting_CTHW[:, :ready], waiting_CTHW[:, ready:].clone()
         return to_uint8(video_CTHW)
 
+    def flush(self) -> Pixels:
+        """The frames that were held back, (T, H, W, 3) uint8; none follow."""
+        held, self.held = self.held, None
+        return NOTHING if held is None else to_uint8(held)
+
+    @torch.no_grad()
     def look_back(self, latents_CTHW: Tensor) -> None:
         """Stand behind these latents, which were shown before: the next ones decode without a seam."""
         for piece in torch.split(latents_CTHW, DECODE_FRAMES, dim=1):
-            self(piece)
+            self._next(piece)
 
     @torch.no_grad()
     def join(self, history_CTHW: Tensor) -> Tensor:
@@ -69,13 +83,33 @@ class FrameDecoder:
         else:
             joined_CTHW = torch.cat([self.vae.encode(pixels_BCTHW[:, :, :1])[0], history_CTHW[:, 1:].float()], dim=1)
         self.state = None
-        self._decode(joined_CTHW)
+        again_CTHW = self._decode(joined_CTHW)
+        if self.held is not None:
+            faded = min(self.held.shape[1], again_CTHW.shape[1])
+            share_T = torch.linspace(0, 1, faded + 2, device=again_CTHW.device)[1:-1, None, None]
+            seen_CTHW = torch.lerp(self.held[:, -faded:], again_CTHW[:, -faded:], share_T.to(again_CTHW))
+            self.held = torch.cat([self.held[:, :-faded], seen_CTHW], dim=1)
         return joined_CTHW.to(history_CTHW.dtype)
+
+    def _next(self, latents_CTHW: Tensor) -> Tensor:
+        """The frames of the next latents, (C, T, H, W), and of them and earlier ones what a join needs."""
+        video_CTHW = self._decode(latents_CTHW)
+        if self._tail_frames:
+            seen = [video_CTHW] if self.tail is None else [self.tail, video_CTHW]
+            self.tail = torch.cat(seen, dim=1)[:, -self._tail_frames :].clone()
+        return video_CTHW
 
     def _decode(self, latents_CTHW: Tensor) -> Tensor:
         dtype = next(self.vae.parameters()).dtype
         video_BCTHW, self.state = self.vae.decode_stream(latents_CTHW[None].to(dtype), self.state)
         return video_BCTHW[0]
+
+
+@torch.no_grad()
+def preview_of(glimpse: Glimpse, vae: CausalVAE) -> Pixels:
+    """What a row was working at, (T, H, W, 3) uint8, decoded by itself as if the film began there."""
+    clean_BCTHW = glimpse.clean()[None].to(next(vae.parameters()).dtype)
+    return to_uint8(vae.decode_stream(clean_BCTHW, None)[0][0])
 
 
 def to_uint8(video_CTHW: Tensor) -> Pixels:

@@ -57,7 +57,8 @@ def estimate(plan: Plan, card: ModelCard, device: str | None = None) -> Estimate
     work = branches * rows * sum(sampled) / len(sampled)
     width, weights = dtype.itemsize, _weights(card, dtype.itemsize)
     tokens = plan.schedule.longest_window * per_frame
-    cache = 3 * plan.context * per_frame * card.num_layers * branches * width * card.dim if plan.remembers else 0
+    kept = (plan.context + plan.sink) * per_frame if plan.remembers else 0
+    cache = 3 * kept * card.num_layers * branches * width * card.dim
     held = branches * tokens * card.dim * SCORES_BYTES_PER_TOKEN + cache + tokens * 4 * LATENT_BYTES
     return Estimate(work * DECODING / (EFFICIENCY * _speed(where, dtype)), rows, weights, held)
 

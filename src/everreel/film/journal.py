@@ -106,7 +106,9 @@ class Journal:
         assert self.state is not None
         rollout = self.state.rollout
         solver = SolverState(rollout.solver.latents, (), torch.zeros_like(rollout.solver.count))
-        state = replace(self.state, caches=(), decoder=None, tail=None, rollout=replace(rollout, solver=solver))
+        state = replace(
+            self.state, caches=(), decoder=None, tail=None, anchor=None, rollout=replace(rollout, solver=solver)
+        )
         return replace(self, state=state, beginning=Beginning(offset=self.beginning.offset))
 
 
@@ -179,7 +181,8 @@ def _tensors(journal: Journal) -> dict[str, Tensor]:
     if state:
         solver = state.rollout.solver
         named |= {"latents": solver.latents, "count": solver.count, "spare": torch.from_numpy(state.spare)}
-        named |= {} if state.tail is None else {"tail": state.tail}
+        kept = {"tail": state.tail, "held": state.held, "anchor": state.anchor}
+        named |= {name: tensor for name, tensor in kept.items() if tensor is not None}
         named |= _numbered("history", solver.history)
         named |= _numbered("decoder", state.decoder.tails if state.decoder else ())
         for i, cache in enumerate(state.caches):
@@ -215,6 +218,8 @@ def _journal(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Journal
             tensors.get("tail"),
             facts["num_frames"],
             _pixels(tensors["spare"]),
+            tensors.get("held"),
+            tensors.get("anchor"),
         )
     request = make_request(**facts["request"])
     return Journal(request, maker, beginning, state, facts["num_bytes"], facts["frames_before"])

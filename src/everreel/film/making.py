@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from everreel.checkpoint.catalog import CATALOG, ModelCard
+from everreel.film.control import Control
 from everreel.film.given import encode_frames
 from everreel.film.journal import Journal, Maker, fingerprint, journal_path
 from everreel.film.pipeline import Progress, VideoPipeline
@@ -26,14 +27,15 @@ from everreel.media import FilmWriter, resize_cover
 from everreel.shapes import TEMPORAL, latent_frames, video_frames
 
 
-def begin(pipe: VideoPipeline, request: VideoRequest) -> Journal:
+def begin(pipe: VideoPipeline, request: VideoRequest, control: Control | None = None) -> Journal:
     """The journal of a film that has no frames yet.
 
     Raises:
         RequestError: a picture cannot be used.
+        CancelledError: `control` said so.
     """
     resolved = request.resolve(pipe.card)
-    return Journal(resolved, maker_of(pipe), pipe.begin(resolved))
+    return Journal(resolved, maker_of(pipe), pipe.begin(resolved, control))
 
 
 def go_on_with(pipe: VideoPipeline, journal: Journal, request: VideoRequest, told: bool = True) -> Journal:
@@ -48,6 +50,8 @@ def go_on_with(pipe: VideoPipeline, journal: Journal, request: VideoRequest, tol
     state, old = journal.state, journal.request
     if state is None or not journal.finished:
         raise RequestError(f"film: has {journal.num_frames} of its frames; finish it first with everreel resume")
+    if old.loop:
+        raise RequestError("film: its end meets its beginning, so nothing can follow; make a longer one")
     latents_CTHW = state.rollout.solver.latents[0]
     held = latents_CTHW.shape[1]
     history = min(held, pipe.card.context)
@@ -75,6 +79,7 @@ def write(
     writer: FilmWriter,
     on_progress: Callable[[Progress], None] | None = None,
     *,
+    control: Control | None = None,
     journaled: bool = True,
 ) -> Journal:
     """Make what is missing of a film. `writer` is the journal's `open_film`; the finished film's journal comes back.
@@ -83,12 +88,13 @@ def write(
 
     Raises:
         OSError: the disk is full or gone; what was written stays and can be taken up.
+        CancelledError: `control` said so; so does that.
     """
     older = not journal.num_frames and writer.path.exists()  # it keeps its own journal until it is replaced
     if journaled and not older:
         journal.save(writer.path)
-    blocks = pipe.stream(journal.request, beginning=journal.beginning, state=journal.state, on_progress=on_progress)
-    for block in blocks:
+    request, beginning, state = journal.request, journal.beginning, journal.state
+    for block in pipe.stream(request, beginning=beginning, state=state, on_progress=on_progress, control=control):
         if len(block.frames):
             if older and journaled and not writer.num_frames:
                 journal.save(writer.path)

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -23,19 +24,21 @@ from everreel.checkpoint.load import load_text_encoder, load_tokenizer, load_tra
 from everreel.diffusion.conditioning import FPS_INDEX, Conditioning
 from everreel.diffusion.denoiser import Branch, Denoiser
 from everreel.diffusion.noise import draw_noise
-from everreel.diffusion.rollout import LatentBlock, rollout
+from everreel.diffusion.rollout import Glimpse, LatentBlock, RolloutState, rollout
 from everreel.diffusion.solver import solver_for
-from everreel.film.decoding import DECODE_FRAMES, FrameDecoder
-from everreel.film.given import encode_pictures, read_pictures
-from everreel.film.journal import journal_path
-from everreel.film.plan import Plan, make_plan, turn_latent
+from everreel.film.anchor import ColorAnchor
+from everreel.film.control import Control
+from everreel.film.decoding import DECODE_FRAMES, FrameDecoder, preview_of
+from everreel.film.given import encode_frames, encode_pictures, read_pictures
+from everreel.film.plan import Plan, make_plan, opening_of, turn_latent
 from everreel.film.request import RequestError, VideoRequest
 from everreel.film.state import NOTHING, Beginning, Block, FilmState
-from everreel.media import FilmWriter, Video
+from everreel.media import Pixels, Video
 from everreel.model.dit import Context, DiT
 from everreel.model.kv_cache import KVCache
 from everreel.model.text_encoder import TextEncoder, Tokenizer
 from everreel.model.vae import CausalVAE
+from everreel.shapes import latent_frames
 
 SCORES_BYTES_PER_TOKEN = 64  # activations alive at once, in model widths of bfloat16 a token (measured, rounded up)
 
@@ -50,6 +53,9 @@ class Progress:
     elapsed: float
     first_row: int = 0
     """Rows that were done before this run."""
+    preview: Callable[[], Pixels] = lambda: NOTHING
+    """Decodes what is in the making, (T, H, W, 3) uint8, as clear as it can be guessed now: a block's frames, or those
+    of all blocks that moved in this row. It takes as long as decoding them; call it before the next row begins."""
 
     @property
     def remaining(self) -> float:
@@ -65,6 +71,29 @@ class Progress:
     def step(self) -> int:
         """The step of that block, counted from 1."""
         return 1 + (self.row - 1) - (self.block - 1) * self.plan.rows_per_block
+
+
+class _Watch:
+    """What happens between two rows: whoever wants to know is told, and whoever wants to stop is heard."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        state: FilmState | None,
+        vae: CausalVAE,
+        on_progress: Callable[[Progress], None] | None,
+        control: Control | None,
+    ) -> None:
+        self._plan, self._vae, self._on_progress, self._control = plan, vae, on_progress, control
+        self._first, self._started = state.rollout.row if state else 0, time.monotonic()
+
+    def __call__(self, glimpse: Glimpse) -> None:
+        if self._on_progress is not None:
+            elapsed = time.monotonic() - self._started
+            rows, preview = len(self._plan.schedule), partial(preview_of, glimpse, self._vae)
+            self._on_progress(Progress(glimpse.row + 1, rows, self._plan, elapsed, self._first, preview))
+        if self._control is not None:
+            self._started += self._control.check()
 
 
 class VideoPipeline:
@@ -120,18 +149,23 @@ class VideoPipeline:
         *,
         output: str | Path | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        control: Control | None = None,
     ) -> Video:
-        """Make the whole film. Its frames lie in a file (a temporary one without `output`) and are read lazily."""
-        if output is None:
-            with tempfile.NamedTemporaryFile(prefix="everreel-", suffix=".mp4", delete=False) as file:
-                output = file.name
-        plan = make_plan(request, self.card)
-        shape = plan.shape
-        with FilmWriter(output, shape.pixel_height, shape.pixel_width, plan.request.fps) as writer:
-            for block in self.stream(request, on_progress=on_progress):
-                writer.append(block.frames)
-        journal_path(Path(output)).unlink(missing_ok=True)  # that of an older film of this name
-        return Video(output)
+        """Make the whole film. Its frames lie in a file (a temporary one without `output`) and are read lazily.
+
+        Beside `output` lies the film's journal: what was stopped is gone on with by `everreel.film.making`.
+
+        Raises:
+            RequestError: as from `stream`.
+            CancelledError: `control` said so; the finished blocks stay on disk.
+        """
+        from everreel.film import making
+
+        where = Path(output) if output is not None else _temporary()
+        journal = making.begin(self, request, control)
+        with journal.open_film(where) as writer:
+            making.write(self, journal, writer, on_progress, control=control, journaled=output is not None)
+        return Video(where)
 
     @torch.no_grad()
     def stream(
@@ -141,29 +175,48 @@ class VideoPipeline:
         beginning: Beginning | None = None,
         state: FilmState | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        control: Control | None = None,
     ) -> Iterator[Block]:
         """Yield the film's blocks as they finish.
 
         Args:
-            beginning: what is known of the film; by default the pictures of the request, from `begin`.
+            beginning: what is known of the film; by default what `begin` says of the request.
             state: of the last block that is there already; the film goes on behind it.
+            control: to pause and to cancel it.
 
         Raises:
             RequestError: the prompt is longer than the model reads, the request cannot be cut as asked, or a picture
                 cannot be used.
+            CancelledError: `control` said so.
         """
         beginning = beginning or self.begin(request)
         plan = make_plan(request, self.card, beginning.history, len(beginning.spare))
-        return self._stream(plan, self._branches(plan, state), beginning, state, on_progress)
+        watch = _Watch(plan, state, self.vae, on_progress, control)
+        return self._stream(plan, self._branches(plan, state), beginning, state, watch)
 
     @torch.no_grad()
-    def begin(self, request: VideoRequest) -> Beginning:
-        """The given pictures of a request, encoded.
+    def begin(self, request: VideoRequest, control: Control | None = None) -> Beginning:
+        """What is known before a film is made: its pictures, encoded, and the opening of one that meets its beginning.
 
         Raises:
             RequestError: a picture cannot be used.
+            CancelledError: `control` said so.
         """
-        return Beginning(encode_pictures(read_pictures(request.resolve(self.card)), self.vae))
+        plan = make_plan(request, self.card)
+        known = encode_pictures(read_pictures(plan.request), self.vae)
+        ring = plan.ring
+        if ring is None:
+            return Beginning(known)
+        opening = Beginning({frame: latent for frame, latent in known.items() if frame < ring.opening})
+        blocks = list(self.stream(opening_of(plan), beginning=opening, control=control))
+        assert blocks[-1].state is not None
+        latents_CTHW = blocks[-1].state.rollout.solver.latents[0]
+        shown = np.concatenate([block.frames for block in blocks])
+        # The first of a stream is a latent of another kind, so the frame before them is encoded with them.
+        met = [max(ring.met.start - 1, 0), *ring.met]
+        known |= dict(enumerate(latents_CTHW.unbind(1)))
+        known[ring.num_latents - 1] = encode_frames(shown[met], self.vae)[:, -1]
+        return Beginning(known, history=ring.unseen)
 
     @torch.no_grad()  # on the generator itself: what `stream` returns runs only when it is asked for its next block
     def _stream(
@@ -172,7 +225,7 @@ class VideoPipeline:
         branches: list[Branch],
         beginning: Beginning,
         state: FilmState | None,
-        on_progress: Callable[[Progress], None] | None,
+        watch: _Watch,
     ) -> Iterator[Block]:
         request, shape = plan.request, plan.shape
         assert request.num_inference_steps and request.shift and request.guidance_scale and request.num_frames
@@ -189,41 +242,49 @@ class VideoPipeline:
             causal=plan.remembers,
         )
         solver = solver_for("unipc", request.num_inference_steps, request.shift)
-        decoder = FrameDecoder(self.vae, plan.join, plan.overlap)
+        decoder = FrameDecoder(self.vae, plan.join, plan.overlap, request.blend_overlap)
+        anchor = ColorAnchor(request.anchor_color, latent_frames(self.card.num_frames))
         if state is not None:
-            decoder.state, decoder.tail = state.decoder, state.tail
+            decoder.state, decoder.tail, decoder.held = state.decoder, state.tail, state.held
+            anchor.restore(state.anchor, shape.height * shape.width)
         elif beginning.history:
             decoder.look_back(torch.stack([beginning.known[frame] for frame in range(beginning.history)], dim=1))
         size = (self.vae.config.z_dim, shape.height, shape.width)
-        first, started = state.rollout.row if state else 0, time.monotonic()
-
-        def report(row: int) -> None:
-            if on_progress is not None:
-                on_progress(Progress(row + 1, len(plan.schedule), plan, time.monotonic() - started, first))
-
         blocks = rollout(
             plan.schedule,
             denoiser,
             solver,
             Conditioning(
-                beginning.known, request.addnoise_condition / 1000, request.seed, beginning.offset, decoder.join
+                beginning.known,
+                request.addnoise_condition / 1000,
+                request.seed,
+                beginning.offset,
+                decoder.join,
+                anchor if request.anchor_color else None,
             ),
             lambda frame: draw_noise(request.seed, "start", frame + beginning.offset, 0, size).to(device),
             state=state.rollout if state else None,
-            on_row=report,
+            on_row=watch,
         )
-        yield from self._decode(blocks, request.num_frames, beginning, state, caches, decoder)
+
+        def stands(now: RolloutState, num_frames: int, spare: Pixels) -> FilmState:
+            held = tuple(cache.save() for cache in caches)
+            return FilmState(now, held, decoder.state, decoder.tail, num_frames, spare, decoder.held, anchor.sums)
+
+        yield from self._decode(blocks, plan, beginning, state, decoder, stands)
 
     def _decode(
         self,
         blocks: Iterator[LatentBlock],
-        num_frames: int,
+        plan: Plan,
         beginning: Beginning,
         state: FilmState | None,
-        caches: list[KVCache],
         decoder: FrameDecoder,
+        stands: Callable[[RolloutState, int, Pixels], FilmState],
     ) -> Iterator[Block]:
         """Latents to frames, a few at a time, cut to the length asked for."""
+        num_frames = plan.request.num_frames
+        assert num_frames
         start, left = state.num_frames if state else 0, NOTHING
         if state is None and len(beginning.spare):
             shown, left = np.split(beginning.spare, [num_frames])
@@ -232,16 +293,19 @@ class VideoPipeline:
         for block in blocks:
             seen = max(beginning.history - block.start, 0)
             made, spare = Block(start, NOTHING), NOTHING
-            for piece in torch.split(block.latents_CTHW[:, seen:], DECODE_FRAMES, dim=1):
+            pieces = torch.split(block.latents_CTHW[:, seen:], DECODE_FRAMES, dim=1)
+            last = block.start + block.latents_CTHW.shape[1] == plan.schedule.num_frames
+            for number, piece in enumerate(pieces, 1):
                 if len(made.frames):
                     yield made
-                frames, spare = np.split(decoder(piece), [num_frames - start])
+                frames = decoder(piece)
+                if last and number == len(pieces) and decoder.held is not None:
+                    frames = np.concatenate([frames, decoder.flush()])
+                frames, spare = np.split(frames, [num_frames - start])
                 made = Block(start, frames)
                 start += len(frames)
             spare = np.concatenate([left, spare]) if len(left) else spare
-            held = tuple(cache.save() for cache in caches)
-            now = FilmState(block.state, held, decoder.state, decoder.tail, start, spare)
-            yield Block(made.start, made.frames, now)
+            yield Block(made.start, made.frames, stands(block.state, start, spare))
 
     def _branches(self, plan: Plan, state: FilmState | None) -> list[Branch]:
         """Texts of one branch with two rows, of two with one where memory is short, or of one without guidance."""
@@ -252,7 +316,11 @@ class VideoPipeline:
         parts = [("prompt", 0, request.prompt), *((f"story[{f}]", turn_latent(f), p) for f, p in request.story.items())]
         told = [(latent, self._contexts(plan, field, prompt, together)) for field, latent, prompt in parts]
         return [
-            Branch(first, KVCache(plan.context) if plan.remembers else None, [(at, texts[i]) for at, texts in told[1:]])
+            Branch(
+                first,
+                KVCache(plan.context + plan.sink, plan.sink) if plan.remembers else None,
+                [(at, texts[i]) for at, texts in told[1:]],
+            )
             for i, first in enumerate(told[0][1])
         ]
 
@@ -286,6 +354,11 @@ class VideoPipeline:
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.transformer.parameters()).device
+
+
+def _temporary() -> Path:
+    with tempfile.NamedTemporaryFile(prefix="everreel-", suffix=".mp4", delete=False) as file:
+        return Path(file.name)
 
 
 def default_device() -> str:

@@ -16,7 +16,54 @@ from everreel.film.request import RequestError, VideoRequest
 from everreel.shapes import TEMPORAL, LatentShape, frames_of, latent_frames, video_frames
 
 OVERLAP = 17  # frames: what the released code is run with
+SHORTEST_RING = 8  # frames: an opening, and what leads back to it
 MOST_PIECES = 8  # that are listed one by one
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Where the latents of a film lie whose end meets its beginning.
+
+    Its opening is made first. The film ends before a latent that holds the opening's own frames, seen from where the
+    film arrives. Where no picture is given for frame 0, that frame is looked back at and not shown: it is of another
+    kind than all that follow, and would show where the film begins again.
+    """
+
+    num_frames: int
+    opening: int
+    """Latent frames of the opening, from the first on."""
+    unseen: int
+    """Latent frames at the front that are not shown: 0 or 1."""
+
+    @classmethod
+    def of(cls, num_frames: int, block: int, pictures: bool) -> Ring:
+        """Of a film of so many frames.
+
+        Raises:
+            RequestError: it is too short to come back.
+        """
+        if num_frames < SHORTEST_RING:
+            rule = f"a film that meets its beginning has at least {SHORTEST_RING} frames"
+            raise RequestError(f"num_frames = {num_frames}: {rule}; nearest that works: {SHORTEST_RING}")
+        unseen = 0 if pictures else 1
+        # Three hold whatever frames of the opening come again.
+        return cls(num_frames, min(max(block, 3), latent_frames(num_frames + unseen) - 1), unseen)
+
+    @property
+    def num_latents(self) -> int:
+        """Latent frames of the film, the one at its end that holds its beginning among them."""
+        return latent_frames(self.num_frames + self.unseen) + 1
+
+    @property
+    def known(self) -> tuple[int, ...]:
+        """The latent frames that are known before the film is made."""
+        return (*range(self.opening), self.num_latents - 1)
+
+    @property
+    def met(self) -> range:
+        """Which frames of the opening the last latent holds, counted from its first one, shown or not."""
+        first = video_frames(self.num_latents - 1) - self.num_frames  # behind what was made beyond the film's end
+        return range(first, first + TEMPORAL)
 
 
 @dataclass(frozen=True)
@@ -32,9 +79,14 @@ class Plan:
     schedule: Schedule
     remembers: bool
     context: int
+    """Latent frames that are kept as keys and values, beside the sink."""
+    sink: int = 0
+    """The first latent frames of the film, kept for ever."""
     overlap: int = 0
     """Latent frames that a window has of the one before it."""
     join: Join = "carry"
+    ring: Ring | None = None
+    """Of a film whose end meets its beginning."""
 
     @property
     def num_blocks(self) -> int:
@@ -88,48 +140,167 @@ def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: i
     """
     resolved = request.resolve(card)
     num_frames, height, width = resolved.num_frames, resolved.height, resolved.width
-    steps = resolved.num_inference_steps
-    assert num_frames is not None and height is not None and width is not None and steps is not None
-    if history and resolved.pictures():
-        raise RequestError("image, end_image, keyframes: a film that goes on with another takes none; leave them out")
-    frames = history + latent_frames(max(num_frames - spare, 1) + 1) - 1 if history else latent_frames(num_frames)
-    shape = LatentShape.from_pixels(video_frames(frames), height, width)
-    _check_story(resolved)
-    given = frozenset(resolved.pictures()) | frozenset(range(history))
+    assert num_frames is not None and height is not None and width is not None
+    pictures = frozenset(resolved.pictures())
     window = latent_frames(resolved.base_num_frames or card.num_frames)
     block = resolved.causal_block_size or min(card.block_size, window)
     if block > window:
         raise RequestError(f"causal_block_size = {block}: must be at most the window of {window} latent frames")
-    how = _how(resolved, card, frames > window)
-    if how == "windows" and resolved.causal_block_size and not resolved.ar_step:
-        raise RequestError(f"causal_block_size = {block}: in windows, blocks need an ar_step; try 5")
-    overlap, context, join = 0, 0, resolved.join or card.join
+    _check_story(resolved)
+    ring = Ring.of(num_frames, block, bool(pictures)) if resolved.loop else None
+    if ring:
+        frames, given = ring.num_latents, pictures | frozenset(ring.known)
+    elif history:
+        if pictures:
+            raise RequestError(
+                "image, end_image, keyframes: a film that goes on with another takes none; leave them out"
+            )
+        frames = history + latent_frames(max(num_frames - spare, 1) + 1) - 1
+        given = frozenset(range(history))
+    else:
+        frames, given = latent_frames(num_frames), pictures
+    cut = _Cut(resolved, card, frames, given, window, block)
     try:
-        if how == "one window":
-            ar_step = resolved.ar_step
-            mode = f"asynchronous (ar_step {ar_step}, blocks of {block})" if ar_step else "synchronous"
-            schedule = asynchronous(frames, steps, ar_step, block if ar_step else None, given)
-        elif how == "windows":
-            overlap = _overlap(resolved, window)
-            mode = f"windows (of {window} latent frames, {overlap} of them history, joined by {join})"
-            schedule = windows(
-                frames, steps, base=window, overlap=overlap, given=given, ar_step=resolved.ar_step, block_size=block
-            )
-        elif how == "rolling":
-            mode = f"rolling (a window of {window} latent frames, blocks of {block})"
-            schedule = (
-                asynchronous(frames, steps, resolved.ar_step, block, given, window)
-                if resolved.ar_step
-                else rolling(frames, steps, block, given, base=window)
-            )
-        else:
-            context = min(card.context, max(window - block, 1))
-            mode = f"blockwise (blocks of {block}, {context} latent frames of context)"
-            schedule = blockwise(frames, steps, block, given, context=context, base=max(window, block + context))
+        made = cut.make()
     except ValueError as error:
         raise RequestError(str(error)) from None
-    remembers = how == "blockwise" and card.causal
-    return Plan(resolved, shape, mode, schedule, remembers, context, overlap, join if how == "windows" else "carry")
+    return Plan(resolved, LatentShape.from_pixels(video_frames(frames), height, width), **vars(made), ring=ring)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What of a plan is chosen with its schedule."""
+
+    mode: str
+    schedule: Schedule
+    remembers: bool = False
+    context: int = 0
+    sink: int = 0
+    overlap: int = 0
+    join: Join = "carry"
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A film to be cut: its latent frames, those of them that are known, the longest window and the blocks."""
+
+    request: VideoRequest
+    card: ModelCard
+    frames: int
+    given: frozenset[int]
+    window: int
+    block: int
+
+    def make(self) -> _Made:
+        """As asked, else all at once where it fits a window, else as the model recommends."""
+        request, how = self.request, _how(self.request, self.card, self.frames > self.window)
+        if request.blend_overlap and how != "one window" and (how != "windows" or self._join == "carry"):
+            raise RequestError(
+                "blend_overlap = True: goes with windows whose pixels are encoded again; try join reencode"
+            )
+        if how == "windows":
+            return self._windows()
+        cached = self.card.causal and how == "blockwise" if request.cache is None else request.cache
+        if how == "one window":
+            return self._at_once(cached)
+        if request.sink and not cached:
+            raise RequestError(f"sink = {request.sink}: is kept in a cache; give cache as well")
+        return self._blockwise(cached) if how == "blockwise" else self._rolling(cached)
+
+    @property
+    def _steps(self) -> int:
+        assert self.request.num_inference_steps is not None
+        return self.request.num_inference_steps
+
+    @property
+    def _cached(self) -> str:
+        return "cached" if self.card.causal else "cached, which is an approximation with these weights"
+
+    @property
+    def _join(self) -> Join:
+        return self.request.join or self.card.join
+
+    def _at_once(self, cached: bool) -> _Made:
+        ar_step = self.request.ar_step
+        if not ar_step:
+            if cached:
+                raise RequestError("cache = True: goes with blocks; give causal_block_size, or ar_step as well")
+            return _Made("synchronous", asynchronous(self.frames, self._steps, given=self.given))
+        behind = 0 if cached else None
+        schedule = asynchronous(self.frames, self._steps, ar_step, self.block, self.given, cached=behind)
+        kept = f", {self._cached}" if cached else ""
+        mode = f"asynchronous (ar_step {ar_step}, blocks of {self.block}{kept})"
+        return _Made(mode, schedule, cached, self.frames if cached else 0)
+
+    def _windows(self) -> _Made:
+        request, window, block = self.request, self.window, self.block
+        if request.causal_block_size and not request.ar_step:
+            raise RequestError(f"causal_block_size = {block}: in windows, blocks need an ar_step; try 5")
+        overlap = _overlap(request, window)
+        schedule = windows(
+            self.frames, self._steps, base=window, overlap=overlap, given=self.given, ar_step=request.ar_step,
+            block_size=block,
+        )  # fmt: skip
+        mode = f"windows (of {window} latent frames, {overlap} of them history, joined by {self._join})"
+        return _Made(mode, schedule, overlap=overlap, join=self._join)
+
+    def _rolling(self, cached: bool) -> _Made:
+        ar_step, base, context, sink = self.request.ar_step, self.window, 0, 0
+        if cached:
+            # Half of what is in sight moves, the rest is what has been finished.
+            sink = self._sink(self.window - self.block)
+            base = max((self.window - sink) // 2, min(2 * self.block, self.window - sink - 1))
+            base = max(base // self.block, 1) * self.block
+            context = max(self.window - sink - base, 1)
+        behind = context if cached else None
+        if ar_step:
+            schedule = asynchronous(self.frames, self._steps, ar_step, self.block, self.given, base, behind)
+        else:
+            schedule = rolling(self.frames, self._steps, self.block, self.given, base=base, cached=behind)
+        kept = f", {context} latent frames of history and a sink of {sink}, {self._cached}" if cached else ""
+        mode = f"rolling (a window of {self.window} latent frames, blocks of {self.block}{kept})"
+        return _Made(mode, schedule, cached, context, sink)
+
+    def _blockwise(self, cached: bool) -> _Made:
+        window, block = self.window, self.block
+        sink = self._sink(window - block) if cached else 0
+        context = min(self.card.context, max(window - block - sink, 1))
+        schedule = blockwise(
+            self.frames, self._steps, block, self.given, context=context, base=max(window, block + context)
+        )
+        kept = f" and a sink of {sink}" if sink else ""
+        if cached and not self.card.causal:
+            kept += f", {self._cached}"
+        mode = f"blockwise (blocks of {block}, {context} latent frames of context{kept})"
+        return _Made(mode, schedule, cached, context, sink)
+
+    def _sink(self, most: int) -> int:
+        asked = self.card.sink if self.request.sink is None else self.request.sink
+        if self.request.sink is not None and asked >= most > 0:
+            rule = f"must be less than what a block looks back at, {most} latent frames"
+            raise RequestError(f"sink = {asked}: {rule}; nearest that works: {most - 1}")
+        return max(min(asked, most - 1), 0)
+
+
+def opening_of(plan: Plan) -> VideoRequest:
+    """The request of the opening of a film that meets its beginning: one window, with the pictures that lie in it."""
+    assert plan.ring
+    frames = video_frames(plan.ring.opening)
+    asked = plan.request.model_dump(
+        include={
+            "prompt",
+            "negative_prompt",
+            "fps",
+            "height",
+            "width",
+            "num_inference_steps",
+            "guidance_scale",
+            "shift",
+        }
+    )
+    asked |= {"seed": plan.request.seed, "image": plan.request.image, "num_frames": frames}
+    keyframes = {frame: path for frame, path in plan.request.keyframes.items() if frame < frames}
+    return VideoRequest(**asked, keyframes=keyframes)
 
 
 def turn_latent(frame: int) -> int:

@@ -110,6 +110,19 @@ class VideoRequest(BaseModel):
     join: Join | None = Field(
         None, description="What a window has of the one before it: its pixels encoded again, its latents, or both."
     )
+    cache: bool | None = Field(
+        None, description="Keep finished blocks as keys and values instead of computing them again."
+    )
+    sink: Annotated[int | None, _at_least(0)] = Field(
+        None, description="Latent frames at the film's start that stay in the cache."
+    )
+    loop: bool = Field(False, description="The film's end meets its beginning.")
+    blend_overlap: bool = Field(
+        False, description="Fade from one window into the next, where pixels are encoded again."
+    )
+    anchor_color: Annotated[float, _at_least(0, 1)] = Field(
+        0, description="Hold brightness and colours at those of the first window: 0 is off, 1 is firmly."
+    )
     image: Path | None = Field(None, description="The picture that the film begins with.")
     end_image: Path | None = Field(None, description="The picture that the film ends with.")
     keyframes: dict[int, Path] = Field({}, description="Pictures by the number of their frame, the first is 0.")
@@ -135,6 +148,12 @@ class VideoRequest(BaseModel):
                 raise ValueError(f"{name} = {value}: goes with schedule windows, not with {self.schedule}")
         if self.schedule == "blockwise" and self.ar_step:
             raise ValueError(f"ar_step = {self.ar_step}: goes with schedule rolling or windows, not with blockwise")
+        if self.cache and (self.schedule == "windows" or self.join or self.overlap_history):
+            raise ValueError("cache = True: goes with blocks, not with windows joined to each other; leave it out")
+        if self.sink and self.cache is False:
+            raise ValueError(f"sink = {self.sink}: is kept in the cache; leave out cache = False")
+        if self.loop and self.end_image:
+            raise ValueError("loop = True: the film ends where it begins; leave out end_image")
         if self.height is not None and (self.resolution or self.aspect):
             raise ValueError(f"height = {self.height}: give a size or resolution and aspect, not both")
         return self

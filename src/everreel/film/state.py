@@ -35,6 +35,10 @@ class FilmState:
     """Frames made so far."""
     spare: Pixels
     """At the end of a film: frames (T, H, W, 3) that its last latent held beyond the length asked for."""
+    held: Tensor | None = None
+    """Frames (C, T, H, W) that are made and not shown yet, because the next window is going to fade into them."""
+    anchor: Tensor | None = None
+    """(3, C) float64: what the film's colours are held at, see `ColorAnchor`."""
 
 
 @dataclass(frozen=True)

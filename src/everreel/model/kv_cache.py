@@ -89,6 +89,14 @@ class KVCache:
         self._keys, self._values = list(state.keys), list(state.values)
         self._rotated.clear()
 
+    def forget(self) -> None:
+        """Hold nothing but the sink: what comes next does not follow what was held."""
+        kept = min(self.sink_frames, self.num_frames)
+        tokens = self._keys[0].shape[1] // self.num_frames * kept if self._keys and self.num_frames else 0
+        self.load(
+            CacheState(kept, tuple(k[:, :tokens] for k in self._keys), tuple(v[:, :tokens] for v in self._values))
+        )
+
     @property
     def num_bytes(self) -> int:
         """Memory held, in bytes."""

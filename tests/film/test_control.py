@@ -1,0 +1,81 @@
+"""A film can be paused, cancelled and looked at while it is being made."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from everreel.film import making
+from everreel.film.control import CancelledError, Control
+from everreel.film.journal import read_journal
+from everreel.film.request import make_request
+from everreel.media import Video
+
+SMALL = {"prompt": "a red fox", "height": 32, "width": 32, "num_inference_steps": 2}
+
+
+def test_a_cancelled_film_keeps_its_blocks_and_can_be_gone_on_with(pipe, tmp_path):
+    request = make_request(**SMALL, num_frames=58)
+    whole, film, control = tmp_path / "whole.mp4", tmp_path / "film.mp4", Control()
+    pipe(request, output=whole)
+
+    def after_two_blocks(progress):
+        if progress.block == 3:
+            control.cancel()
+
+    with pytest.raises(CancelledError):
+        pipe(request, output=film, on_progress=after_two_blocks, control=control)
+    assert control.cancelled
+    journal = read_journal(film)
+    assert Video(film).num_frames == journal.num_frames > 0 and not journal.finished
+    with journal.open_film(film) as writer:
+        making.write(pipe, journal, writer)
+    assert film.read_bytes() == whole.read_bytes()
+
+
+def test_a_paused_film_waits_and_goes_on(pipe):
+    request = make_request(**SMALL, num_frames=42)
+    control, rows, waiting = Control(), [], threading.Event()
+
+    def on_progress(progress):
+        rows.append(progress.row)
+        if progress.row == 3:
+            control.pause()
+            waiting.set()
+
+    blocks = []
+    maker = threading.Thread(
+        target=lambda: blocks.extend(pipe.stream(request, on_progress=on_progress, control=control))
+    )
+    maker.start()
+    assert waiting.wait(60)
+    maker.join(0.3)
+    assert maker.is_alive() and control.paused and rows == [1, 2, 3]
+    control.go_on()
+    maker.join(60)
+    assert not control.paused and rows == list(range(1, len(rows) + 1))
+    assert sum(len(block.frames) for block in blocks) == 42
+
+
+def test_a_paused_film_can_be_cancelled():
+    control = Control()
+    control.pause()
+    threading.Timer(0.05, control.cancel).start()
+    with pytest.raises(CancelledError):
+        control.check()
+
+
+def test_the_last_preview_of_a_block_is_the_block(pipe):
+    """Decoded by itself: exact where the film begins, and of the same frames elsewhere."""
+    request = make_request(**SMALL | {"num_inference_steps": 3}, num_frames=42)
+    seen = {}
+
+    def on_progress(progress):
+        seen[progress.row] = progress.block, progress.preview()
+
+    blocks = [block.frames for block in pipe.stream(request, on_progress=on_progress)]
+    assert {number for number, _ in seen.values()} == set(range(1, len(blocks) + 1))
+    first = [preview for number, preview in seen.values() if number == 1]
+    assert [preview.shape for preview in first] == [(5, 32, 32, 3)] * 3
+    far = [np.abs(preview.astype(int) - blocks[0]).mean() for preview in first]
+    assert far[-1] < 0.5 and far[0] > far[-1]
