@@ -34,7 +34,7 @@ from everreel.film.state import NOTHING, Beginning, Block, FilmState
 from everreel.media import FilmWriter, Video
 from everreel.model.dit import Context, DiT
 from everreel.model.kv_cache import KVCache
-from everreel.model.text_encoder import TextEncoder, Tokenizer
+from everreel.model.text_encoder import TextEncoder, Tokenizer, Tokens
 from everreel.model.vae import CausalVAE
 
 SCORES_BYTES_PER_TOKEN = 64  # activations alive at once, in model widths of bfloat16 a token (measured, rounded up)
@@ -270,15 +270,8 @@ class VideoPipeline:
         return [self.transformer.encode_context(text, [length]) for text, length in rows]
 
     def _embedding(self, field: str, prompt: str) -> tuple[Tensor, int]:
-        limit = self.transformer.config.text_len
         tokens = self.tokenizer([prompt])
-        length = int(tokens.mask.sum())
-        excess = max(tokens.num_dropped[0], length - limit)
-        if excess > 0:
-            raise RequestError(
-                f"{field} = {length + tokens.num_dropped[0]} tokens: the model reads at most {limit}; "
-                f"leave out about {excess} words"
-            )
+        length = check_tokens(field, tokens, self.transformer.config.text_len)
         embedding = self.text_encoder(tokens.ids.to(self.device), tokens.mask.to(self.device))
         return embedding[:, :length], length
 
@@ -286,6 +279,22 @@ class VideoPipeline:
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.transformer.parameters()).device
+
+
+def check_tokens(field: str, tokens: Tokens, limit: int) -> int:
+    """How many tokens the one prompt of `tokens` has.
+
+    Raises:
+        RequestError: it has more than the model reads.
+    """
+    length = int(tokens.mask.sum())
+    excess = max(tokens.num_dropped[0], length - limit)
+    if excess > 0:
+        raise RequestError(
+            f"{field} = {length + tokens.num_dropped[0]} tokens: the model reads at most {limit}; "
+            f"leave out about {excess} words"
+        )
+    return length
 
 
 def default_device() -> str:
