@@ -1,8 +1,9 @@
-"""What all tests share: one thread, and a small random model in a folder.
+"""What all tests share: one thread, the command line, and a small random model in a folder.
 
 One thread: the networks of the tests are small, and threads that share busy cores only wait for each other.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,23 @@ torch.set_num_threads(1)
 def one_thread() -> None:
     """Whatever a test before this one left: sums split among threads are not the same to the last bit."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line; gives back exit code, output and error stream."""
+    from everreel import cli
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["everreel", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

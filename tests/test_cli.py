@@ -23,22 +23,6 @@ BLOCKS = ("--num-frames", 30, "--causal-block-size", 3)  # 9 frames, 12 and 9
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
-    """Runs a command line; gives back exit code, output and error stream."""
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["everreel", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
 def refused(run, monkeypatch):
     """Runs a command line that must be refused before a model is loaded; gives back its one line."""
 

@@ -1,4 +1,4 @@
-"""The command line: `everreel generate`, `plan`, `resume`, `extend`, `models`, `train`, `evaluate`.
+"""The command line: `everreel generate`, `batch`, `plan`, `resume`, `extend`, `models`, `train`, `evaluate`.
 
 The one invariant: whatever goes wrong is one line on the error stream and exit code 2, never a traceback, and what a
 film has on disk by then stays there and plays.
@@ -23,6 +23,8 @@ from everreel.options import takes_flags, takes_request
 from everreel.released import SCRIPTS, translate
 
 if TYPE_CHECKING:
+    import torch
+
     from everreel.film.journal import Journal
     from everreel.film.pipeline import Progress, VideoPipeline
     from everreel.film.plan import Plan
@@ -44,24 +46,27 @@ class CommandError(Exception):
     """One line for the user."""
 
 
+class FilmStopped(CommandError):
+    """Why a film was stopped and what there is of it, and the command that goes on with it, if one does."""
+
+    def __init__(self, said: str, command: str) -> None:
+        super().__init__(said + f"; go on with: {command}" * bool(command))
+        self.said = said
+
+
+FAILURES = (CommandError, ValueError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)
+
+
 def main() -> None:
     """Run the command line; every error is one line and exit code 2."""
     keep_freed_memory()
     try:
         if app(standalone_mode=False):  # typer makes an exit code of Ctrl-C; commands return none
             sys.exit(_complain("stopped"))
-    except typer.Abort:
-        sys.exit(_complain("stopped"))
     except UsageProblem as error:
         sys.exit(_complain(getattr(error, "format_message", error.__str__)()))
-    except (CommandError, ValueError, OSError) as error:
-        sys.exit(_complain(" ".join(str(error).split())))
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        sys.exit(_complain("memory: this machine has too little for that; ask for fewer pixels or a smaller model"))
-    except KeyboardInterrupt:
-        sys.exit(_complain("stopped"))
+    except FAILURES as error:
+        sys.exit(_complain(_why(error)))
 
 
 @app.command()
@@ -87,7 +92,7 @@ def _generate(
     from everreel.film.plan import make_plan
 
     plan = make_plan(request, find_model(model))
-    check_output(output)
+    making.check_output(output)
     for picture in read_pictures(plan.request).values():
         for note in picture.notes:
             typer.echo(note, err=True)
@@ -108,6 +113,48 @@ for _script, _flags in SCRIPTS.items():
     app.command(_script, help=f"The released {_script}.py, flag for flag.")(
         takes_flags(functools.partial(_released, _script), _flags)
     )
+
+
+@app.command()
+def batch(
+    requests: Annotated[Path, typer.Argument(help="JSON Lines: a request a line, and `output`, its film's name.")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the films.")],
+    model: Annotated[str, typer.Option(help="A name from `everreel models`, or a folder.")] = "tiny",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16, float32 or float16.")] = None,
+) -> None:
+    """Make a film of each line of a file; after a stop the same command goes on where it was."""
+    from everreel.checkpoint.catalog import find_model
+    from everreel.film.batch import BatchError, open_journal, read_batch
+    from everreel.film.making import maker_for
+
+    card, chosen = find_model(model), _torch_dtype(dtype)
+    check_device(device)
+    try:
+        items = read_batch(requests, output, card, maker_for(card, device, chosen))
+    except BatchError as error:
+        for line in error.lines[:-1]:
+            _complain(line)
+        raise CommandError(error.lines[-1]) from None
+    output.mkdir(parents=True, exist_ok=True)
+    done, pipeline = sum(item.status == "finished" for item in items), None
+    try:
+        for number, item in enumerate(items, 1):
+            film = f"film {number}/{len(items)}: {item.output}"
+            if item.status == "finished":
+                typer.echo(f"{film} is finished")
+                continue
+            pipeline = pipeline or _load(model, device, dtype)
+            for note in item.notes:
+                typer.echo(note, err=True)
+            typer.echo(f"{film}: {item.summary}")
+            _film(pipeline, open_journal(item, pipeline), item.output)
+            done += 1
+    except FAILURES as error:
+        said = error.said if isinstance(error, FilmStopped) else _why(error)
+        kept = f"{done} of {len(items)} films are done"
+        raise CommandError(f"{said}; {kept}; go on with the same command") from None
 
 
 @app.command()
@@ -139,6 +186,7 @@ def resume(
 ) -> None:
     """Go on with a film that was stopped, at whatever moment: it becomes the film that it would have been."""
     from everreel.film.journal import read_journal
+    from everreel.film.making import check_output
 
     check_output(film)
     journal = read_journal(film)
@@ -181,7 +229,7 @@ def extend(
     journal = read_journal(video)
     old = journal.request
     request = make_request(prompt=prompt or old.prompt, fps=old.fps, seed=old.seed if seed is None else seed, **asked)
-    check_output(output or video)
+    making.check_output(output or video)
     pipeline = _load_maker(journal)
     longer = making.go_on_with(pipeline, read_journal(video, pipeline.device), request, prompt is not None)
     if output is not None and not (output.exists() and output.samefile(video)):
@@ -203,7 +251,7 @@ def _follow(video: Path, request: VideoRequest, output: Path | None, model: str,
     make_plan(fitted, card, latent_frames(making.history_frames(fitted, card)))
     if output is None:
         raise ValueError(f"output: must be given for a film made elsewhere; {video.stem}-longer.mp4 works")
-    check_output(output)
+    making.check_output(output)
     if new_part_only:
         pipeline = _load(model, None, None)
         _film(pipeline, making.follow(pipeline, fitted, source), output)
@@ -293,44 +341,37 @@ def evaluate(
         typer.echo(f"wrote {path}")
 
 
+def _why(error: BaseException) -> str:
+    """One of `FAILURES` as one line; a fault of our own is raised."""
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return "stopped"
+    if not isinstance(error, MemoryError | RuntimeError):
+        return " ".join(str(error).split())
+    if not _is_out_of_memory(error):
+        raise error
+    return "memory: this machine has too little for that; ask for fewer pixels or a smaller model"
+
+
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     """torch has a class for a GPU's memory; for the computer's it only has words."""
     words = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in words or "not enough memory" in words
 
 
-def check_output(path: Path) -> None:
-    """Refuse a path that a film cannot be written to, before anything is loaded.
-
-    Raises:
-        ValueError: with the rule and what would work.
-    """
-    from everreel.media import FilmWriter, check_file
-
-    try:
-        check_file("output", path, "film.mp4")
-        if path.suffix.lower() != ".mp4":
-            raise ValueError(f"output = {path}: must end in .mp4; try {path.with_suffix('.mp4')}")
-        # Only opening it tells: a disk may be read-only, or have no room for one more name.
-        is_new = not path.exists()
-        path.open("ab").close()
-        if is_new:
-            path.unlink()
-        FilmWriter(path, 2, 2, 1).close()  # what it begins in has another name
-    except OSError as error:
-        reason = f"cannot be written: {error.strerror}; try a folder of your own, such as {Path.home()}"
-        raise ValueError(f"output = {path}: {reason}") from None
-
-
 def _load(model: str, device: str | None, dtype: str | None) -> VideoPipeline:
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"dtype = {dtype}: must be one of {', '.join(DTYPES)}; nearest that works: bfloat16")
-    import torch
-
+    chosen = _torch_dtype(dtype)
     check_device(device)
     from everreel.film.pipeline import VideoPipeline
 
-    return VideoPipeline.from_pretrained(model, device=device, dtype=getattr(torch, dtype) if dtype else None)
+    return VideoPipeline.from_pretrained(model, device=device, dtype=chosen)
+
+
+def _torch_dtype(name: str | None) -> torch.dtype | None:
+    if name is not None and name not in DTYPES:
+        raise ValueError(f"dtype = {name}: must be one of {', '.join(DTYPES)}; nearest that works: bfloat16")
+    import torch
+
+    return getattr(torch, name) if name else None
 
 
 def check_device(device: str | None) -> None:
@@ -383,7 +424,7 @@ def _write(pipeline: VideoPipeline, journal: Journal, writer: FilmWriter, *, jou
         first = "the first" if journaled else "the source and the first new"
         kept = f"{output} holds {first} {writer.num_frames} frames" if writer.num_frames else "no frame was written"
         again = journaled and (writer.num_frames or not older)
-        raise CommandError(f"{reason}: {kept}" + f"; go on with: everreel resume {output}" * bool(again)) from None
+        raise FilmStopped(f"{reason}: {kept}", f"everreel resume {output}" if again else "") from None
     seconds = writer.num_frames / plan.request.fps
     new = "" if journaled else "new "
     typer.echo(f"wrote {output}: {writer.num_frames} {new}frames, {seconds:.1f} s, {writer.num_bytes / 1000:.0f} kB")

@@ -71,7 +71,7 @@ def _read(field: str, path: Path, height: int, width: int) -> Picture:
             columns, rows = image.size
             frames = getattr(image, "n_frames", 1)
             see_through = image.has_transparency_data
-    except (OSError, Image.DecompressionBombError, SyntaxError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
         raise RequestError(f"{field} = {path}: {_why(error)}") from error
     if min(columns, rows) < SMALLEST_SIDE:
         rule = f"must be at least {SMALLEST_SIDE} pixels high and wide"

@@ -18,13 +18,34 @@ from everreel.checkpoint.catalog import CATALOG, ModelCard
 from everreel.film.control import Control
 from everreel.film.given import encode_frames
 from everreel.film.journal import Journal, Maker, fingerprint, journal_path
-from everreel.film.pipeline import Progress, VideoPipeline
+from everreel.film.pipeline import Progress, VideoPipeline, default_device, default_dtype
 from everreel.film.plan import OVERLAP
 from everreel.film.request import RequestError, VideoRequest
 from everreel.film.source import SourceFilm
 from everreel.film.state import Beginning
-from everreel.media import FilmWriter, resize_cover
+from everreel.media import FilmWriter, check_file, resize_cover
 from everreel.shapes import TEMPORAL, latent_frames, video_frames
+
+
+def check_output(path: Path) -> None:
+    """Refuse a path that a film cannot be written to, before anything is loaded.
+
+    Raises:
+        ValueError: with the rule and what would work.
+    """
+    try:
+        check_file("output", path, "film.mp4")
+        if path.suffix.lower() != ".mp4":
+            raise ValueError(f"output = {path}: must end in .mp4; try {path.with_suffix('.mp4')}")
+        # Only opening it tells: a disk may be read-only, or have no room for one more name.
+        is_new = not path.exists()
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+        FilmWriter(path, 2, 2, 1).close()  # what it begins in has another name
+    except OSError as error:
+        reason = f"cannot be written: {error.strerror}; try a folder of your own, such as {Path.home()}"
+        raise ValueError(f"output = {path}: {reason}") from None
 
 
 def begin(pipe: VideoPipeline, request: VideoRequest, control: Control | None = None) -> Journal:
@@ -151,11 +172,16 @@ def history_frames(request: VideoRequest, card: ModelCard) -> int:
 
 def maker_of(pipe: VideoPipeline) -> Maker:
     """Who makes films with this pipeline."""
-    parameter = next(pipe.transformer.parameters())
+    return maker_for(pipe.card, str(pipe.device), next(pipe.transformer.parameters()).dtype)
+
+
+def maker_for(card: ModelCard, device: str | None = None, dtype: torch.dtype | None = None) -> Maker:
+    """Who would make films with a model, before it is loaded; device and dtype as for `from_pretrained`."""
+    chosen = torch.zeros(0, device=device or default_device()).device  # with its number: cuda is cuda:0
     return Maker(
-        model=pipe.card.name if pipe.card in CATALOG else str(Path(pipe.card.path).resolve()),
-        fingerprint=fingerprint(Path(pipe.card.path)),
-        device=str(parameter.device),
-        dtype=str(parameter.dtype).removeprefix("torch."),
+        model=card.name if card in CATALOG else str(Path(card.path).resolve()),
+        fingerprint=fingerprint(Path(card.path)),
+        device=str(chosen),
+        dtype=str(dtype or default_dtype(chosen)).removeprefix("torch."),
         threads=torch.get_num_threads(),
     )

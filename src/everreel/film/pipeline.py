@@ -7,6 +7,7 @@ been written to a file.
 
 from __future__ import annotations
 
+import atexit
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ from everreel.film.state import NOTHING, Beginning, Block, FilmState
 from everreel.media import Pixels, Video
 from everreel.model.dit import Context, DiT
 from everreel.model.kv_cache import KVCache
-from everreel.model.text_encoder import TextEncoder, Tokenizer
+from everreel.model.text_encoder import TextEncoder, Tokenizer, Tokens
 from everreel.model.vae import CausalVAE
 from everreel.shapes import latent_frames
 
@@ -338,15 +339,8 @@ class VideoPipeline:
         return [self.transformer.encode_context(text, [length]) for text, length in rows]
 
     def _embedding(self, field: str, prompt: str) -> tuple[Tensor, int]:
-        limit = self.transformer.config.text_len
         tokens = self.tokenizer([prompt])
-        length = int(tokens.mask.sum())
-        excess = max(tokens.num_dropped[0], length - limit)
-        if excess > 0:
-            raise RequestError(
-                f"{field} = {length + tokens.num_dropped[0]} tokens: the model reads at most {limit}; "
-                f"leave out about {excess} words"
-            )
+        length = check_tokens(field, tokens, self.transformer.config.text_len)
         embedding = self.text_encoder(tokens.ids.to(self.device), tokens.mask.to(self.device))
         return embedding[:, :length], length
 
@@ -356,9 +350,27 @@ class VideoPipeline:
         return next(self.transformer.parameters()).device
 
 
+def check_tokens(field: str, tokens: Tokens, limit: int) -> int:
+    """How many tokens the one prompt of `tokens` has.
+
+    Raises:
+        RequestError: it has more than the model reads.
+    """
+    length = int(tokens.mask.sum())
+    excess = max(tokens.num_dropped[0], length - limit)
+    if excess > 0:
+        raise RequestError(
+            f"{field} = {length + tokens.num_dropped[0]} tokens: the model reads at most {limit}; "
+            f"leave out about {excess} words"
+        )
+    return length
+
+
 def _temporary() -> Path:
     with tempfile.NamedTemporaryFile(prefix="everreel-", suffix=".mp4", delete=False) as file:
-        return Path(file.name)
+        path = Path(file.name)
+    atexit.register(path.unlink, missing_ok=True)  # its frames are read as long as the program runs
+    return path
 
 
 def default_device() -> str:
