@@ -1,4 +1,4 @@
-"""What a film is made from besides noise: known latent frames, the text, the frame rate.
+"""What a film is made from besides noise: known latent frames, channels shown beside them, the frame rate.
 
 Source: sections 4c and 6 of the paper: to condition is to hand in a frame whose level is already (nearly) zero. The
 one invariant: a known frame reaches the network as it was handed in, plus the history noise asked for, in every
@@ -29,6 +29,8 @@ class Conditioning:
         seed: of the history noise.
         offset: latent frames of the film before this part of it, for that noise.
         join: what a window sees of the one before it in the place of these latents (C, T, H, W); none carries them.
+        channels: what the network is shown behind the latents' channels, (C', T, H, W) for all frames of the film: the
+            mask and the picture of an I2V model. No solver step knows of them.
     """
 
     known: Mapping[int, Tensor] = field(default_factory=dict)
@@ -36,6 +38,7 @@ class Conditioning:
     seed: int = 0
     offset: int = 0
     join: Callable[[Tensor], Tensor] | None = None
+    channels: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.history_level <= 0.1:

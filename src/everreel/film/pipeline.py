@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from everreel.checkpoint.catalog import ModelCard, find_model
-from everreel.checkpoint.load import load_text_encoder, load_tokenizer, load_transformer, load_vae
+from everreel.checkpoint.load import load_image_encoder, load_text_encoder, load_tokenizer, load_transformer, load_vae
 from everreel.diffusion.conditioning import FPS_INDEX, Conditioning
 from everreel.diffusion.denoiser import Branch, Denoiser
 from everreel.diffusion.noise import draw_noise
@@ -27,15 +27,18 @@ from everreel.diffusion.rollout import LatentBlock, rollout
 from everreel.diffusion.solver import solver_for
 from everreel.film.decoding import DECODE_FRAMES, FrameDecoder
 from everreel.film.given import encode_pictures, read_pictures
+from everreel.film.image_to_video import image_beginning
 from everreel.film.journal import journal_path
-from everreel.film.plan import Plan, make_plan, turn_latent
+from everreel.film.plan import Plan, check_image_to_video, make_plan, turn_latent
 from everreel.film.request import RequestError, VideoRequest
 from everreel.film.state import NOTHING, Beginning, Block, FilmState
 from everreel.media import FilmWriter, Video
 from everreel.model.dit import Context, DiT
+from everreel.model.image_encoder import ImageEncoder
 from everreel.model.kv_cache import KVCache
 from everreel.model.text_encoder import TextEncoder, Tokenizer
 from everreel.model.vae import CausalVAE
+from everreel.shapes import latent_frames
 
 SCORES_BYTES_PER_TOKEN = 64  # activations alive at once, in model widths of bfloat16 a token (measured, rounded up)
 
@@ -73,6 +76,7 @@ class VideoPipeline:
     Args:
         card: what the model is and recommends.
         transformer, vae, text_encoder, tokenizer: its parts, on one device.
+        image_encoder: for a card that says `image`.
     """
 
     def __init__(
@@ -82,12 +86,14 @@ class VideoPipeline:
         vae: CausalVAE,
         text_encoder: TextEncoder,
         tokenizer: Tokenizer,
+        image_encoder: ImageEncoder | None = None,
     ) -> None:
         self.card = card
         self.transformer = transformer.eval()
         self.vae = vae.eval()
         self.text_encoder = text_encoder.eval()
         self.tokenizer = tokenizer
+        self.image_encoder = None if image_encoder is None else image_encoder.eval()
 
     @classmethod
     def from_pretrained(
@@ -112,6 +118,7 @@ class VideoPipeline:
             load_vae(folder, chosen, dtype),
             load_text_encoder(folder, chosen, dtype),
             load_tokenizer(folder),
+            load_image_encoder(folder, chosen, dtype) if card.image else None,
         )
 
     def __call__(
@@ -154,16 +161,23 @@ class VideoPipeline:
         """
         beginning = beginning or self.begin(request)
         plan = make_plan(request, self.card, beginning.history, len(beginning.spare))
-        return self._stream(plan, self._branches(plan, state), beginning, state, on_progress)
+        branches = self._branches(plan, state, beginning.image_tokens)
+        return self._stream(plan, branches, beginning, state, on_progress)
 
     @torch.no_grad()
     def begin(self, request: VideoRequest) -> Beginning:
         """The given pictures of a request, encoded.
 
         Raises:
-            RequestError: a picture cannot be used.
+            RequestError: a picture cannot be used, or the model has none of what is asked.
         """
-        return Beginning(encode_pictures(read_pictures(request.resolve(self.card)), self.vae))
+        check_image_to_video(request, self.card)
+        resolved = request.resolve(self.card)
+        pictures = read_pictures(resolved)
+        if self.image_encoder is None:
+            return Beginning(encode_pictures(pictures, self.vae))
+        latents = latent_frames(resolved.num_frames or 1)
+        return image_beginning(pictures[0].pixels_HWC, latents, self.vae, self.image_encoder)
 
     @torch.no_grad()  # on the generator itself: what `stream` returns runs only when it is asked for its next block
     def _stream(
@@ -188,7 +202,7 @@ class VideoPipeline:
             fps_index=FPS_INDEX[request.fps],
             causal=plan.remembers,
         )
-        solver = solver_for("unipc", request.num_inference_steps, request.shift)
+        solver = solver_for(self.card.solver, request.num_inference_steps, request.shift)
         decoder = FrameDecoder(self.vae, plan.join, plan.overlap)
         if state is not None:
             decoder.state, decoder.tail = state.decoder, state.tail
@@ -206,7 +220,12 @@ class VideoPipeline:
             denoiser,
             solver,
             Conditioning(
-                beginning.known, request.addnoise_condition / 1000, request.seed, beginning.offset, decoder.join
+                beginning.known,
+                request.addnoise_condition / 1000,
+                request.seed,
+                beginning.offset,
+                decoder.join,
+                beginning.channels,
             ),
             lambda frame: draw_noise(request.seed, "start", frame + beginning.offset, 0, size).to(device),
             state=state.rollout if state else None,
@@ -243,21 +262,23 @@ class VideoPipeline:
             now = FilmState(block.state, held, decoder.state, decoder.tail, start, spare)
             yield Block(made.start, made.frames, now)
 
-    def _branches(self, plan: Plan, state: FilmState | None) -> list[Branch]:
+    def _branches(self, plan: Plan, state: FilmState | None, image_BND: Tensor | None = None) -> list[Branch]:
         """Texts of one branch with two rows, of two with one where memory is short, or of one without guidance."""
         request = plan.request
         tokens = plan.schedule.longest_window * plan.shape.tokens_per_frame
         # A film that is taken up goes on as it began, whatever memory is free now.
         together = len(state.caches) == 1 if state and state.caches else fits_as_batch(tokens, self.transformer)
         parts = [("prompt", 0, request.prompt), *((f"story[{f}]", turn_latent(f), p) for f, p in request.story.items())]
-        told = [(latent, self._contexts(plan, field, prompt, together)) for field, latent, prompt in parts]
+        told = [(latent, self._contexts(plan, field, prompt, together, image_BND)) for field, latent, prompt in parts]
         return [
             Branch(first, KVCache(plan.context) if plan.remembers else None, [(at, texts[i]) for at, texts in told[1:]])
             for i, first in enumerate(told[0][1])
         ]
 
-    def _contexts(self, plan: Plan, field: str, prompt: str, together: bool) -> list[Context]:
-        """The contexts of one prompt, one a branch."""
+    def _contexts(
+        self, plan: Plan, field: str, prompt: str, together: bool, image_BND: Tensor | None = None
+    ) -> list[Context]:
+        """The contexts of one prompt, one a branch; both branches read the same picture."""
         request = plan.request
         prompts = [(field, prompt)]
         if request.guidance_scale != 1.0:
@@ -266,8 +287,9 @@ class VideoPipeline:
         if len(rows) == 2 and together:
             longest = max(length for _, length in rows)
             padded = [torch.nn.functional.pad(text, (0, 0, 0, longest - length)) for text, length in rows]
-            return [self.transformer.encode_context(torch.cat(padded), [length for _, length in rows])]
-        return [self.transformer.encode_context(text, [length]) for text, length in rows]
+            both = None if image_BND is None else image_BND.expand(2, -1, -1)
+            return [self.transformer.encode_context(torch.cat(padded), [length for _, length in rows], both)]
+        return [self.transformer.encode_context(text, [length], image_BND) for text, length in rows]
 
     def _embedding(self, field: str, prompt: str) -> tuple[Tensor, int]:
         limit = self.transformer.config.text_len
