@@ -5,6 +5,7 @@ One thread: the networks of the tests are small, and threads that share busy cor
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,24 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder of the embedded model's kind, much smaller and with random weights; read it, never write."""
+    return save_random(tmp_path_factory.mktemp("model"), {"inject_sample_info": True})
+
+
+@pytest.fixture(scope="session")
+def i2v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tiny_folder`, of a model that makes films of a picture."""
+    from everreel.model.config import ImageEncoderConfig
+    from everreel.model.image_encoder import ImageEncoder
+
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        image_encoder = ImageEncoder(
+            ImageEncoderConfig(image_size=28, patch_size=7, dim=40, ffn_dim=80, num_heads=4, num_layers=3)
+        )
+    return save_random(tmp_path_factory.mktemp("i2v"), {"in_dim": 36, "image_dim": 40}, image_encoder)
+
+
+def save_random(folder: Path, more: dict[str, Any], image_encoder: Any = None) -> Path:
     from everreel.checkpoint.load import save_diffusers
     from everreel.model.causal_conv import CausalConv3d
     from everreel.model.config import TextEncoderConfig, TransformerConfig, VAEConfig
@@ -46,18 +65,16 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from everreel.model.vae import CausalVAE
     from everreel.train.text import train_tokenizer
 
-    folder = tmp_path_factory.mktemp("model")
     tokenizer = train_tokenizer(iter(["a red fox runs through a snowy forest", "a blue swan on a lake"] * 20), 200)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformer = DiT(
-            TransformerConfig(
-                dim=48, ffn_dim=96, freq_dim=32, text_dim=24, num_heads=4, num_layers=2, inject_sample_info=True
-            )
+            TransformerConfig(dim=48, ffn_dim=96, freq_dim=32, text_dim=24, num_heads=4, num_layers=2, **more)
         )
         transformer.init_weights(torch.Generator().manual_seed(0))
         # Fresh ones are zero or nearly so; words have to count beside 500 positions of padding.
-        for layer in (transformer.head.head, transformer.fps_projection[2], *transformer.text_embedding[::2]):
+        loud = [transformer.fps_projection[2]] if "inject_sample_info" in more else []
+        for layer in (transformer.head.head, *loud, *transformer.text_embedding[::2]):
             torch.nn.init.xavier_normal_(layer.weight, gain=4)
         vocab_size = tokenizer.backend.get_vocab_size()
         text = TextEncoder(
@@ -70,5 +87,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             # A fresh one sees no past; this one does.
             if isinstance(module, torch.nn.Conv2d | CausalConv3d):
                 torch.nn.init.xavier_normal_(module.weight)
-    save_diffusers(folder, transformer=transformer, vae=vae, text_encoder=text, tokenizer=tokenizer)
+    save_diffusers(
+        folder, transformer=transformer, vae=vae, text_encoder=text, tokenizer=tokenizer, image_encoder=image_encoder
+    )
     return folder

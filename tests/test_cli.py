@@ -292,15 +292,17 @@ def test_every_flag_arrives(tiny_folder, tmp_path, run, monkeypatch):
     flags = {
         "seconds": 2.5, "resolution": "720P", "aspect": "9:16", "num_inference_steps": 7, "guidance_scale": 2.5,
         "shift": 3.0, "seed": 11, "negative_prompt": "a dog", "ar_step": 7, "causal_block_size": 4, "fps": 16,
-        "image": picture, "end_image": picture, "addnoise_condition": 20.0,
+        "image": picture, "end_image": picture, "addnoise_condition": 20.0, "anchor_color": 0.5,
     }  # fmt: skip
     arguments = [part for flag, value in flags.items() for part in (f"--{flag.replace('_', '-')}", value)]
     load = ("--model", tiny_folder, "--device", "cpu", "--dtype", "float32")
     keyframes = ("--keyframe", f"9={picture}", "--keyframe", f"20={picture}")
-    code, out, _ = run("generate", "a  fox", "-o", film, *arguments, *keyframes, *load)
+    switches = ("--cache", "--blend-overlap")
+    code, out, _ = run("generate", "a  fox", "-o", film, *arguments, *switches, *keyframes, *load)
     assert code == 0 and "40 frames of 720x1280 at 16 fps: 4 given pictures, asynchronous" in out
     (_, request, output), *_ = films
     flags |= {"keyframes": {9: picture, 20: picture}, "story": {}}
+    flags |= {"cache": True, "blend_overlap": True, "loop": False}
     assert request.model_dump(exclude_none=True) == {"prompt": "a fox", **flags}
     assert output == film and loads == [(str(tiny_folder), "cpu", "float32")]
     run("generate", "a fox", "--num-frames", 10, "--height", 64, "--width", 80, "--model", tiny_folder, "-o", film)

@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from everreel import cli
+from everreel.checkpoint.catalog import find_model
 from everreel.film.plan import make_plan
 from everreel.film.request import RequestError
 from everreel.media import Video
@@ -50,8 +52,6 @@ def test_what_is_not_given_is_as_the_scripts_have_it():
 
 def test_what_crashed_there_works_here(tiny_folder):
     """Defects 2 to 4 and 13: any length, an end image in asynchronous mode, an overlap that was not given, 30 fps."""
-    from everreel.checkpoint.catalog import find_model
-
     asked = flags(FORCING, num_frames=193, ar_step=5, causal_block_size=5, fps=30, end_image=Path("z.png"))
     translated = translate(FORCING, asked)
     assert [note.split(":")[0] for note in translated.notes] == ["--fps 30", "--overlap_history"]
@@ -64,6 +64,24 @@ def test_names_of_films_fit_any_system():
     """Defect 35: a hundred characters of a prompt were more bytes than a name may have, or what Windows refuses."""
     name = translate(FORCING, flags(FORCING, prompt="狐" * 100 + ': "why?"', seed=1)).output.name
     assert len(name.encode()) < 200 and not re.search(r'[:"?<>|*\\/]', name)
+
+
+@pytest.mark.parametrize(
+    ("size", "turn", "aspect"), [((32, 48), 1, "9:16"), ((48, 32), 1, None), ((48, 32), 6, "9:16")]
+)
+def test_the_film_of_a_picture_that_stands_upright_does_too(tmp_path, size, turn, aspect):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.new("RGB", size).save(tmp_path / "fox.png", exif=exif)
+    asked = {"model_id": "Skywork/SkyReels-V2-I2V-14B-720P", "image": tmp_path / "fox.png"}
+    translated = translate(PLAIN, flags(PLAIN, **asked))
+    assert translated.request.aspect == aspect and translated.request.image == asked["image"]
+    card = find_model(translated.model, here=False)
+    plan = make_plan(translated.request, card)
+    assert (plan.shape.pixel_width > plan.shape.pixel_height) == (aspect is None) and card.name == "I2V-14B-720P"
+    sized = translate(PLAIN, flags(PLAIN, **asked, height=32, width=64)).request
+    assert (sized.height, sized.width, sized.aspect) == (32, 64, None)
+    assert translate(PLAIN, flags(PLAIN, image=tmp_path / "gone.png")).request.aspect is None
 
 
 def test_a_bad_value_is_refused_by_name():

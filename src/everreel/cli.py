@@ -214,8 +214,10 @@ def extend(
     model: Annotated[str | None, typer.Option(help="For another film: one of `everreel models`, or a folder.")] = None,
 ) -> None:
     """Make a film longer: one made here from its own latents, any other from its last moments."""
+    from everreel.checkpoint.catalog import find_model
     from everreel.film import making
     from everreel.film.journal import journal_path, read_journal
+    from everreel.film.plan import check_can_go_on
 
     asked: dict[str, Any] = {"num_frames": num_frames, "seconds": seconds, "num_inference_steps": num_inference_steps}
     if not journal_path(video).exists():
@@ -229,6 +231,7 @@ def extend(
     journal = read_journal(video)
     old = journal.request
     request = make_request(prompt=prompt or old.prompt, fps=old.fps, seed=old.seed if seed is None else seed, **asked)
+    check_can_go_on(find_model(journal.maker.model))
     making.check_output(output or video)
     pipeline = _load_maker(journal)
     longer = making.go_on_with(pipeline, read_journal(video, pipeline.device), request, prompt is not None)

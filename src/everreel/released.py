@@ -104,6 +104,8 @@ def translate(script: str, flags: Mapping[str, Any]) -> Translated:
     if script == "generate_video_df":
         values |= {"end_image": flags["end_image"], "addnoise_condition": flags["addnoise_condition"]}
         values |= _long(num_frames, flags, notes)
+    elif flags["image"] and flags["height"] is None and flags["width"] is None and _is_upright(flags["image"]):
+        values["aspect"] = "9:16"
     request = make_request(**values)
     output = Path("result") / (flags["outdir"] or folder) / _file_name(request.prompt, seed)
     return Translated(request, flags["model_id"] or model, output, tuple(notes))
@@ -130,6 +132,19 @@ def _long(num_frames: int, flags: Mapping[str, Any], notes: list[str]) -> dict[s
             notes.append(f"--overlap_history: not given, {overlap} frames")
         values |= {"schedule": "windows", "join": "reencode", "overlap_history": overlap}
     return values
+
+
+def _is_upright(image: Path) -> bool:
+    """Whether a picture is higher than wide; the script turns the film's size by it. Not, if it cannot be read."""
+    from PIL import ExifTags, Image
+
+    try:
+        with Image.open(image) as file:
+            columns, rows = file.size
+            turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except (OSError, Image.DecompressionBombError, SyntaxError):
+        return False
+    return columns > rows if turned else rows > columns
 
 
 def _file_name(prompt: str, seed: int) -> str:

@@ -7,6 +7,8 @@ import pytest
 from everreel.checkpoint import catalog, configs
 from everreel.model.config import TransformerConfig
 
+I2V = {"in_dim": 36, "image_dim": 1280}
+
 
 def make_folder(folder, **sizes):
     fields = configs.transformer_config_to_diffusers(TransformerConfig(**sizes))
@@ -35,6 +37,28 @@ def test_the_packaged_model_is_found_when_it_is_there(tmp_path, monkeypatch):
 def test_a_released_model_says_what_it_needs():
     with pytest.raises(ValueError, match=r"'DF-1\.3B-540P'.*15 GB.*Skywork/SkyReels-V2-DF-1\.3B-540P-Diffusers"):
         catalog.find_model("DF-1.3B-540P")
+
+
+def test_a_folder_of_an_i2v_model_is_known_by_its_transformer(tmp_path):
+    """Not by its name, as the released code does it."""
+    expected = {"a": "I2V-1.3B-540P", "b": "I2V-14B-540P", "c-720": "I2V-14B-720P"}
+    for (name, like), heads in zip(expected.items(), (12, 40, 40), strict=True):
+        card = catalog.find_model(make_folder(tmp_path / name, dim=128 * heads, num_heads=heads, **I2V))
+        released = next(card for card in catalog.CATALOG if card.name == like)
+        assert catalog.replace(card, name=like, path=released.path, released=True, ffn_dim=0, num_layers=0) == (
+            catalog.replace(released, ffn_dim=0, num_layers=0)
+        )
+        assert card.image and card.solver == "unipc_exact" and (card.guidance_scale, card.shift) == (5, 5)
+    small = catalog.find_model(make_folder(tmp_path / "I2V", dim=48, num_heads=4))
+    assert not small.image and small.solver == "unipc"
+    small = catalog.find_model(make_folder(tmp_path / "T2V", dim=48, num_heads=4, **I2V))
+    assert small.image and not small.causal and small.solver == "unipc_exact"
+
+
+@pytest.mark.parametrize(("sizes", "needed"), [({"in_dim": 36}, "16 without"), ({"image_dim": 1280}, "36 with")])
+def test_channels_of_no_model_are_refused(tmp_path, sizes, needed):
+    with pytest.raises(ValueError, match=f"in_channels = .*: must be {needed} image_dim"):
+        catalog.find_model(make_folder(tmp_path / "odd", **sizes))
 
 
 @pytest.mark.parametrize(

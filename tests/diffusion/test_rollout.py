@@ -188,6 +188,29 @@ def test_finished_blocks_come_before_the_next_begins(released):
     assert seen == [(4, 0), (8, 2), (12, 4)]
 
 
+def test_channels_are_shown_beside_the_frames_that_they_are_of():
+    """Whatever the window; the solver's state knows nothing of them."""
+    channels = torch.arange(12.0).view(2, 6, 1, 1).expand(-1, -1, 4, 8)
+    windows = []
+
+    class Still:
+        remembers = False
+
+        def __call__(self, x_CTHW, timestep_T, blocks, start=0):
+            windows.append(start)
+            assert torch.equal(x_CTHW[16:], channels[:, start : start + x_CTHW.shape[1]])
+            return torch.zeros_like(x_CTHW[:16])
+
+    schedule = blockwise(6, 2, block_size=2, context=2)
+    blocks = rollout(
+        schedule, Still(), solver_for("unipc", 2, 8.0), Conditioning(history_level=0.02, channels=channels),
+        lambda frame: torch.full((16, 4, 8), float(frame)),
+    )  # fmt: skip
+    film = torch.cat([block.latents_CTHW for block in blocks], dim=1)
+    assert film.shape == (16, 6, 4, 8) and windows == [0, 0, 0, 0, 2, 2]
+    torch.testing.assert_close(film[0, :, 0, 0], torch.arange(6.0))
+
+
 def test_history_noise_is_repeatable_and_known_frames_stay(released):
     model, data = released
     known = {0: data["prefix1"][:, 0]}

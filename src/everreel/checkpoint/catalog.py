@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from everreel.checkpoint import configs
+from everreel.shapes import LATENT_CHANNELS, TEMPORAL
 
 LongSchedule = Literal["blockwise", "rolling", "windows"]
 """How a film is made that is longer than a window."""
@@ -47,6 +48,8 @@ class ModelCard:
     context: int = 20  # latent frames a block looks back at, beyond one window
     sink: int = 0  # of the first latent frames, that stay in sight beyond one window
     negative_prompt: str = ""
+    solver: Literal["unipc", "unipc_exact"] = "unipc"  # as the released loop of these models runs it
+    image: bool = False  # I2V: a film of one picture, which is shown beside the noise; all frames at once, one window
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
@@ -130,8 +133,40 @@ _DF_14B_720P = replace(
     num_frames=121,
     needs="a GPU with 80 GB, 64 GB of memory, 70 GB of disk",
 )
+# The published shift of the I2V models is 5 in the table of settings and in their loop, and 3 in two notes beside it.
+_I2V_1B = replace(
+    _DF_1B,
+    name="I2V-1.3B-540P",
+    path="Skywork/SkyReels-V2-I2V-1.3B-540P-Diffusers",
+    kind="image to video",
+    guidance_scale=5.0,
+    shift=5.0,
+    solver="unipc_exact",  # the loop of the I2V models writes into no sample that the scheduler keeps
+    image=True,
+    needs="a GPU with 15 GB, 32 GB of memory, 31 GB of disk",
+)
+_I2V_14B = replace(
+    _DF_14B,
+    name="I2V-14B-540P",
+    path="Skywork/SkyReels-V2-I2V-14B-540P-Diffusers",
+    kind=_I2V_1B.kind,
+    guidance_scale=_I2V_1B.guidance_scale,
+    shift=_I2V_1B.shift,
+    solver=_I2V_1B.solver,
+    image=True,
+    needs="a GPU with 44 GB, 64 GB of memory, 80 GB of disk",
+)
+_I2V_14B_720P = replace(
+    _I2V_14B,
+    name="I2V-14B-720P",
+    path="Skywork/SkyReels-V2-I2V-14B-720P-Diffusers",
+    height=720,
+    width=1280,
+    num_frames=121,
+    needs="a GPU with 80 GB, 64 GB of memory, 80 GB of disk",
+)
 
-CATALOG = (_TINY, _DF_1B, _DF_14B, _DF_14B_720P)
+CATALOG = (_TINY, _DF_1B, _DF_14B, _DF_14B_720P, _I2V_1B, _I2V_14B, _I2V_14B_720P)
 
 
 def find_model(name_or_path: str | Path, *, here: bool = True) -> ModelCard:
@@ -170,16 +205,27 @@ def _is_model(folder: Path) -> bool:
 
 
 def _card_of_folder(folder: Path) -> ModelCard:
-    """The released model of the same width under the folder's name; for others, the tiny one's settings."""
+    """The released model of the same kind and width under the folder's name; for others, the tiny one's settings.
+
+    Raises:
+        ValueError: the transformer's channels are those of no model that can be run.
+    """
     if (folder / "transformer").is_dir():
         config = configs.transformer_config_from_diffusers(configs.read_json(folder / "transformer" / "config.json"))
     else:
         config = configs.transformer_config_from_official(configs.read_json(folder / "config.json"))
+    image = config.image_dim is not None
+    channels = 2 * LATENT_CHANNELS + TEMPORAL if image else LATENT_CHANNELS
+    if config.in_dim != channels:
+        rule = f"must be {channels} {'with' if image else 'without'} image_dim"
+        raise ValueError(f"model = {str(folder)!r}: in_channels = {config.in_dim}: {rule}")
     if config.dim == 1536:
-        card = _DF_1B
+        card = _I2V_1B if image else _DF_1B
     elif config.dim == 5120:
-        card = _DF_14B_720P if "720" in folder.resolve().name else _DF_14B
+        small, large = (_I2V_14B, _I2V_14B_720P) if image else (_DF_14B, _DF_14B_720P)
+        card = large if "720" in folder.resolve().name else small
     else:
         card = replace(_TINY, size="unknown", needs="unknown", licence="unknown")
+        card = replace(card, kind=_I2V_1B.kind, causal=False, solver=_I2V_1B.solver, image=True) if image else card
     card = replace(card, dim=config.dim, ffn_dim=config.ffn_dim, num_layers=config.num_layers)
     return replace(card, name=folder.resolve().name, path=str(folder), released=False)

@@ -37,6 +37,12 @@ MODEL_INDEX = {
     "transformer": ["diffusers", "SkyReelsV2Transformer3DModel"],
     "vae": ["diffusers", "AutoencoderKLWan"],
 }
+IMAGE_MODEL_INDEX = {
+    **MODEL_INDEX,
+    "_class_name": "SkyReelsV2ImageToVideoPipeline",
+    "image_encoder": ["transformers", "CLIPVisionModel"],
+    "image_processor": ["transformers", "CLIPImageProcessor"],
+}
 
 
 def transformer_config_from_diffusers(fields: Fields) -> TransformerConfig:
@@ -247,6 +253,25 @@ def image_config_from_transformers(fields: Fields) -> ImageEncoderConfig:
     if fields.get("model_type") != "clip_vision_model":
         raise _wrong("image_encoder", "model_type", fields.get("model_type"), "clip_vision_model")
     return ImageEncoderConfig(**_values(fields, _CLIP_FIELDS))
+
+
+def image_config_to_transformers(config: ImageEncoderConfig, dtype: str) -> dict[str, Any]:
+    """Our config → `image_encoder/config.json`."""
+    return {
+        "architectures": ["CLIPVisionModel"],
+        "model_type": "clip_vision_model",
+        **{theirs: getattr(config, ours) for ours, (theirs, _) in _CLIP_FIELDS.items()},
+        "dtype": dtype,
+    }
+
+
+def image_processor_config(image_size: int) -> dict[str, Any]:
+    """`image_processor/preprocessor_config.json`, for diffusers: CLIP's own mean and deviation are its defaults."""
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "crop_size": {"height": image_size, "width": image_size},
+        "size": {"shortest_edge": image_size},
+    }
 
 
 def scheduler_config(shift: float) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def load_image_encoder(path: str | Path, device: Device = "cpu", dtype: torch.dt
     folder = Path(path)
     to_file: Rename
     from_file: Rename
-    if (folder / "image_encoder").is_dir():
+    if any((folder / name).is_dir() for name in ("image_encoder", "transformer")):
         config = configs.image_config_from_transformers(configs.read_json(folder / "image_encoder" / "config.json"))
         files = _Files.find(folder / "image_encoder", _TRANSFORMERS_WEIGHTS)
         nested = any(name.startswith("vision_model.") for name in files)
@@ -159,10 +159,14 @@ def save_diffusers(
     tokenizer: Tokenizer,
     shift: float = 8.0,
     dtype: torch.dtype = torch.bfloat16,
+    image_encoder: ImageEncoder | None = None,
 ) -> None:
-    """Write a folder that `load_*` and diffusers' `SkyReelsV2DiffusionForcingPipeline` read."""
+    """Write a folder that `load_*` and diffusers' `SkyReelsV2DiffusionForcingPipeline` read.
+
+    With an image encoder it is one of an I2V model, for its `SkyReelsV2ImageToVideoPipeline`.
+    """
     root = Path(folder)
-    _write_json(root / "model_index.json", configs.MODEL_INDEX)
+    _write_json(root / "model_index.json", configs.MODEL_INDEX if image_encoder is None else configs.IMAGE_MODEL_INDEX)
     _write_json(root / "scheduler" / "scheduler_config.json", configs.scheduler_config(shift))
     fields = configs.transformer_config_to_diffusers(transformer.config)
     state = keymap.transformer_to_diffusers(transformer.state_dict())
@@ -174,6 +178,12 @@ def save_diffusers(
     state = _untied(text_encoder.model.state_dict())
     _save_network(root / "text_encoder", _TRANSFORMERS_WEIGHTS, fields, state, dtype)
     _save_tokenizer(root / "tokenizer", tokenizer)
+    if image_encoder is not None:
+        fields = configs.image_config_to_transformers(image_encoder.config, str(dtype).removeprefix("torch."))
+        state = _with_prefix(image_encoder.model.state_dict(), "vision_model.")
+        _save_network(root / "image_encoder", _TRANSFORMERS_WEIGHTS, fields, state, dtype)
+        settings = configs.image_processor_config(image_encoder.config.image_size)
+        _write_json(root / "image_processor" / "preprocessor_config.json", settings)
 
 
 class _Files:

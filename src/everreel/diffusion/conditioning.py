@@ -1,4 +1,4 @@
-"""What a film is made from besides noise: known latent frames, the text, the frame rate.
+"""What a film is made from besides noise: known latent frames, channels shown beside them, the frame rate.
 
 Source: sections 4c and 6 of the paper: to condition is to hand in a frame whose level is already (nearly) zero. The
 one invariant: a known frame reaches the network as it was handed in, plus the history noise asked for, in every
@@ -31,6 +31,8 @@ class Conditioning:
         join: what a window sees of the one before it in the place of these latents (C, T, H, W); none carries them.
         settle: what is made of frames (C, T, H, W) that have just been finished, before they are shown and looked back
             at; none leaves them as they are.
+        channels: what the network is shown behind the latents' channels, (C', T, H, W) for all frames of the film: the
+            mask and the picture of an I2V model. No solver step knows of them.
     """
 
     known: Mapping[int, Tensor] = field(default_factory=dict)
@@ -39,6 +41,7 @@ class Conditioning:
     offset: int = 0
     join: Callable[[Tensor], Tensor] | None = None
     settle: Callable[[Tensor], Tensor] | None = None
+    channels: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.history_level <= 0.1:

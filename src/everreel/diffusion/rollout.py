@@ -161,7 +161,15 @@ class _Window:
             self.state = SolverState(latents_BCTHW, self.state.history, self.state.count)
 
     def seen(self, row: Row, levels_T: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        """What the network is shown: clean frames with a little noise on them, and every frame's timestep."""
+        """What the network is shown: the frames, with the channels that go beside them, and every frame's timestep."""
+        latents_CTHW, timestep_T = self._noised(row, levels_T, index)
+        if self._conditioning.channels is None:
+            return latents_CTHW, timestep_T
+        beside_CTHW = self._conditioning.channels[:, slice(*row.window)].to(latents_CTHW)
+        return torch.cat([latents_CTHW, beside_CTHW]), timestep_T
+
+    def _noised(self, row: Row, levels_T: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """The frames, those that are clean with a little noise on them, and their timesteps."""
         latents_CTHW = self.state.latents[0]
         timestep_T = self._solver.timesteps.to(self.device)[levels_T]
         level = self._conditioning.history_level

@@ -59,9 +59,14 @@ def encode_pictures(pictures: Mapping[int, Picture], vae: CausalVAE) -> dict[int
 @torch.no_grad()
 def encode_frames(frames_THWC: Pixels, vae: CausalVAE) -> Tensor:
     """The latents (C, T', H, W) of 1 + 4n frames, uint8 (T, H, W, 3); float32."""
+    return vae.encode(as_video(frames_THWC, vae)[None])[0].float()
+
+
+def as_video(frames_THWC: Pixels, vae: CausalVAE) -> Tensor:
+    """Frames, uint8 (T, H, W, 3), as the VAE takes them: (3, T, H, W) in [-1, 1], of its dtype and on its device."""
     parameter = next(vae.parameters())
     video_CTHW = torch.tensor(frames_THWC).permute(3, 0, 1, 2).to(parameter.device).float() / 127.5 - 1
-    return vae.encode(video_CTHW[None].to(parameter.dtype))[0].float()
+    return video_CTHW.to(parameter.dtype)
 
 
 def _read(field: str, path: Path, height: int, width: int) -> Picture:

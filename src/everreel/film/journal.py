@@ -178,6 +178,8 @@ def _tensors(journal: Journal) -> dict[str, Tensor]:
     state, beginning = journal.state, journal.beginning
     named: dict[str, Tensor] = {f"known.{frame}": latent for frame, latent in beginning.known.items()}
     named["beginning.spare"] = torch.from_numpy(beginning.spare)
+    named |= {} if beginning.channels is None else {"beginning.channels": beginning.channels}
+    named |= {} if beginning.image_tokens is None else {"beginning.image_tokens": beginning.image_tokens}
     if state:
         solver = state.rollout.solver
         named |= {"latents": solver.latents, "count": solver.count, "spare": torch.from_numpy(state.spare)}
@@ -203,6 +205,8 @@ def _journal(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Journal
         facts["history"],
         facts["offset"],
         _pixels(tensors["beginning.spare"]),
+        tensors.get("beginning.channels"),
+        tensors.get("beginning.image_tokens"),
     )
     state = None
     if "row" in facts:

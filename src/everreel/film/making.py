@@ -19,7 +19,7 @@ from everreel.film.control import Control
 from everreel.film.given import encode_frames
 from everreel.film.journal import Journal, Maker, fingerprint, journal_path
 from everreel.film.pipeline import Progress, VideoPipeline, default_device, default_dtype
-from everreel.film.plan import OVERLAP
+from everreel.film.plan import OVERLAP, check_can_go_on
 from everreel.film.request import RequestError, VideoRequest
 from everreel.film.source import SourceFilm
 from everreel.film.state import Beginning
@@ -66,8 +66,9 @@ def go_on_with(pipe: VideoPipeline, journal: Journal, request: VideoRequest, tol
     was `told` anew, the prompt; all else is as the film was made.
 
     Raises:
-        RequestError: the film is not finished.
+        RequestError: the film is not finished, or its model cannot go on with one.
     """
+    check_can_go_on(pipe.card)
     state, old = journal.state, journal.request
     if state is None or not journal.finished:
         raise RequestError(f"film: has {journal.num_frames} of its frames; finish it first with everreel resume")
@@ -133,7 +134,12 @@ def write(
 
 
 def follow(pipe: VideoPipeline, request: VideoRequest, source: SourceFilm) -> Journal:
-    """The journal of a film that goes on with any other: it looks back at the source's last moments, encoded."""
+    """The journal of a film that goes on with any other: it looks back at the source's last moments, encoded.
+
+    Raises:
+        RequestError: the model cannot go on with a film.
+    """
+    check_can_go_on(pipe.card)
     resolved = fitted(request, source, pipe.card).resolve(pipe.card)
     assert resolved.height and resolved.width
     most = history_frames(resolved, pipe.card)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from everreel.checkpoint.catalog import ModelCard, find_model
-from everreel.checkpoint.load import load_text_encoder, load_tokenizer, load_transformer, load_vae
+from everreel.checkpoint.load import load_image_encoder, load_text_encoder, load_tokenizer, load_transformer, load_vae
 from everreel.diffusion.conditioning import FPS_INDEX, Conditioning
 from everreel.diffusion.denoiser import Branch, Denoiser
 from everreel.diffusion.noise import draw_noise
@@ -31,11 +31,13 @@ from everreel.film.anchor import ColorAnchor
 from everreel.film.control import Control
 from everreel.film.decoding import DECODE_FRAMES, FrameDecoder, preview_of
 from everreel.film.given import encode_frames, encode_pictures, read_pictures
+from everreel.film.image_to_video import image_beginning
 from everreel.film.plan import Plan, make_plan, opening_of, turn_latent
 from everreel.film.request import RequestError, VideoRequest
 from everreel.film.state import NOTHING, Beginning, Block, FilmState
 from everreel.media import Pixels, Video
 from everreel.model.dit import Context, DiT
+from everreel.model.image_encoder import ImageEncoder
 from everreel.model.kv_cache import KVCache
 from everreel.model.text_encoder import TextEncoder, Tokenizer, Tokens
 from everreel.model.vae import CausalVAE
@@ -103,6 +105,7 @@ class VideoPipeline:
     Args:
         card: what the model is and recommends.
         transformer, vae, text_encoder, tokenizer: its parts, on one device.
+        image_encoder: for a card that says `image`.
     """
 
     def __init__(
@@ -112,12 +115,14 @@ class VideoPipeline:
         vae: CausalVAE,
         text_encoder: TextEncoder,
         tokenizer: Tokenizer,
+        image_encoder: ImageEncoder | None = None,
     ) -> None:
         self.card = card
         self.transformer = transformer.eval()
         self.vae = vae.eval()
         self.text_encoder = text_encoder.eval()
         self.tokenizer = tokenizer
+        self.image_encoder = None if image_encoder is None else image_encoder.eval()
 
     @classmethod
     def from_pretrained(
@@ -142,6 +147,7 @@ class VideoPipeline:
             load_vae(folder, chosen, dtype),
             load_text_encoder(folder, chosen, dtype),
             load_tokenizer(folder),
+            load_image_encoder(folder, chosen, dtype) if card.image else None,
         )
 
     def __call__(
@@ -192,20 +198,23 @@ class VideoPipeline:
         """
         beginning = beginning or self.begin(request)
         plan = make_plan(request, self.card, beginning.history, len(beginning.spare))
+        branches = self._branches(plan, state, beginning.image_tokens)
         watch = _Watch(plan, state, self.vae, on_progress, control)
-        return self._stream(plan, self._branches(plan, state), beginning, state, watch)
+        return self._stream(plan, branches, beginning, state, watch)
 
     @torch.no_grad()
     def begin(self, request: VideoRequest, control: Control | None = None) -> Beginning:
         """What is known before a film is made: its pictures, encoded, and the opening of one that meets its beginning.
 
         Raises:
-            RequestError: a picture cannot be used.
+            RequestError: a picture cannot be used, or the model has none of what is asked.
             CancelledError: `control` said so.
         """
         plan = make_plan(request, self.card)
-        known = encode_pictures(read_pictures(plan.request), self.vae)
-        ring = plan.ring
+        pictures, ring = read_pictures(plan.request), plan.ring
+        if self.image_encoder is not None:
+            return image_beginning(pictures[0].pixels_HWC, plan.shape.frames, self.vae, self.image_encoder)
+        known = encode_pictures(pictures, self.vae)
         if ring is None:
             return Beginning(known)
         opening = Beginning({frame: latent for frame, latent in known.items() if frame < ring.opening})
@@ -242,7 +251,7 @@ class VideoPipeline:
             fps_index=FPS_INDEX[request.fps],
             causal=plan.remembers,
         )
-        solver = solver_for("unipc", request.num_inference_steps, request.shift)
+        solver = solver_for(self.card.solver, request.num_inference_steps, request.shift)
         decoder = FrameDecoder(self.vae, plan.join, plan.overlap, request.blend_overlap)
         anchor = ColorAnchor(request.anchor_color, latent_frames(self.card.num_frames))
         if state is not None:
@@ -262,6 +271,7 @@ class VideoPipeline:
                 beginning.offset,
                 decoder.join,
                 anchor if request.anchor_color else None,
+                beginning.channels,
             ),
             lambda frame: draw_noise(request.seed, "start", frame + beginning.offset, 0, size).to(device),
             state=state.rollout if state else None,
@@ -308,14 +318,14 @@ class VideoPipeline:
             spare = np.concatenate([left, spare]) if len(left) else spare
             yield Block(made.start, made.frames, stands(block.state, start, spare))
 
-    def _branches(self, plan: Plan, state: FilmState | None) -> list[Branch]:
+    def _branches(self, plan: Plan, state: FilmState | None, image_BND: Tensor | None = None) -> list[Branch]:
         """Texts of one branch with two rows, of two with one where memory is short, or of one without guidance."""
         request = plan.request
         tokens = plan.schedule.longest_window * plan.shape.tokens_per_frame
         # A film that is taken up goes on as it began, whatever memory is free now.
         together = len(state.caches) == 1 if state and state.caches else fits_as_batch(tokens, self.transformer)
         parts = [("prompt", 0, request.prompt), *((f"story[{f}]", turn_latent(f), p) for f, p in request.story.items())]
-        told = [(latent, self._contexts(plan, field, prompt, together)) for field, latent, prompt in parts]
+        told = [(latent, self._contexts(plan, field, prompt, together, image_BND)) for field, latent, prompt in parts]
         return [
             Branch(
                 first,
@@ -325,8 +335,10 @@ class VideoPipeline:
             for i, first in enumerate(told[0][1])
         ]
 
-    def _contexts(self, plan: Plan, field: str, prompt: str, together: bool) -> list[Context]:
-        """The contexts of one prompt, one a branch."""
+    def _contexts(
+        self, plan: Plan, field: str, prompt: str, together: bool, image_BND: Tensor | None = None
+    ) -> list[Context]:
+        """The contexts of one prompt, one a branch; both branches read the same picture."""
         request = plan.request
         prompts = [(field, prompt)]
         if request.guidance_scale != 1.0:
@@ -335,8 +347,9 @@ class VideoPipeline:
         if len(rows) == 2 and together:
             longest = max(length for _, length in rows)
             padded = [torch.nn.functional.pad(text, (0, 0, 0, longest - length)) for text, length in rows]
-            return [self.transformer.encode_context(torch.cat(padded), [length for _, length in rows])]
-        return [self.transformer.encode_context(text, [length]) for text, length in rows]
+            both = None if image_BND is None else image_BND.expand(2, -1, -1)
+            return [self.transformer.encode_context(torch.cat(padded), [length for _, length in rows], both)]
+        return [self.transformer.encode_context(text, [length], image_BND) for text, length in rows]
 
     def _embedding(self, field: str, prompt: str) -> tuple[Tensor, int]:
         tokens = self.tokenizer([prompt])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from everreel.checkpoint.catalog import Join, ModelCard
+from everreel.checkpoint.catalog import CATALOG, Join, ModelCard
 from everreel.diffusion.schedule import Row, Schedule, asynchronous, blockwise, rolling
 from everreel.diffusion.windows import windows
 from everreel.film.request import RequestError, VideoRequest
@@ -18,6 +18,23 @@ from everreel.shapes import TEMPORAL, LatentShape, frames_of, latent_frames, vid
 OVERLAP = 17  # frames: what the released code is run with
 SHORTEST_RING = 8  # frames: an opening, and what leads back to it
 MOST_PIECES = 8  # that are listed one by one
+_NOT_WITH_IMAGE = {
+    "end_image": "takes one picture, for the first frame",
+    "keyframes": "takes one picture, for the first frame",
+    "story": "reads one prompt",
+    "ar_step": "makes all frames at once",
+    "schedule": "makes all frames at once",
+    "causal_block_size": "makes all frames at once",
+    "base_num_frames": "makes any number of frames in one window",
+    "overlap_history": "makes any number of frames in one window",
+    "join": "makes any number of frames in one window",
+    "addnoise_condition": "looks back at nothing",
+    "cache": "makes all frames at once",
+    "sink": "makes all frames at once",
+    "loop": "takes one picture, for the first frame",
+    "blend_overlap": "makes any number of frames in one window",
+    "anchor_color": "makes any number of frames in one window",
+}
 
 
 @dataclass(frozen=True)
@@ -113,7 +130,9 @@ class Plan:
     def explain(self) -> list[str]:
         """Lines for people: what is given where, which frames come in which order, and what is in sight meanwhile."""
         lines = [f"from frame {frame} on: {prompt}" for frame, prompt in self.request.story.items()]
-        lines += [f"{field} {path} fills latent {at}" for at, (field, path) in self.request.pictures().items()]
+        for at, (field, path) in self.request.pictures().items():
+            place = f"fills latent {at}" if at in self.schedule.given else "is shown beside every latent"
+            lines.append(f"{field} {path} {place}")
         ends = itertools.islice((row for row in self.schedule if row.finished), MOST_PIECES)
         pieces = [self._piece(row) for row in ends]
         left = self.schedule.num_finished - len(pieces)
@@ -138,10 +157,13 @@ def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: i
     Raises:
         RequestError: the request cannot be cut as asked.
     """
+    if history:
+        check_can_go_on(card)
+    check_image_to_video(request, card)
     resolved = request.resolve(card)
     num_frames, height, width = resolved.num_frames, resolved.height, resolved.width
     assert num_frames is not None and height is not None and width is not None
-    pictures = frozenset(resolved.pictures())
+    pictures = frozenset(() if card.image else resolved.pictures())
     window = latent_frames(resolved.base_num_frames or card.num_frames)
     block = resolved.causal_block_size or min(card.block_size, window)
     if block > window:
@@ -308,6 +330,35 @@ def turn_latent(frame: int) -> int:
     return max(1, 1 + round((frame - 1) / TEMPORAL))
 
 
+def check_image_to_video(request: VideoRequest, card: ModelCard) -> None:
+    """Nothing is asked of an I2V model that takes a noise level a frame.
+
+    Raises:
+        RequestError: something is, or there is no picture; the message names models that can.
+    """
+    if not card.image:
+        return
+    for field, why in _NOT_WITH_IMAGE.items():
+        value = getattr(request, field)
+        if value != type(request).model_fields[field].default:
+            if isinstance(value, dict):
+                frame, value = next(iter(value.items()))
+                field = f"{field}[{frame}]"
+            raise RequestError(f"{field} = {value}: {card.name} {why}; leave it out, or {_can_do_it()}")
+    if request.image is None:
+        raise RequestError(f"image: must be given to {card.name}, a PNG or JPEG works; without one, {_can_do_it()}")
+
+
+def check_can_go_on(card: ModelCard) -> None:
+    """The model can go on with a film.
+
+    Raises:
+        RequestError: it cannot; the message names models that can.
+    """
+    if card.image:
+        raise RequestError(f"model = {card.name}: looks at one picture and cannot go on with a film; {_can_do_it()}")
+
+
 def _check_story(request: VideoRequest) -> None:
     """Every part of the story has its own place in the film."""
     latents, before = latent_frames(request.num_frames or 1), 0
@@ -337,6 +388,8 @@ def _overlap(request: VideoRequest, window: int) -> int:
 
 def _how(request: VideoRequest, card: ModelCard, long: bool) -> str:
     """The way a film is made: as asked, else all at once where it fits a window, else as the model recommends."""
+    if card.image:
+        return "one window"
     if request.schedule is not None:
         return request.schedule
     if not long and (request.causal_block_size is None or request.ar_step):
@@ -346,3 +399,8 @@ def _how(request: VideoRequest, card: ModelCard, long: bool) -> str:
     if request.ar_step:
         return "rolling"
     return card.schedule if request.causal_block_size is None else "blockwise"
+
+
+def _can_do_it() -> str:
+    names = ", ".join(card.name for card in CATALOG if "diffusion forcing" in card.kind)
+    return f"models of diffusion forcing can: {names}"

@@ -53,6 +53,10 @@ class Beginning:
     """Latent frames that were before these, so that noise is drawn that was not drawn before."""
     spare: Pixels = field(default_factory=lambda: NOTHING)
     """Frames (T, H, W, 3) that are decoded and were not shown."""
+    channels: Tensor | None = None
+    """What the network is shown beside the latents (C', T, H, W) of all frames; only I2V models take it."""
+    image_tokens: Tensor | None = None
+    """Tokens (1, N, D) of the picture that both branches of guidance read; only for I2V models."""
 
 
 @dataclass(frozen=True)
