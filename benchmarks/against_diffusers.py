@@ -31,8 +31,10 @@ from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
 from everreel.film.request import VideoRequest, make_request
 from everreel.memory import keep_freed_memory
+from everreel.shapes import latent_frames
 
-STEP_GOAL, DECODE_GOAL, FILM_GOAL = 2.0, 3.0, 2.5
+STEP_GOAL, DECODE_GOAL, FILM_GOAL, ASYNCHRONOUS_GOAL = 2.0, 3.0, 2.5, 2.5
+AR_STEP, BLOCK = 5, 5  # of the asynchronous film: rows between two blocks, latent frames of a block
 FILM_SECONDS_GOAL = 8.0  # with 30 steps and guidance, a model of 10 M at 96 × 160, on two cores, once loaded
 AGREEMENT = 1e-3
 TEXT_POSITIONS = 512  # what diffusers' pipeline pads a prompt to
@@ -63,12 +65,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Result:
-    """The three comparisons, and what they were of."""
+    """The comparisons, and what they were of."""
 
     film_of: str
     step: Comparison
     decode: Comparison
     film: Comparison
+    asynchronous_of: str
+    asynchronous: Comparison | None
+    """The same film in blocks with block-causal attention; none where it is one block."""
 
 
 def run(setting: Setting) -> Result:
@@ -90,12 +95,25 @@ def run(setting: Setting) -> Result:
         )
         ours, theirs = bench.decode_forms_ours(), bench.decode_forms_theirs()
         decode, vae_dtypes = _duel("decoding the film's latents", DECODE_GOAL, ours, theirs, setting.repeats)
-        forms = (bench.film_ours(dtypes[0], vae_dtypes[0]), bench.film_theirs(dtypes[1], vae_dtypes[1]))
-        for form in forms:
-            say(f"the film once, to warm up: {form.label}")
-            form.run()
-        film = compare("the film, end to end, once loaded", FILM_GOAL, *forms, setting.film_repeats)
-    return Result(plan.describe(), step, decode, film)
+        chosen = dtypes[0], vae_dtypes[0], dtypes[1], vae_dtypes[1]
+        film = bench.films("the film, end to end, once loaded", FILM_GOAL, plan.request, chosen, setting.film_repeats)
+        blocks, said, found = in_blocks(plan.request, card), "", None
+        if blocks is not None:
+            said = make_plan(blocks, card).describe()
+            found = bench.films(
+                "the same asynchronously, in blocks", ASYNCHRONOUS_GOAL, blocks, chosen, setting.film_repeats
+            )
+    return Result(plan.describe(), step, decode, film, said, found)
+
+
+def in_blocks(request: VideoRequest, card: ModelCard) -> VideoRequest | None:
+    """The asynchronous film, with the cache of a model that has learnt it; none where it does not divide into blocks,
+    for diffusers leaves out what is over.
+    """
+    frames = latent_frames(request.num_frames or 1)
+    if not card.causal or frames % BLOCK or frames == BLOCK:
+        return None
+    return request.model_copy(update={"ar_step": AR_STEP, "causal_block_size": BLOCK, "cache": True})
 
 
 def _duel(
@@ -180,7 +198,22 @@ class _Bench:
             forms.append(Form(name, dtype, partial(_decode_of_theirs, vae, z_BCTHW)))
         return forms
 
-    def film_ours(self, dtype: torch.dtype, vae_dtype: torch.dtype) -> Form:
+    def films(
+        self,
+        what: str,
+        goal: float,
+        request: VideoRequest,
+        dtypes: tuple[torch.dtype, torch.dtype, torch.dtype, torch.dtype],
+        repeats: int,
+    ) -> Comparison:
+        """One film by both sides; `dtypes` are those of our transformer and VAE, and of theirs."""
+        forms = self.film_ours(request, *dtypes[:2]), self.film_theirs(request, *dtypes[2:])
+        for form in forms:
+            say(f"{what}, once to warm up: {form.label}")
+            form.run()
+        return compare(what, goal, *forms, repeats)
+
+    def film_ours(self, request: VideoRequest, dtype: torch.dtype, vae_dtype: torch.dtype) -> Form:
         """From the prompt to uint8 frames, through `VideoPipeline.stream`."""
         pipe = VideoPipeline(
             self.card,
@@ -191,11 +224,11 @@ class _Bench:
         )
 
         def film() -> Tensor:
-            return torch.from_numpy(np.concatenate([block.frames for block in pipe.stream(self.request)]))
+            return torch.from_numpy(np.concatenate([block.frames for block in pipe.stream(request)]))
 
         return Form(_label(dtype, vae_dtype), dtype, self._checked(film))
 
-    def film_theirs(self, dtype: torch.dtype, vae_dtype: torch.dtype) -> Form:
+    def film_theirs(self, request: VideoRequest, dtype: torch.dtype, vae_dtype: torch.dtype) -> Form:
         """From the prompt to uint8 frames, through its pipeline, without its progress bar."""
         import diffusers
 
@@ -203,7 +236,6 @@ class _Bench:
         load: Loader = diffusers.SkyReelsV2DiffusionForcingPipeline.from_pretrained
         pipe = load(self.folder, dtype=kinds)
         pipe.set_progress_bar_config(disable=True)
-        request = self.request
         names = ("prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps", "fps")
         values = {name: getattr(request, name) for name in names}
 
@@ -212,7 +244,8 @@ class _Bench:
                 **values,
                 guidance_scale=self.guidance_scale,
                 base_num_frames=request.num_frames,
-                ar_step=0,
+                ar_step=request.ar_step,
+                causal_block_size=request.causal_block_size,
                 generator=torch.Generator().manual_seed(request.seed),
                 output_type="np",
             ).frames[0]

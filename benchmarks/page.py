@@ -44,6 +44,13 @@ def against_diffusers_section(result: against_diffusers.Result) -> list[str]:
     rows = [_compared(comparison) for comparison in (result.step, result.decode, result.film)]
     goal = against_diffusers.FILM_SECONDS_GOAL
     rows.append(("the same film, in seconds", f"under {goal:g} s", f"{seconds:.1f} s", verdict(seconds < goal), "", ""))
+    films = [f"The film: {result.film_of}."]
+    if result.asynchronous is not None:
+        rows.append(_compared(result.asynchronous))
+        films += paragraph(
+            f"In blocks: {result.asynchronous_of}. diffusers computes finished blocks again in every row, with the "
+            "same attention."
+        )
     return [
         "## Against diffusers",
         "",
@@ -54,7 +61,7 @@ def against_diffusers_section(result: against_diffusers.Result) -> list[str]:
             "film is counted from the prompt to uint8 frames in memory, with the model loaded."
         ),
         "",
-        f"The film: {result.film_of}.",
+        *films,
         "",
         *table(("what", "goal", "measured", "", "everreel", "diffusers"), rows),
     ]

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,21 +11,33 @@ import torch
 
 from benchmarks import against_diffusers, length
 from benchmarks.measure import Form, best_form, peak_bytes
+from everreel.checkpoint.catalog import find_model
 from everreel.evaluate.critic import Critic, save_critic
 from everreel.evaluate.follow import GOALS
+from everreel.film.request import make_request
 
 SIZE = {"height": 32, "width": 48}
 
 
 def test_both_sides_of_a_small_model(tiny_folder):
     setting = against_diffusers.Setting(
-        str(tiny_folder), num_frames=5, num_inference_steps=2, repeats=2, film_repeats=1, **SIZE
+        str(tiny_folder), num_frames=37, num_inference_steps=2, repeats=2, film_repeats=1, **SIZE
     )
     result = against_diffusers.run(setting)
-    assert result.film_of.startswith("5 frames of 48x32")
-    assert [len(found.ours.seconds) for found in (result.step, result.decode, result.film)] == [2, 2, 1]
-    assert all(found.ratio > 0 for found in (result.step, result.decode, result.film))
+    assert result.film_of.startswith("37 frames of 48x32")
+    assert "asynchronous (ar_step 5, blocks of 5, cached)" in result.asynchronous_of
+    compared = result.step, result.decode, result.film, result.asynchronous
+    assert [len(found.ours.seconds) for found in compared] == [2, 2, 1, 1]
+    assert all(found.ratio > 0 for found in compared)
     assert "one batch" in result.step.theirs.label or "two calls" in result.step.theirs.label
+
+
+@pytest.mark.parametrize(("frames", "blocks"), [(5, False), (17, False), (33, False), (37, True), (97, True)])
+def test_a_film_in_blocks_is_one_of_whole_blocks(frames, blocks):
+    card = find_model("tiny")
+    request = make_request(prompt="a fox", num_frames=frames).resolve(card)
+    assert (against_diffusers.in_blocks(request, card) is not None) == blocks
+    assert against_diffusers.in_blocks(request, replace(card, causal=False)) is None
 
 
 def test_a_film_and_what_it_cost(tiny_folder, capsys):
