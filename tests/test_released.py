@@ -12,6 +12,7 @@ from everreel.film.plan import make_plan
 from everreel.film.request import RequestError
 from everreel.media import Video
 from everreel.released import SCRIPTS, translate
+from tests.film.films import natural, packets, write
 
 FORCING, PLAIN = "generate_video_df", "generate_video"
 
@@ -60,6 +61,28 @@ def test_what_crashed_there_works_here(tiny_folder):
     assert sum(len(row.finished) for row in plan.schedule) == 49
 
 
+def test_a_film_is_made_longer():
+    """Defects 13, 32, 33 and 36: every frame asked for is new, and what is done otherwise is said."""
+    asked = flags(
+        FORCING, video_path=Path("a.mov"), num_frames=120, overlap_history=17, resolution="540P", image=Path("b.png"),
+        prompt="a swan", seed=7, addnoise_condition=20,
+    )  # fmt: skip
+    translated = translate(FORCING, asked)
+    assert translated.video == Path("a.mov")
+    assert translated.request.model_dump(exclude_defaults=True) == {
+        "prompt": "a swan", "num_frames": 120, "resolution": "540P", "base_num_frames": 97, "overlap_history": 17,
+        "addnoise_condition": 20, "seed": 7, "schedule": "windows", "join": "reencode",
+    }  # fmt: skip
+    frames, film, image = translated.notes
+    assert frames.startswith("--num_frames 120: all of them are new; the released script counted the 17 frames")
+    assert film.startswith("--video_path a.mov: ") and "squashed it, played it at --fps and left out its sound" in film
+    assert image.startswith("--image: left out")
+    short = translate(FORCING, flags(FORCING, video_path=Path("a.mov"), num_frames=80))
+    assert (short.request.overlap_history, short.request.schedule) == (17, None)
+    assert short.notes[0].split(":")[0] == "--overlap_history"
+    assert translate(FORCING, flags(FORCING)).video is None is translate(PLAIN, flags(PLAIN)).video
+
+
 def test_names_of_films_fit_any_system():
     """Defect 35: a hundred characters of a prompt were more bytes than a name may have, or what Windows refuses."""
     name = translate(FORCING, flags(FORCING, prompt="狐" * 100 + ': "why?"', seed=1)).output.name
@@ -104,3 +127,26 @@ def test_the_commands_make_films(tiny_folder, tmp_path, monkeypatch, capsys):
     assert "windows (of 5 latent frames, 3 of them history, joined by reencode)" in said.out
     films = sorted(tmp_path.rglob("*.mp4"))
     assert [Video(film).num_frames for film in films] == [30, 5]
+
+
+def test_the_command_makes_a_film_longer(tiny_folder, tmp_path, monkeypatch, capsys):
+    """A tall film with sound: its frames first, as they are, then as many as were asked for."""
+    monkeypatch.chdir(tmp_path)
+    source = write(tmp_path / "holiday.mp4", natural(30, 64, 48), fps=30, sound="aac")
+    common = [
+        "--model_id", tiny_folder, "--inference_steps", 2, "--prompt", "a fox", "--num_frames", 14,
+        "--base_num_frames", 17, "--overlap_history", 9, "--height", 32, "--width", 32,
+    ]  # fmt: skip
+    for path, code in ((source, 0), (tmp_path / "gone.mp4", 2)):
+        monkeypatch.setattr("sys.argv", ["everreel", FORCING, *map(str, common), "--video_path", str(path)])
+        try:
+            cli.main()
+        except SystemExit as stop:
+            assert stop.code == code == 2
+    said = capsys.readouterr()
+    assert "the source was copied bit for bit" in said.out
+    assert said.err.splitlines()[-1].startswith(f"everreel: video = {tmp_path / 'gone.mp4'}: does not exist")
+    (film,) = (tmp_path / "result" / "diffusion_forcing").glob("*.mp4")
+    longer = Video(film)
+    assert longer.num_frames == 30 + 14 and (longer.frames[:30] == Video(source).frames[:]).all()
+    assert packets(film, "audio") == packets(source, "audio") != []

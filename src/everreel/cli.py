@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from everreel.film.journal import Journal
     from everreel.film.pipeline import Progress, VideoPipeline
     from everreel.film.plan import Plan
-    from everreel.media import FilmWriter
 
 app = typer.Typer(
     name="everreel",
@@ -106,7 +105,10 @@ def _released(script: str, flags: Mapping[str, Any]) -> None:
     for note in translated.notes:
         typer.echo(note, err=True)
     translated.output.parent.mkdir(parents=True, exist_ok=True)
-    _generate(translated.request, translated.output, translated.model)
+    if translated.video is None:
+        _generate(translated.request, translated.output, translated.model)
+    else:
+        _follow(translated.video, translated.request, translated.output, translated.model)
 
 
 for _script, _flags in SCRIPTS.items():
@@ -191,8 +193,10 @@ def resume(
     check_output(film)
     journal = read_journal(film)
     if journal.finished:
-        typer.echo(f"{film} has all of its {journal.num_frames} frames; everreel extend makes it longer")
+        new = "new " * bool(journal.source)
+        typer.echo(f"{film} has all of its {journal.num_frames} {new}frames; everreel extend makes it longer")
         return
+    journal.open_source()
     pipeline = _load_maker(journal)
     _film(pipeline, read_journal(film, pipeline.device), film)
 
@@ -240,13 +244,13 @@ def extend(
     _film(pipeline, longer, output or video)
 
 
-def _follow(video: Path, request: VideoRequest, output: Path | None, model: str, new_part_only: bool) -> None:
+def _follow(video: Path, request: VideoRequest, output: Path | None, model: str, new_part_only: bool = False) -> None:
     """Go on with a film that was made elsewhere."""
     from everreel.checkpoint.catalog import find_model
     from everreel.film import making
     from everreel.film.plan import make_plan
     from everreel.film.source import SourceFilm
-    from everreel.film.splice import Splice
+    from everreel.film.splice import check_apart
     from everreel.shapes import latent_frames
 
     source, card = SourceFilm.open(video), find_model(model)
@@ -254,15 +258,13 @@ def _follow(video: Path, request: VideoRequest, output: Path | None, model: str,
     make_plan(fitted, card, latent_frames(making.history_frames(fitted, card)))
     if output is None:
         raise ValueError(f"output: must be given for a film made elsewhere; {video.stem}-longer.mp4 works")
+    check_apart(video, output)
     making.check_output(output)
-    if new_part_only:
-        pipeline = _load(model, None, None)
-        _film(pipeline, making.follow(pipeline, fitted, source), output)
-        return
-    with Splice(source, output, request.fps) as writer:
-        typer.echo(writer.said)
-        pipeline = _load(model, None, None)
-        _write(pipeline, making.follow(pipeline, fitted, source), writer, journaled=False)
+    pipeline = _load(model, None, None)
+    journal = making.follow(pipeline, fitted, source, splice=not new_part_only)
+    if not output.exists():
+        journal.save(output)  # to encode a source may take long, and may be stopped too
+    _film(pipeline, journal, output)
 
 
 @app.command()
@@ -408,28 +410,30 @@ def _load_maker(journal: Journal) -> VideoPipeline:
 
 def _film(pipeline: VideoPipeline, journal: Journal, output: Path) -> None:
     """Write the film while it is made; what is written stays, whatever happens."""
-    _write(pipeline, journal, journal.open_film(output))
-
-
-def _write(pipeline: VideoPipeline, journal: Journal, writer: FilmWriter, *, journaled: bool = True) -> None:
     from everreel.film import making
     from everreel.film.plan import make_plan
+    from everreel.film.splice import Splice
 
-    beginning, output = journal.beginning, writer.path
+    beginning, writer = journal.beginning, None
     older = output.exists() and not journal.num_frames
     try:
-        with writer:
+        with journal.open_film(output) as writer:
+            if isinstance(writer, Splice) and writer.said:
+                typer.echo(writer.said)
             plan = make_plan(journal.request, pipeline.card, beginning.history, len(beginning.spare))
             with _progress_bar(plan) as on_progress:
-                making.write(pipeline, journal, writer, on_progress, journaled=journaled)
+                making.write(pipeline, journal, writer, on_progress)
     except (KeyboardInterrupt, OSError) as error:
+        if writer is None and isinstance(error, OSError):
+            raise
+        num_frames = writer.num_frames if writer else journal.num_frames
         reason = "stopped" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
-        first = "the first" if journaled else "the source and the first new"
-        kept = f"{output} holds {first} {writer.num_frames} frames" if writer.num_frames else "no frame was written"
-        again = journaled and (writer.num_frames or not older)
+        first = "the source and the first new" if journal.source else "the first"
+        kept = f"{output} holds {first} {num_frames} frames" if num_frames else "no frame was written"
+        again = num_frames or not older
         raise FilmStopped(f"{reason}: {kept}", f"everreel resume {output}" if again else "") from None
     seconds = writer.num_frames / plan.request.fps
-    new = "" if journaled else "new "
+    new = "new " * bool(journal.source)
     typer.echo(f"wrote {output}: {writer.num_frames} {new}frames, {seconds:.1f} s, {writer.num_bytes / 1000:.0f} kB")
 
 

@@ -91,16 +91,8 @@ class FilmWriter:
     @classmethod
     def resume(cls, path: str | Path, height: int, width: int, fps: int, *, num_frames: int, num_bytes: int) -> Self:
         """Go on with a film after its first `num_frames` frames, which end at byte `num_bytes`."""
-        if not Path(path).exists():
-            raise FileNotFoundError(errno.ENOENT, "the film to resume is not there", str(path))
         writer = cls(path, height, width, fps)
-        try:
-            writer._drop_part()
-            writer._file = writer._open(writer.path, "r+b")
-            writer._take_up(num_frames, num_bytes)
-        except BaseException:
-            writer._file.close()
-            raise
+        writer._take_up(num_frames, num_bytes)
         return writer
 
     def append(self, frames_THWC: Pixels) -> None:
@@ -167,12 +159,24 @@ class FilmWriter:
             self._part.unlink(missing_ok=True)
             self._part = None
 
-    def _take_up(self, num_frames: int, num_bytes: int) -> None:
+    def _take_up(self, num_frames: int, num_bytes: int, begin: int = 0) -> None:
+        """Go on behind what is there; frames are counted from byte `begin` on."""
+        self._drop_part()
+        if not self.path.exists():
+            raise FileNotFoundError(errno.ENOENT, "the film to resume is not there", str(self.path))
+        self._file = self._open(self.path, "r+b")
+        try:
+            self._find_end(num_frames, num_bytes, begin)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _find_end(self, num_frames: int, num_bytes: int, begin: int) -> None:
         found_frames, end = 0, 0
         for kind, start, stop in _boxes(self._file, 0, num_bytes):
             if kind == b"moof":
                 self._num_fragments += 1
-                found_frames += _num_samples(self._file, start, stop)
+                found_frames += _num_samples(self._file, start, stop) if start > begin else 0
             elif kind == b"mdat":
                 end = stop
         if (found_frames, end) != (num_frames, num_bytes):

@@ -51,6 +51,7 @@ _FORCING: dict[str, tuple[type, Any]] = {
     "base_num_frames": (int, 97),
     "overlap_history": (int, None),
     "addnoise_condition": (float, 0.0),
+    "video_path": (Path, None),
 }
 SCRIPTS: Mapping[str, Mapping[str, tuple[type, Any]]] = {
     "generate_video_df": {**_BOTH, **_FORCING},
@@ -71,6 +72,12 @@ _HARMFUL = {
 }
 
 
+_LIKE_THE_SOURCE = (
+    "its frames, size, times and sound stay, and new frames are cropped to its size; "
+    "the released script squashed it, played it at --fps and left out its sound"
+)
+
+
 @dataclass(frozen=True)
 class Translated:
     """A released command line in our words."""
@@ -80,10 +87,15 @@ class Translated:
     output: Path
     notes: tuple[str, ...]
     """What is done otherwise than it was asked, one line each."""
+    video: Path | None = None
+    """The film that is to be made longer: the output is that film, and the request's frames after its last."""
 
 
 def translate(script: str, flags: Mapping[str, Any]) -> Translated:
     """The request that a released command line asks for.
+
+    With `--video_path` every one of `--num_frames` is new. The released script counted the frames of `overlap_history`
+    among them, and what was left over four: 120 frames with an overlap of 17 were 100 new ones.
 
     Raises:
         RequestError: a value cannot be; the message names our field, which is spelt alike but for inference_steps.
@@ -101,14 +113,20 @@ def translate(script: str, flags: Mapping[str, Any]) -> Translated:
         for name in ("prompt", "num_frames", "resolution", "height", "width", "image", "guidance_scale", "shift")
     }
     values |= {"num_inference_steps": flags["inference_steps"], "fps": fps, "seed": seed}
+    video: Path | None = flags.get("video_path")
     if script == "generate_video_df":
         values |= {"end_image": flags["end_image"], "addnoise_condition": flags["addnoise_condition"]}
         values |= _long(num_frames, flags, notes)
     elif flags["image"] and flags["height"] is None and flags["width"] is None and _is_upright(flags["image"]):
         values["aspect"] = "9:16"
+    if video is not None:
+        notes.append(f"--video_path {video}: {_LIKE_THE_SOURCE}")
+        for name in ("image", "end_image"):
+            if values.pop(name) is not None:
+                notes.append(f"--{name}: left out, as there; the film goes on from the last frames of {video}")
     request = make_request(**values)
     output = Path("result") / (flags["outdir"] or folder) / _file_name(request.prompt, seed)
-    return Translated(request, flags["model_id"] or model, output, tuple(notes))
+    return Translated(request, flags["model_id"] or model, output, tuple(notes), video)
 
 
 def _long(num_frames: int, flags: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
@@ -126,10 +144,15 @@ def _long(num_frames: int, flags: Mapping[str, Any], notes: list[str]) -> dict[s
     values: dict[str, Any] = {"base_num_frames": taken("base_num_frames"), "ar_step": flags["ar_step"]}
     if flags["ar_step"]:
         values["causal_block_size"] = flags["causal_block_size"]
-    if num_frames > flags["base_num_frames"]:
-        if overlap is None:
-            overlap = OVERLAP
-            notes.append(f"--overlap_history: not given, {overlap} frames")
+    is_longer = flags["video_path"] is not None
+    if overlap is None and (is_longer or num_frames > flags["base_num_frames"]):
+        overlap = OVERLAP
+        notes.append(f"--overlap_history: not given, {overlap} frames")
+    if is_longer:
+        rule = f"all of them are new; the released script counted the {overlap} frames looked back at among them"
+        notes.append(f"--num_frames {num_frames}: {rule}")
+        values["overlap_history"] = overlap
+    if num_frames + (overlap or 0) * is_longer > flags["base_num_frames"]:
         values |= {"schedule": "windows", "join": "reencode", "overlap_history": overlap}
     return values
 

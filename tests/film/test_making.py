@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from everreel.film.journal import Journal, journal_path, read_journal
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.request import RequestError, make_request
 from everreel.film.source import SourceFilm
+from everreel.film.splice import Splice
 from everreel.media import FilmWriter, Video, resize_cover
-from tests.film.films import natural, write
+from tests.film.films import natural, packets, shown, write
 
 SMALL = {"prompt": "a red fox", "height": 32, "width": 32, "num_inference_steps": 2}
 FILMS = {
@@ -50,7 +52,7 @@ class Stopped(BaseException):
 
 
 def stop_after(monkeypatch, count):
-    """Die at the `count`-th time that anything reaches the disk: a block of film, or a journal."""
+    """Die at the `count`-th time that anything reaches the disk: a source, a block of film, or a journal."""
     left = [count]
 
     def dying(method, before):
@@ -65,7 +67,8 @@ def stop_after(monkeypatch, count):
 
         return call
 
-    monkeypatch.setattr(FilmWriter, "append", dying(FilmWriter.append, before=False))
+    for owner, name in ((FilmWriter, "append"), (Splice, "append"), (Splice, "_begin")):
+        monkeypatch.setattr(owner, name, dying(getattr(owner, name), before=False))
     monkeypatch.setattr(Journal, "save", dying(Journal.save, before=count % 2 == 0))
 
 
@@ -129,18 +132,22 @@ def test_given_pictures_need_not_be_there_any_more(pipe, tmp_path):
     assert film.read_bytes() == whole.read_bytes()
 
 
-def test_kill_9(tiny_folder, tmp_path):
-    """A real process, really killed in the middle of a film."""
+@pytest.mark.parametrize("codec", [None, "libvpx-vp9"])
+def test_kill_9(tiny_folder, tmp_path, codec):
+    """A real process, really killed in the middle of a film, one of its own or one that goes on with another."""
+    source = codec and str(write(tmp_path / "source.mkv", natural(12), codec, sound="aac"))
     script = f"""
 import torch; torch.set_num_threads(1)
 from everreel.film import making
 from everreel.film.decoding import to_uint8
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.request import make_request
+from everreel.film.source import SourceFilm
 from pathlib import Path
 import sys
 pipe = VideoPipeline.from_pretrained({str(tiny_folder)!r}, device="cpu", dtype=torch.float32)
-journal = making.begin(pipe, make_request(**{SMALL!r}, num_frames=189))
+request, source = make_request(**{SMALL!r}, num_frames=189), {source!r}
+journal = making.follow(pipe, request, SourceFilm.open(source), splice=True) if source else making.begin(pipe, request)
 with journal.open_film(Path(sys.argv[1])) as writer:
     making.write(pipe, journal, writer, lambda progress: print(progress.row, flush=True))
 """
@@ -152,6 +159,7 @@ with journal.open_film(Path(sys.argv[1])) as writer:
     assert process.returncode == -signal.SIGKILL
     journal = read_journal(film)
     assert 0 < journal.num_frames < 189 and not journal.finished
+    assert len(shown(film)[1]) >= journal.num_frames + 12 * bool(codec)
     pipe = VideoPipeline.from_pretrained(str(tiny_folder), device="cpu", dtype=torch.float32)
     make(pipe, journal, film)
     assert film.read_bytes() == whole.read_bytes()
@@ -272,6 +280,139 @@ def test_any_film_is_gone_on_with(pipe, tmp_path, length, history):
     assert film.finished and Video(tmp_path / "new.mp4").num_frames == 10
 
 
+SOURCES = {
+    "copied": ("film.mp4", "libx264", {"options": {"bf": "3"}}),
+    "copied, with sound": ("film.mkv", "libx264", {"sound": "aac", "seconds": 1}),
+    "vp9, with sound": ("film.webm", "libvpx-vp9", {"sound": "libopus"}),
+    "mpeg4, turned": ("film.mp4", "mpeg4", {"turn": {"degrees": 90}, "aspect": Fraction(4, 3)}),
+}
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write(tmp_path / "source.mp4", natural(12, 32, 48), sound="aac")
+
+
+def follow(pipe, source, film, num_frames=28):
+    """As the command does it: the journal is there before the source is."""
+    journal = making.follow(pipe, make_request(**SMALL, num_frames=num_frames), SourceFilm.open(source), splice=True)
+    journal.save(film)
+    return make(pipe, journal, film)
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_film_made_elsewhere_that_was_being_made_longer_goes_on_too(pipe, tmp_path, kind):
+    name, codec, more = SOURCES[kind]
+    source = write(tmp_path / name, natural(12, 36, 50), codec, **more)
+    whole = tmp_path / "whole.mp4"
+    assert follow(pipe, source, whole).finished
+    assert len(shown(whole)[1]) == 12 + 28 and packets(whole, "audio") == packets(source, "audio")
+    before = source.read_bytes()
+    for count in range(1, 40):
+        film = tmp_path / f"{count}.mp4"
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                stop_after(patch, count)
+                follow(pipe, source, film)
+        except Stopped:
+            pass
+        else:
+            break
+        if not journal_path(film).exists():
+            assert not film.exists()
+            continue
+        journal = read_journal(film)
+        if film.exists():
+            assert len(shown(film)[1]) >= 12 + journal.num_frames
+        if journal.num_frames:
+            source.unlink()  # the film holds it
+        if not journal.finished:
+            make(pipe, journal, film)
+        assert film.read_bytes() == whole.read_bytes()
+        assert journal_path(film).read_bytes() == journal_path(whole).read_bytes()
+        source.write_bytes(before)
+    assert count > 10
+
+
+def test_what_the_disk_did_not_keep_of_new_frames_is_made_again(pipe, tmp_path, source):
+    whole, film = tmp_path / "whole.mp4", tmp_path / "film.mp4"
+    follow(pipe, source, whole)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        stop_after(patch, 6)
+        follow(pipe, source, film)
+    journal, data = read_journal(film), film.read_bytes()
+    assert 0 < journal.source.seam.num_bytes < journal.num_bytes < len(data)
+    for torn in (data[: journal.num_bytes], data[: journal.num_bytes + 100], data[:-1], data + b"\0" * 4096):
+        film.write_bytes(torn)
+        make(pipe, journal, film)
+        assert film.read_bytes() == whole.read_bytes()
+
+
+def test_only_what_was_begun_is_gone_on_with(pipe, tmp_path, source):
+    film = tmp_path / "film.mp4"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        stop_after(patch, 7)
+        follow(pipe, source, film)
+    journal, data = read_journal(film), film.read_bytes()
+    for other, message in (
+        (source.read_bytes() * 9, "was begun with another size"),
+        (data[: journal.num_bytes - 1], "no block ends at byte"),
+    ):
+        film.write_bytes(other)
+        with pytest.raises(ValueError, match=rf"film\.mp4: {message}"):
+            make(pipe, journal, film)
+        assert film.read_bytes() == other
+    film.unlink()
+    with pytest.raises(FileNotFoundError, match=r"the film to resume is not there.*film\.mp4"):
+        make(pipe, journal, film)
+    film.write_bytes(data)
+    seam = replace(journal.source.seam, avcc=b"another")
+    with pytest.raises(ValueError, match="was begun with another encoder"):
+        make(pipe, replace(journal, source=replace(journal.source, seam=seam)), film)
+    assert film.read_bytes() == data[: journal.num_bytes] and len(shown(film)[1]) == 12 + journal.num_frames
+
+
+def test_a_source_that_is_not_what_it_was_is_refused_while_it_is_needed(pipe, tmp_path, source):
+    """One line that names it, and when it is put back the film is what it would have been."""
+    whole, film, before = tmp_path / "whole.mp4", tmp_path / "film.mp4", source.read_bytes()
+    follow(pipe, source, whole)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        stop_after(patch, 3)
+        follow(pipe, source, film)
+    journal = read_journal(film)
+    assert journal.num_frames == 0 and journal.source.path == source and not film.exists()
+    changed = bytearray(before)
+    changed[len(before) // 2] ^= 1
+    for other, message in (
+        (bytes(changed), "is not the film any more"),
+        (before + b"x", "is not the film any more"),
+        (None, "is gone"),
+    ):
+        source.unlink() if other is None else source.write_bytes(other)
+        with pytest.raises(ValueError, match=rf"video = {source}: {message}") as caught:
+            make(pipe, journal, film)
+        assert "\n" not in str(caught.value) and not film.exists()
+    source.write_bytes(before)
+    make(pipe, read_journal(film), film)
+    assert film.read_bytes() == whole.read_bytes()
+
+
+def test_a_film_that_was_made_longer_grows_from_its_own_latents(pipe, tmp_path, source):
+    """And can be stopped while it does; the source is needed no more."""
+    whole, film = tmp_path / "whole.mp4", tmp_path / "film.mp4"
+    for path in (whole, film):
+        follow(pipe, source, path, 10)
+    source.unlink()
+    make(pipe, making.go_on_with(pipe, read_journal(whole), more_frames(30), told=False), whole)
+    times, frames = shown(whole)
+    assert len(frames) == 12 + 10 + 30 and times == [Fraction(k, 24) for k in range(52)]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        stop_after(patch, 4)
+        make(pipe, making.go_on_with(pipe, read_journal(film), more_frames(30), told=False), film)
+    make(pipe, read_journal(film), film)
+    assert film.read_bytes() == whole.read_bytes()
+
+
 def test_how_much_is_looked_back_at(pipe):
     request = make_request(**SMALL, overlap_history=9)
     assert making.history_frames(request, pipe.card) == 9
@@ -285,6 +426,9 @@ def test_the_shape_that_is_nearest(pipe, tmp_path):
         write(tmp_path / "film.mp4", natural(2, height, width))
         fitted = making.fitted(make_request(prompt="x"), SourceFilm.open(tmp_path / "film.mp4"), card)
         assert (fitted.height, fitted.width) == want
+    tall = SourceFilm.open(write(tmp_path / "film.mp4", natural(2, 96, 54)))
+    fitted = making.fitted(make_request(prompt="x", resolution="540P"), tall, card)
+    assert (fitted.height, fitted.width, fitted.resolution) == (960, 544, None)
     asked = make_request(prompt="x", height=32, width=64)
     assert making.fitted(asked, SourceFilm.open(tmp_path / "film.mp4"), card) is asked
 

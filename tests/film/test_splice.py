@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from everreel.film import splice
+from everreel.film import h264, splice
 from everreel.film.source import SourceFilm
 from everreel.film.splice import Splice
 from everreel.media import FilmWriter, resize_cover
@@ -86,7 +86,7 @@ def test_what_plays_the_source_plays_the_new_frames(tmp_path, profile, number):
     spliced(source, tmp_path / "out.mp4")
     with av.open(tmp_path / "out.mp4") as file:
         avcc = file.streams.video[0].codec_context.extradata
-    sequences, pictures, _ = splice._parameter_sets(avcc)
+    sequences, pictures, _ = h264.parameter_sets(avcc)
     assert (avcc[1], len(sequences), len(pictures)) == (number, 2, 2)
     assert [each[1] for each in sequences] == [number, number]
 
@@ -96,9 +96,9 @@ def test_a_joint_header_promises_no_more_than_both_parts_keep():
         return bytes([1, 66, flags, level, 0xFF, 0xE1, 0, 5, 0x67, 66, flags, level, number, 1, 0, 1, 0x68]) + b"rest"
 
     for levels in ((10, 31), (31, 10)):
-        joint = splice._merged(avcc(0xC0, levels[0], 0x80), avcc(0x40, levels[1], 0x40))
+        joint = h264.merged(avcc(0xC0, levels[0], 0x80), avcc(0x40, levels[1], 0x40))
         assert joint[:6] == bytes([1, 66, 0x40, 31, 0xFF, 0xE2]) and joint.endswith(b"rest")
-        assert [len(sets) for sets in splice._parameter_sets(joint)] == [2, 2, 4]
+        assert [len(sets) for sets in h264.parameter_sets(joint)] == [2, 2, 4]
 
 
 @pytest.mark.parametrize("ending", [".mov", ".mkv"])
@@ -137,7 +137,7 @@ def test_a_film_can_be_made_longer_again_and_again(tmp_path):
         path = out
     assert len(shown(path)[1]) == 6 + 3 * 9
     with av.open(path) as file:
-        assert splice._free_id(file.streams.video[0].codec_context.extradata) == 31 - 3
+        assert h264.free_id(file.streams.video[0].codec_context.extradata) == 31 - 3
 
 
 @pytest.mark.parametrize("name", [name for name in CODECS if name != "h264"])
@@ -406,6 +406,20 @@ def test_a_film_killed_while_a_block_is_written_is_playable(tmp_path, monkeypatc
             killed.write_bytes(content)
             is_done = last == len(writes) - 1 and end >= len(data)
             assert len(shown(killed)[1]) == 5 + (9 if is_done else 4)
+
+
+def test_the_muxer_calls_no_python(tmp_path, monkeypatch):
+    """A Ctrl-C within what it calls would be lost, and with it what was to be written."""
+    source, called = SourceFilm.open(write(tmp_path / "film.mp4", natural(5), sound="aac")), []
+    real = av.open
+
+    def look(file, *arguments, **options):
+        called.extend([] if isinstance(file, Path) else [type(file.write).__name__])
+        return real(file, *arguments, **options)
+
+    monkeypatch.setattr(splice.av, "open", look)
+    Splice(source, tmp_path / "out.mp4", 24).close()
+    assert "builtin_function_or_method" in called and "method" not in called
 
 
 def test_a_full_disk_is_an_error_with_the_path_and_loses_nothing(tmp_path):

@@ -25,6 +25,8 @@ from torch import Tensor
 from everreel.diffusion.rollout import RolloutState
 from everreel.diffusion.solver import SolverState
 from everreel.film.request import VideoRequest, make_request
+from everreel.film.source import SourceFilm
+from everreel.film.splice import Seam, Splice
 from everreel.film.state import Beginning, FilmState
 from everreel.media import FilmWriter, Pixels, sync_folder
 from everreel.model.kv_cache import CacheState
@@ -51,6 +53,35 @@ class Maker:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A film made elsewhere that comes first in the same file; needed until a block of new frames is behind it."""
+
+    path: Path
+    num_bytes: int
+    sha256: str
+    seam: Seam | None = None
+    """Where it ends in the film; none before that was written."""
+
+    @classmethod
+    def of(cls, source: SourceFilm) -> Source:
+        """All of its bytes are read."""
+        return cls(source.path.resolve(), source.num_bytes, _sha256(source.path))
+
+    def open(self) -> SourceFilm:
+        """The source, as it was.
+
+        Raises:
+            ValueError: it is gone, or is another film by now.
+        """
+        if not self.path.is_file():
+            raise ValueError(f"video = {self.path}: is gone, and no block of new frames is finished yet; put it back")
+        if self.path.stat().st_size != self.num_bytes or _sha256(self.path) != self.sha256:
+            rule = "is not the film any more that was to be made longer; put that back, or begin anew: everreel extend"
+            raise ValueError(f"video = {self.path}: {rule}")
+        return SourceFilm.open(self.path)
+
+
+@dataclass(frozen=True)
 class Journal:
     """A film as it stands. `state` is none before its first block is done."""
 
@@ -63,10 +94,12 @@ class Journal:
     """How long the film's file was then."""
     frames_before: int = 0
     """Frames of the film that this one goes on with, in the same file; the request counts from there."""
+    source: Source | None = None
+    """What comes before all of them, if that was made elsewhere."""
 
     @property
     def num_frames(self) -> int:
-        """Frames on disk."""
+        """Frames on disk, without those of a source."""
         return self.frames_before + (self.state.num_frames if self.state else 0)
 
     @property
@@ -79,13 +112,27 @@ class Journal:
 
         Raises:
             OSError: the film is gone, or cannot be written.
-            ValueError: it is not the film that the journal tells of.
+            ValueError: it is not the film that the journal tells of, or the source is not what it was.
         """
         height, width, fps = self.request.height, self.request.width, self.request.fps
         assert height and width
+        if self.source is not None:
+            source, seam = self.open_source(), self.source.seam
+            if source is not None:
+                return Splice(source, film, fps)
+            assert seam is not None, "it is written down before the first frame"
+            return Splice.go_on(film, seam, fps, num_frames=self.num_frames, num_bytes=self.num_bytes)
         if not self.num_frames:
             return FilmWriter(film, height, width, fps)
         return FilmWriter.resume(film, height, width, fps, num_frames=self.num_frames, num_bytes=self.num_bytes)
+
+    def open_source(self) -> SourceFilm | None:
+        """The source, if there is one that is still needed.
+
+        Raises:
+            ValueError: it is not what it was.
+        """
+        return self.source.open() if self.source is not None and not self.num_frames else None
 
     def save(self, film: Path) -> None:
         """Put it on disk beside the film, whole, in the place of the one before."""
@@ -151,8 +198,13 @@ def fingerprint(folder: Path) -> str:
     return hashed.hexdigest()[:16]
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _metadata(journal: Journal) -> dict[str, str]:
-    state, beginning = journal.state, journal.beginning
+    state, beginning, source = journal.state, journal.beginning, journal.source
     facts: dict[str, Any] = {
         "num_bytes": journal.num_bytes,
         "frames_before": journal.frames_before,
@@ -170,6 +222,8 @@ def _metadata(journal: Journal) -> dict[str, str]:
             "solver_history": len(rollout.solver.history),
             "caches": [[cache.num_frames, len(cache.keys)] for cache in state.caches],
         }
+    if source:
+        facts["source"] = vars(source) | {"path": str(source.path), "seam": source.seam and source.seam.facts()}
     facts |= {"version": VERSION, "request": journal.request.model_dump(mode="json"), "maker": vars(journal.maker)}
     return {KEY: json.dumps(facts)}  # several keys would be written in any order
 
@@ -225,8 +279,13 @@ def _journal(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Journal
             tensors.get("held"),
             tensors.get("anchor"),
         )
+    source = None
+    if "source" in facts:
+        seam = facts["source"]["seam"]
+        found = {"path": Path(facts["source"]["path"]), "seam": Seam.of(seam) if seam else None}
+        source = Source(**{**facts["source"], **found})
     request = make_request(**facts["request"])
-    return Journal(request, maker, beginning, state, facts["num_bytes"], facts["frames_before"])
+    return Journal(request, maker, beginning, state, facts["num_bytes"], facts["frames_before"], source)
 
 
 def _numbered(name: str, tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:

@@ -17,11 +17,12 @@ import torch
 from everreel.checkpoint.catalog import CATALOG, ModelCard
 from everreel.film.control import Control
 from everreel.film.given import encode_frames
-from everreel.film.journal import Journal, Maker, fingerprint, journal_path
+from everreel.film.journal import Journal, Maker, Source, fingerprint
 from everreel.film.pipeline import Progress, VideoPipeline, default_device, default_dtype
 from everreel.film.plan import OVERLAP, check_can_go_on
-from everreel.film.request import RequestError, VideoRequest
+from everreel.film.request import RESOLUTIONS, RequestError, VideoRequest
 from everreel.film.source import SourceFilm
+from everreel.film.splice import Splice
 from everreel.film.state import Beginning
 from everreel.media import FilmWriter, check_file, resize_cover
 from everreel.shapes import TEMPORAL, latent_frames, video_frames
@@ -92,7 +93,7 @@ def go_on_with(pipe: VideoPipeline, journal: Journal, request: VideoRequest, tol
         changed["num_inference_steps"] = request.num_inference_steps
     bare = VideoRequest(**old.model_dump(exclude={"image", "end_image", "keyframes", "story"}))
     longer = bare.model_copy(update=changed)
-    return Journal(longer, journal.maker, beginning, None, journal.num_bytes, journal.num_frames)
+    return Journal(longer, journal.maker, beginning, None, journal.num_bytes, journal.num_frames, journal.source)
 
 
 def write(
@@ -102,39 +103,37 @@ def write(
     on_progress: Callable[[Progress], None] | None = None,
     *,
     control: Control | None = None,
-    journaled: bool = True,
 ) -> Journal:
     """Make what is missing of a film. `writer` is the journal's `open_film`; the finished film's journal comes back.
-
-    Without `journaled` nothing is put beside the film: what is spliced to another film cannot be taken up.
 
     Raises:
         OSError: the disk is full or gone; what was written stays and can be taken up.
         CancelledError: `control` said so; so does that.
     """
     older = not journal.num_frames and writer.path.exists()  # it keeps its own journal until it is replaced
-    if journaled and not older:
+    if isinstance(writer, Splice) and journal.source:
+        journal = replace(journal, source=replace(journal.source, seam=writer.seam))
+    if not older:
         journal.save(writer.path)
     request, beginning, state = journal.request, journal.beginning, journal.state
     for block in pipe.stream(request, beginning=beginning, state=state, on_progress=on_progress, control=control):
         if len(block.frames):
-            if older and journaled and not writer.num_frames:
+            if older and not writer.num_frames:
                 journal.save(writer.path)
             writer.append(block.frames)
         if block.state is not None:
             journal = replace(journal, state=block.state, num_bytes=writer.num_bytes)
-            if journaled and not journal.finished:
+            if not journal.finished:
                 journal.save(writer.path)
     journal = journal.at_rest()
-    if journaled:
-        journal.save(writer.path)
-    else:
-        journal_path(writer.path).unlink(missing_ok=True)  # that of an older film of this name
+    journal.save(writer.path)
     return journal
 
 
-def follow(pipe: VideoPipeline, request: VideoRequest, source: SourceFilm) -> Journal:
+def follow(pipe: VideoPipeline, request: VideoRequest, source: SourceFilm, *, splice: bool = False) -> Journal:
     """The journal of a film that goes on with any other: it looks back at the source's last moments, encoded.
+
+    With `splice` the source comes first in the same file.
 
     Raises:
         RequestError: the model cannot go on with a film.
@@ -154,17 +153,19 @@ def follow(pipe: VideoPipeline, request: VideoRequest, source: SourceFilm) -> Jo
             known=dict(enumerate(latents_CTHW.unbind(1))),
             history=latents_CTHW.shape[1],
         ),
+        source=Source.of(source) if splice else None,
     )
 
 
 def fitted(request: VideoRequest, source: SourceFilm, card: ModelCard) -> VideoRequest:
-    """The request at the model's size whose shape is nearest to the source's, where no size was asked for."""
-    if request.height is not None or request.aspect is not None or request.resolution is not None:
+    """The request at the size whose shape is nearest to the source's, where none was asked for."""
+    if request.height is not None or request.aspect is not None:
         return request
+    sizes = card.sizes if request.resolution is None else RESOLUTIONS[request.resolution]
     height, width = min(
-        card.sizes.values(), key=lambda size: abs(math.log(size[1] * source.height / size[0] / source.width))
+        sizes.values(), key=lambda size: abs(math.log(size[1] * source.height / size[0] / source.width))
     )
-    return request.model_copy(update={"height": height, "width": width})
+    return request.model_copy(update={"height": height, "width": width, "resolution": None})
 
 
 def history_frames(request: VideoRequest, card: ModelCard) -> int:

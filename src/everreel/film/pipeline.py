@@ -32,6 +32,7 @@ from everreel.film.control import Control
 from everreel.film.decoding import DECODE_FRAMES, FrameDecoder, preview_of
 from everreel.film.given import encode_frames, encode_pictures, read_pictures
 from everreel.film.image_to_video import image_beginning
+from everreel.film.journal import journal_path
 from everreel.film.plan import Plan, make_plan, opening_of, turn_latent
 from everreel.film.request import RequestError, VideoRequest
 from everreel.film.state import NOTHING, Beginning, Block, FilmState
@@ -171,7 +172,7 @@ class VideoPipeline:
         where = Path(output) if output is not None else _temporary()
         journal = making.begin(self, request, control)
         with journal.open_film(where) as writer:
-            making.write(self, journal, writer, on_progress, control=control, journaled=output is not None)
+            making.write(self, journal, writer, on_progress, control=control)
         return Video(where)
 
     @torch.no_grad()
@@ -382,7 +383,8 @@ def check_tokens(field: str, tokens: Tokens, limit: int) -> int:
 def _temporary() -> Path:
     with tempfile.NamedTemporaryFile(prefix="everreel-", suffix=".mp4", delete=False) as file:
         path = Path(file.name)
-    atexit.register(path.unlink, missing_ok=True)  # its frames are read as long as the program runs
+    for file_of_it in (path, journal_path(path)):  # its frames are read as long as the program runs
+        atexit.register(file_of_it.unlink, missing_ok=True)
     return path
 
 

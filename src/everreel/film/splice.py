@@ -7,6 +7,9 @@ source is encoded again, once. Size, turn, shape of pixel, colours and sound are
 The one invariant: every frame of the source is shown at its time, and new frame k is shown (k + 1) / fps seconds after
 the last of them; none is shown twice, and none is left out.
 
+What new frames need of a source that is in the film already is a `Seam`; with it a stopped film goes on without the
+source's own file.
+
 Shape suffixes: T frames, H height, W width, C = 3 channels.
 """
 
@@ -15,11 +18,13 @@ from __future__ import annotations
 import io
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Self
 
 import av
 import numpy as np
@@ -28,6 +33,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from everreel.film.h264 import free_id, merged, read_avcc, with_avcc
 from everreel.film.source import Picture, SourceFilm, open_film, picture_stream
 from everreel.media import (
     _CONVERSION,
@@ -37,7 +43,6 @@ from everreel.media import (
     _add_length,
     _boxes,
     _encode_frames,
-    _find,
     _place,
     resize_cover,
 )
@@ -60,12 +65,62 @@ _FINEST_CLOCK, _FINE_CLOCK = 10_000_000, 720_000  # ticks a second; an MP4 has 3
 _BUFFER = 1 << 20
 
 
+@dataclass(frozen=True)
+class Seam:
+    """What new frames need of a source that is in the film already; times are in ticks of the film's clock."""
+
+    picture: Picture
+    clock: int
+    """Ticks a second."""
+    pixel_format: str
+    options: Mapping[str, str]
+    """Of x264, beside those of every film."""
+    avcc: bytes
+    """Of the new frames alone."""
+    header: bytes
+    """Of the film, without the box that tells its length."""
+    first: int
+    """When the source's first packet is decoded."""
+    last: int
+    """When the last frame of the source is shown."""
+    sound_end: int
+    num_bytes: int
+    """How long the film's file is up to the seam."""
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        picture = vars(self.picture) | {"pixel_aspect": str(self.picture.pixel_aspect)}
+        return vars(self) | {"picture": picture, "avcc": self.avcc.hex(), "header": self.header.hex()}
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Self:
+        """The seam that gave these facts."""
+        old, turn = facts["picture"], facts["picture"]["display_matrix"]
+        lists = {"colors": tuple(old["colors"]), "display_matrix": tuple(turn) if turn else None}
+        picture = Picture(**{**old, **lists, "pixel_aspect": Fraction(old["pixel_aspect"])})
+        header, avcc = bytes.fromhex(facts["header"]), bytes.fromhex(facts["avcc"])
+        return cls(**{**facts, "picture": picture, "header": header, "avcc": avcc})
+
+
+def check_apart(source: Path, output: Path) -> None:
+    """Refuse to write a film over its own source.
+
+    Raises:
+        ValueError: `output`, or what it is begun as, is the source.
+    """
+    for file in (output, output.with_name(output.name + ".part")):
+        if file.exists() and file.samefile(source):
+            name = "is" if file == output else f"is begun as {file.name}, which is"
+            works = output.with_name(f"{source.stem}-longer.mp4")
+            raise ValueError(f"output = {output}: {name} the source itself; {works} works")
+
+
 class Splice(FilmWriter):
     """Writes a film that begins with a source; used like `FilmWriter`, and `num_frames` counts the new frames.
 
     The source's part is written at once, into `output.part`; the film has its name when the first new block is in it
     too. `copied` tells whether the source's pictures were copied bit for bit; `said` is a line about it for the user.
-    Pictures and sound are kept, subtitles, chapters and tags are not. `resume` does not know such a film.
+    Pictures and sound are kept, subtitles, chapters and tags are not. `go_on` takes up such a film, `resume` does not.
 
     Raises:
         ValueError: `output` is the source, or `fps` is not positive, or the source cannot be read.
@@ -73,13 +128,9 @@ class Splice(FilmWriter):
     """
 
     def __init__(self, source: SourceFilm, output: str | Path, fps: int) -> None:
-        path, picture = Path(output), source.picture
-        for file in (path, path.with_name(path.name + ".part")):
-            if file.exists() and file.samefile(source.path):
-                name = "is" if file == path else f"is begun as {file.name}, which is"
-                works = path.with_name(f"{source.path.stem}-longer.mp4")
-                raise ValueError(f"output = {path}: {name} the source itself; {works} works")
-        super().__init__(path, picture.height + picture.height % 2, picture.width + picture.width % 2, fps)
+        path = Path(output)
+        check_apart(source.path, path)
+        self._open_new(path, source.picture, fps)
         self.source = source
         clock = math.lcm(source.timeline.tick.denominator, fps)
         self._clock = clock if clock <= _FINEST_CLOCK else _FINE_CLOCK
@@ -90,6 +141,40 @@ class Splice(FilmWriter):
             if isinstance(error, OSError):
                 raise OSError(error.errno, error.strerror, str(path)) from error
             raise
+        self._source_bytes = self.num_bytes
+
+    @classmethod
+    def go_on(cls, path: str | Path, seam: Seam, fps: int, *, num_frames: int, num_bytes: int) -> Self:
+        """Go on with a film after its first `num_frames` new frames, which end at byte `num_bytes`.
+
+        Raises:
+            OSError: the film is gone, or cannot be written.
+            ValueError: it is not the film that the seam is in.
+        """
+        film = cls.__new__(cls)
+        film._open_new(Path(path), seam.picture, fps)
+        film._clock, film._pixel_format, film._options = seam.clock, seam.pixel_format, seam.options
+        film._header, film._new_avcc, film._source_bytes = seam.header, seam.avcc, seam.num_bytes
+        film._first, film._last, film._sound_end = seam.first, seam.last, seam.sound_end
+        film.said = ""
+        film._take_up(num_frames, num_bytes, seam.num_bytes)
+        return film
+
+    @property
+    def seam(self) -> Seam:
+        """All that `go_on` has to be told beside the length."""
+        return Seam(
+            picture=self._picture,
+            clock=self._clock,
+            pixel_format=self._pixel_format,
+            options=self._options,
+            avcc=self._new_avcc,
+            header=self._header,
+            first=self._first,
+            last=self._last,
+            sound_end=self._sound_end,
+            num_bytes=self._source_bytes,
+        )
 
     def append(self, frames_THWC: Pixels) -> None:
         """Put new frames of any size on disk, scaled to cover the source; if it fails, what was there stays.
@@ -104,7 +189,8 @@ class Splice(FilmWriter):
                 f"frames = {frames_THWC.dtype} {shape}: must be uint8 (T, H, W, 3) with at least one frame"
             )
         header, fragments = self._encode(frames_THWC)
-        assert _avcc(header) == self._new_avcc, "every block of a film is encoded in the same way"
+        if read_avcc(header) != self._new_avcc:
+            raise ValueError(f"{self.path}: was begun with another encoder than this one")
         num_frames = self.num_frames + len(frames_THWC)
         begin = self._last + round(Fraction(self.num_frames + 1, self.fps) * self._clock) - self._first
         num_fragments = _place(fragments, self._num_fragments, begin)
@@ -112,6 +198,15 @@ class Splice(FilmWriter):
         self._put(_add_length(self._header, max(length, self._sound_end)), fragments, self.num_bytes)
         self.num_frames = num_frames
         self._num_fragments = num_fragments
+
+    def _open_new(self, path: Path, picture: Picture, fps: int) -> None:
+        super().__init__(path, picture.height + picture.height % 2, picture.width + picture.width % 2, fps)
+        self._picture = picture
+        self._options: Mapping[str, str] = {}
+
+    def _find_end(self, num_frames: int, num_bytes: int, begin: int) -> None:
+        self._check_header(_add_length(self._header, 0))
+        super()._find_end(num_frames, num_bytes, begin)
 
     def _begin(self) -> None:
         """Write the source's part: copied if that can be, else encoded, finer until it is good enough."""
@@ -121,9 +216,8 @@ class Splice(FilmWriter):
         if reason is None:
             try:
                 self._pixel_format = self.source.picture.pixel_format
-                self._options = {"x264-params": f"sps-id={_free_id(avcc)}"}
-                if avcc[1] in _PROFILES:
-                    self._options["profile"] = _PROFILES[avcc[1]]
+                profile = {"profile": _PROFILES[avcc[1]]} if avcc[1] in _PROFILES else {}
+                self._options = {"x264-params": f"sps-id={free_id(avcc)}", **profile}
                 self._write_source(None)
                 self.copied, self.said = True, "the source was copied bit for bit"
             except _CannotCopy as error:
@@ -144,10 +238,12 @@ class Splice(FilmWriter):
     def _write_source(self, quantizer: int | None) -> float:
         """Write the source's part anew, copied or encoded; returns the PSNR, infinite for a copy."""
         black, _ = self._encode(np.zeros((1, self.source.height, self.source.width, 3), np.uint8))
-        self._new_avcc = _avcc(black)
+        self._new_avcc = read_avcc(black)
         self.num_bytes = self._num_fragments = self._sound_end = 0
         self._file.truncate(0)
-        file: Any = _HeaderChanger(self._take_header, self._add)
+        # Python that the muxer calls cannot be stopped: Ctrl-C would be lost, and the data too. So it calls none.
+        self._muxed = io.BytesIO()
+        file: Any = SimpleNamespace(write=self._muxed.write)
         options = _SOURCE_MP4 | {"video_track_timescale": str(self._clock), "movie_timescale": str(self._clock)}
         with (
             open_film(self.source.path) as film,
@@ -160,6 +256,7 @@ class Splice(FilmWriter):
                 else _Encode(self.source, output, (self.height, self.width), self._clock, quantizer)
             )
             self._mux(film, output, stream, frames)
+        self._pass_on()
         self._num_fragments = sum(kind == b"moof" for kind, _, _ in _boxes(self._file, 0, self.num_bytes))
         return frames.psnr
 
@@ -168,6 +265,7 @@ class Splice(FilmWriter):
         self._first, self._last = 0, 0
         held, decoded_at = None, 0  # the last packet lasts until the first new one, so each waits for the next
         for packet in film.demux(stream, *(film.streams[index] for index in sounds)):
+            self._pass_on()
             if packet.stream.index in sounds:
                 if packet.size:
                     self._sound_end = max(self._sound_end, self._end_of(packet))
@@ -190,9 +288,21 @@ class Splice(FilmWriter):
         time = packet.dts if packet.pts is None else packet.pts
         return math.ceil(((time or 0) + (packet.duration or 0)) * packet.time_base * self._clock)
 
-    def _take_header(self, header: bytes) -> None:
-        self._header = _with_avcc(header, _merged(_avcc(header), self._new_avcc))
-        self._add(_add_length(self._header, 0))
+    def _pass_on(self) -> None:
+        """Write what the muxer has given; its header is changed first, when all of it has come."""
+        data = self._muxed.getvalue()
+        if data and not self.num_bytes:
+            boxes = _boxes(io.BytesIO(data), 0, len(data))
+            end = next((end for kind, _, end in boxes if kind == b"moov"), 0)
+            if not end:
+                return
+            self._header = with_avcc(data[:end], merged(read_avcc(data[:end]), self._new_avcc))
+            self._add(_add_length(self._header, 0))
+            data = data[end:]
+        if data:
+            self._add(data)
+        self._muxed.seek(0)
+        self._muxed.truncate()
 
     def _add(self, data: bytes) -> None:
         self._write(self.num_bytes, data)
@@ -204,14 +314,14 @@ class Splice(FilmWriter):
             map(self._stored, frames_THWC),
             self.fps,
             self._clock,
-            _H264 | self._options,
-            lambda stream: _describe(stream, self.source.picture, (self.height, self.width), self._pixel_format),
+            {**_H264, **self._options},
+            lambda stream: _describe(stream, self._picture, (self.height, self.width), self._pixel_format),
         )
 
     def _stored(self, pixels_HWC: Pixels) -> VideoFrame:
         """A new frame as the source's are stored."""
-        picture = self.source.picture
-        stored = picture.as_stored(resize_cover(pixels_HWC, self.source.height, self.source.width))
+        picture = self._picture
+        stored = picture.as_stored(resize_cover(pixels_HWC, *picture.seen_size))
         return VideoFrame.from_ndarray(_even(stored), format="rgb24").reformat(
             format=self._pixel_format,
             dst_colorspace=picture.matrix,
@@ -311,27 +421,6 @@ class _Encode:
         return packet
 
 
-class _HeaderChanger:
-    """A file for the muxer: hands on the header when all of it has come, then the rest as it comes."""
-
-    def __init__(self, take_header: Callable[[bytes], None], add: Callable[[bytes], None]) -> None:
-        self._take_header, self._add = take_header, add
-        self._start: bytearray | None = bytearray()
-
-    def write(self, data: bytes) -> int:
-        if self._start is None:
-            self._add(data)
-            return len(data)
-        self._start += data
-        for kind, _, end in _boxes(io.BytesIO(self._start), 0, len(self._start)):
-            if kind == b"moov":
-                self._take_header(bytes(self._start[:end]))
-                self._add(bytes(self._start[end:]))
-                self._start = None
-                break
-        return len(data)
-
-
 def _why_not_copied(source: SourceFilm, container: str, avcc: bytes) -> str | None:
     """Why new frames cannot follow the source's own packets in one track, or none if they can."""
     picture = source.picture
@@ -345,7 +434,7 @@ def _why_not_copied(source: SourceFilm, container: str, avcc: bytes) -> str | No
         return "not every packet of it is a frame that is shown, at a time of its own"
     if avcc[:1] != b"\1" or avcc[4] & 3 != 3:
         return "the lengths of its NAL units are not in four bytes"
-    if _free_id(avcc) is None:
+    if free_id(avcc) is None:
         return "its parameter sets take every id"
     return None
 
@@ -393,73 +482,3 @@ def _even_frame(frame: VideoFrame) -> VideoFrame:
 def _psnr(error: int, num_samples: int) -> float:
     """In dB, of a sum of squared errors of 8-bit samples; finite, as no error counts as one."""
     return 10 * math.log10(255**2 * num_samples / max(error, 1))
-
-
-# The rest knows the header of an MP4, and the `avcC` box in it: four bytes, then parameter sets, each with its length.
-
-
-def _way_to_avcc(header: bytes) -> list[int]:
-    """Where the content begins of each box from `moov` to `avcC`, in the first track."""
-    file, start, contents = io.BytesIO(header), 0, []
-    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1", b"avcC"):
-        content = _find(file, start, len(header), kind)
-        contents.append(content)
-        start = content + {b"stsd": 8, b"avc1": 78}.get(kind, 0)
-    return contents
-
-
-def _avcc(header: bytes) -> bytes:
-    start = _way_to_avcc(header)[-1]
-    (size,) = struct.unpack_from(">I", header, start - 8)
-    return header[start : start - 8 + size]
-
-
-def _with_avcc(header: bytes, avcc: bytes) -> bytes:
-    contents = _way_to_avcc(header)
-    end = contents[-1] + len(_avcc(header))
-    longer = bytearray(header[: contents[-1]] + avcc + header[end:])
-    for content in contents:
-        (size,) = struct.unpack_from(">I", header, content - 8)
-        struct.pack_into(">I", longer, content - 8, size + len(longer) - len(header))
-    return bytes(longer)
-
-
-def _parameter_sets(avcc: bytes) -> tuple[list[bytes], list[bytes], bytes]:
-    """The sequence and the picture parameter sets, and what follows them."""
-    groups: list[list[bytes]] = []
-    at = 5
-    for mask in (0x1F, 0xFF):
-        count, at = avcc[at] & mask, at + 1
-        groups.append([])
-        for _ in range(count):
-            size = int.from_bytes(avcc[at : at + 2])
-            groups[-1].append(avcc[at + 2 : at + 2 + size])
-            at += 2 + size
-    return groups[0], groups[1], avcc[at:]
-
-
-def _merged(avcc: bytes, other: bytes) -> bytes:
-    """With the parameter sets of the other too, and the higher level of the two."""
-    sequences, pictures, rest = _parameter_sets(avcc)
-    more_sequences, more_pictures, _ = _parameter_sets(other)
-    sequences, pictures = sequences + more_sequences, pictures + more_pictures
-    start = bytes([1, avcc[1], avcc[2] & other[2], max(avcc[3], other[3]), avcc[4], 0xE0 | len(sequences)])
-    return start + _with_lengths(sequences) + bytes([len(pictures)]) + _with_lengths(pictures) + rest
-
-
-def _with_lengths(sets: list[bytes]) -> bytes:
-    return b"".join(len(each).to_bytes(2) + each for each in sets)
-
-
-def _free_id(avcc: bytes) -> int | None:
-    """The highest id that no parameter set has; x264 gives the same one to both of its kinds."""
-    sequences, pictures, _ = _parameter_sets(avcc)
-    taken = {_exp_golomb(each[4:]) for each in sequences} | {_exp_golomb(each[1:]) for each in pictures}
-    return max(set(range(32)) - taken, default=None)
-
-
-def _exp_golomb(data: bytes) -> int:
-    """The first number in a parameter set's bits."""
-    bits = int.from_bytes(data[:8].ljust(8, b"\0"))
-    zeros = 64 - bits.bit_length()
-    return (bits >> 63 - 2 * zeros) - 1
