@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 import tempfile
@@ -66,6 +65,14 @@ class FilmCost:
     seconds: float
     loaded_bytes: int
     peak_bytes: int
+    blocks: list[tuple[int, float]]
+    """When which number of frames was on disk."""
+
+    def seconds_per_frame(self, start: float, stop: float) -> float:
+        """What a frame took between two moments of the film, in seconds of its time."""
+        inside = [(frames, at) for frames, at in self.blocks if start * FPS <= frames <= stop * FPS]
+        (first, began), (last, ended) = inside[0], inside[-1]
+        return (ended - began) / (last - first)
 
     @property
     def first_block_share(self) -> float:
@@ -142,18 +149,19 @@ def make_film(setting: Setting, num_frames: int) -> FilmCost:
         num_inference_steps=setting.steps,
     )
     plan = make_plan(request, pipe.card)
-    first_block = math.nan
+    blocks: list[tuple[int, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "film.mp4"
         with FilmWriter(film, plan.shape.pixel_height, plan.shape.pixel_width, request.fps) as writer:
             for block in pipe.stream(request):
                 writer.append(block.frames)
-                if block.start == 0:
-                    first_block = time.perf_counter() - loaded
+                if len(block.frames):
+                    blocks.append((writer.num_frames, time.perf_counter() - loaded))
             assert writer.num_frames == num_frames
     seconds = time.perf_counter() - loaded
     load_seconds, description = loaded - started, plan.describe()
-    return FilmCost(num_frames, description, load_seconds, first_block, seconds, loaded_bytes, peak_bytes())
+    first = blocks[0][1]
+    return FilmCost(num_frames, description, load_seconds, first, seconds, loaded_bytes, peak_bytes(), blocks)
 
 
 def read_ends(setting: Setting, critic_folder: Path) -> Reading:

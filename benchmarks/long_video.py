@@ -8,13 +8,9 @@ same prompts from the same seeds, and is measured while its film goes by.
 from __future__ import annotations
 
 import argparse
-import random
 import shlex
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,14 +19,15 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import promises
 from benchmarks.length import FPS, Frames, ends
-from benchmarks.measure import PROMPT, machine, say
+from benchmarks.measure import machine, say
+from everreel.checkpoint.catalog import find_model
 from everreel.diffusion.schedule import Schedule
 from everreel.evaluate.critic import Critic, load_critic, score, shipped_critic
 from everreel.evaluate.drift import MEASURES, DriftMeter
 from everreel.evaluate.markdown import paragraph, table, verdict
 from everreel.evaluate.prompts import Prompt, held_out_prompts
-from everreel.film.journal import journal_path
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
 from everreel.film.request import make_request
@@ -41,14 +38,20 @@ from everreel.world.render import render
 
 PAGE = Path(__file__).parents[1] / "docs" / "long-video.md"
 WAYS: dict[str, dict[str, Any]] = {
-    "blockwise": {"schedule": "blockwise"},
-    "rolling": {"schedule": "rolling"},
-    "windows, carry": {"schedule": "windows", "join": "carry"},
-    "windows, hybrid": {"schedule": "windows", "join": "hybrid"},
-    "windows, reencode": {"schedule": "windows", "join": "reencode"},
-    "windows in blocks, carry": {"schedule": "windows", "join": "carry", "ar_step": 1},
-    "blockwise, noise 20": {"schedule": "blockwise", "addnoise_condition": 20},
-}
+    "blockwise": {"schedule": "blockwise", "anchor_color": 0},
+    "blockwise, anchored": {"schedule": "blockwise", "anchor_color": 1},
+    "blockwise, sink, anchored": {"schedule": "blockwise", "sink": 5, "anchor_color": 1},
+    "blockwise, noise 20": {"schedule": "blockwise", "addnoise_condition": 20, "anchor_color": 0},
+    "rolling": {"schedule": "rolling", "anchor_color": 0},
+    "rolling, anchored": {"schedule": "rolling", "anchor_color": 1},
+    "rolling, cache and sink, anchored": {"schedule": "rolling", "cache": True, "sink": 5, "anchor_color": 1},
+    "windows, carry": {"schedule": "windows", "join": "carry", "anchor_color": 0},
+    "windows, hybrid": {"schedule": "windows", "join": "hybrid", "anchor_color": 0},
+    "windows, reencode": {"schedule": "windows", "join": "reencode", "anchor_color": 0},
+    "windows, reencode, faded, anchored": {
+        "schedule": "windows", "join": "reencode", "blend_overlap": True, "anchor_color": 1,
+    },
+}  # fmt: skip
 DRAWN = "drawn by the world"
 SEAM_GOAL, DRIFT_GOAL, KEPT_GOAL = 1.1, 0.02, 0.95
 
@@ -146,38 +149,13 @@ def _drawn(prompt: Prompt, length: int, height: int, width: int) -> Iterable[Fra
         yield render(prompt.scene, count, height=height, width=width, fps=FPS, start=start / FPS)
 
 
-def kill_and_resume(times: int, model: str, steps: int, num_frames: int) -> int:
-    """How often a film that was killed with signal 9 at a random moment, and resumed, has the bytes of one that was
-    not.
-    """
-    draw, same = random.Random(0), 0
-    with tempfile.TemporaryDirectory() as folder:
-        whole, film = Path(folder) / "whole.mp4", Path(folder) / "film.mp4"
-        program = [sys.executable, "-c", "from everreel.cli import main; main()"]
-        order = [*program, "generate", PROMPT, "--model", model, "--num-inference-steps", str(steps)]
-        order += ["--num-frames", str(num_frames), "-o"]
-        quiet: Mapping[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        started = time.monotonic()
-        subprocess.run([*order, str(whole)], check=True, **quiet)
-        longest = time.monotonic() - started
-        for number in range(times):
-            for path in (film, journal_path(film)):
-                path.unlink(missing_ok=True)
-            process = subprocess.Popen([*order, str(film)], **quiet)
-            time.sleep(draw.uniform(0.3, 1.0) * longest)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            if journal_path(film).exists():
-                subprocess.run([*program, "resume", str(film)], check=True, **quiet)
-            else:  # killed before it began: there is nothing to lose
-                subprocess.run([*order, str(film)], check=True, **quiet)
-            same += film.read_bytes() == whole.read_bytes()
-            say(f"killed {number + 1} times: {same} films with the same bytes")
-    return same
-
-
-def page(runs: Sequence[tuple[Setting, Mapping[str, Measured]]], kills: tuple[int, int] | None, command: str) -> str:
-    """docs/long-video.md."""
+def page(
+    runs: Sequence[tuple[Setting, Mapping[str, Measured]]],
+    default: str,
+    promised: Sequence[promises.Line],
+    command: str,
+) -> str:
+    """docs/long-video.md; `default` is the way that a film is made where nothing is asked."""
     lines = [
         "# Long films",
         "",
@@ -208,17 +186,12 @@ def page(runs: Sequence[tuple[Setting, Mapping[str, Measured]]], kills: tuple[in
             [_row(name, found) for name, found in measured.items()],
             "l" + "r" * (5 + len(MEASURES)),
         )
-        default = next(iter(measured.values()))
-        lines += ["", *paragraph(_goals(next(iter(measured)), default))]
+        lines += ["", *paragraph(_goals(default, measured[default]))]
         lines += ["", f"![{setting.num_frames} frames of each way]({_picture(setting)})"]
         lines += ["", f"![brightness by second]({_plot(setting)})"]
-    if kills is not None:
-        same, times = kills
-        lines += ["", "## Nothing lost", ""]
-        lines += paragraph(
-            f"`kill -9` at {times} random moments of a film, then `everreel resume`: the bytes are those of a film "
-            f"that was not stopped {same} of {times} times: {verdict(same == times)}."
-        )
+    if promised:
+        lines += ["", "## What else is promised", ""]
+        lines += table(("what", "goal", "measured", ""), promised)
     return "\n".join(lines) + "\n"
 
 
@@ -265,23 +238,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--long-films", type=int, default=4, help="prompts of the films of a minute")
     parser.add_argument("--steps", type=int, default=6, help="denoising steps")
     parser.add_argument("--kills", type=int, default=20, help="films that are killed and resumed")
+    parser.add_argument("--promises", default=True, action=argparse.BooleanOptionalAction, help="ends, loops, memory")
     parser.add_argument("--output", type=Path, default=PAGE, help="the page; its pictures lie beside it")
     options = parser.parse_args(arguments)
     keep_freed_memory()
     settings = [Setting(options.model, options.num_films, 481, options.steps)]
     runs: list[tuple[Setting, Mapping[str, Measured]]] = [(settings[0], run(settings[0]))]
+    default = default_way(options.model)
     if options.long_films:
-        best = sorted((name for name in WAYS if name != "blockwise"), key=_badness(runs[0][1]))[0]
-        long = Setting(options.model, options.long_films, 1457, options.steps, ("blockwise", best))
+        best = min((name for name in WAYS if name != default), key=_badness(runs[0][1]))
+        long = Setting(options.model, options.long_films, 1457, options.steps, (default, best))
         runs.append((long, run(long)))
-    kills = None
-    if options.kills:
-        kills = kill_and_resume(options.kills, options.model, 4, 241), options.kills
+    promised = promises.run(options.model, options.steps, options.kills) if options.promises else []
     command = f"python -m benchmarks.long_video {shlex.join(arguments)}".strip()
-    options.output.write_text(page(runs, kills, command), encoding="utf-8")
+    options.output.write_text(page(runs, default, promised, command), encoding="utf-8")
     for setting, measured in runs:
         draw(options.output.parent, setting, measured)
     say(f"wrote {options.output}")
+
+
+def default_way(model: str) -> str:
+    """The way of the table that a film is made where nothing is asked."""
+    card = find_model(model)
+    asked = make_request(prompt="a film", num_frames=481)
+    plans = {name: make_plan(make_request(prompt="a film", num_frames=481, **way), card) for name, way in WAYS.items()}
+    wanted = make_plan(asked, card)
+    return next(
+        name
+        for name, plan in plans.items()
+        if (plan.mode, plan.join, plan.request.anchor_color, plan.request.addnoise_condition)
+        == (wanted.mode, wanted.join, wanted.request.anchor_color, wanted.request.addnoise_condition)
+    )
 
 
 def _badness(measured: Mapping[str, Measured]) -> Callable[[str], float]:

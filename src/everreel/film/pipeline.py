@@ -254,7 +254,7 @@ class VideoPipeline:
         )
         solver = solver_for(self.card.solver, request.num_inference_steps, request.shift)
         decoder = FrameDecoder(self.vae, plan.join, plan.overlap, request.blend_overlap)
-        anchor = ColorAnchor(request.anchor_color, latent_frames(self.card.num_frames))
+        anchor = ColorAnchor(request.anchor_color or 0, latent_frames(self.card.num_frames))
         if state is not None:
             decoder.state, decoder.tail, decoder.held = state.decoder, state.tail, state.held
             anchor.restore(state.anchor, shape.height * shape.width)

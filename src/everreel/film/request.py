@@ -120,8 +120,8 @@ class VideoRequest(BaseModel):
     blend_overlap: bool = Field(
         False, description="Fade from one window into the next, where pixels are encoded again."
     )
-    anchor_color: Annotated[float, _at_least(0, 1)] = Field(
-        0, description="Hold brightness and colours at those of the first window: 0 is off, 1 is firmly."
+    anchor_color: Annotated[float | None, _at_least(0, 1)] = Field(
+        None, description="Hold brightness and colours at those of the first window: 0 is off, 1 is firmly."
     )
     image: Path | None = Field(None, description="The picture that the film begins with.")
     end_image: Path | None = Field(None, description="The picture that the film ends with.")
@@ -201,6 +201,7 @@ class VideoRequest(BaseModel):
             "num_inference_steps": self.num_inference_steps or card.num_inference_steps,
             "guidance_scale": self.guidance_scale or card.guidance_scale,
             "shift": self.shift or card.shift,
+            "anchor_color": card.anchor_color if self.anchor_color is None else self.anchor_color,
             "negative_prompt": card.negative_prompt if self.negative_prompt is None else self.negative_prompt,
         }
         cleared = {"seconds": None, "resolution": None, "aspect": None}
