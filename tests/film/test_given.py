@@ -13,6 +13,7 @@ from everreel.film.decoding import to_uint8
 from everreel.film.given import encode_pictures, read_pictures
 from everreel.film.plan import make_plan
 from everreel.film.request import RequestError, make_request
+from everreel.shapes import latent_index
 
 SIZE = {"height": 32, "width": 48}
 FAST = {"prompt": "a red fox", "num_inference_steps": 2, **SIZE}
@@ -173,7 +174,7 @@ def test_pictures_are_in_the_film_where_they_were_given(pipe, picture, tmp_path,
     assert len(frames) == last + 1
     film = torch.cat(latents, dim=1)
     known = encode_pictures(read_pictures(request.resolve(pipe.card)), pipe.vae)
-    assert sorted(known) == [0, 4, 1 + (last - 1) // 4]
+    assert sorted(known) == [0, latent_index(request.made(14)), 1 + (last - 1) // 4]
     assert all(torch.equal(film[:, index], latent) for index, latent in known.items())
     with torch.no_grad():
         still = to_uint8(pipe.vae.decode(known[0][None, :, None])[0])
@@ -194,3 +195,29 @@ def test_what_leads_to_a_picture_sees_it(pipe, picture):
         films.append(np.concatenate([block.frames for block in pipe.stream(request)]).astype(int))
     reached = np.abs(films[0] - films[1]).max(axis=(1, 2, 3)) > 0
     assert reached[45:].all() and not reached[:45].any()
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("num_frames", [24, 25, 26, 27, 61, 62])
+def test_a_film_ends_with_the_last_frame_of_the_latent_of_its_last_picture(pipe, tmp_path, first, num_frames):
+    """There a picture is seen as it is; the first frames of a latent still come from where the film was."""
+    picture = tmp_path / "a.png"
+    Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(picture)
+    options = {"prompt": "a fox", "height": 32, "width": 32, "num_inference_steps": 2, "num_frames": num_frames}
+    request = make_request(**options, end_image=picture, keyframes={9: picture}, image=picture if first else None)
+    hidden = request.hidden
+    assert (num_frames + len(hidden)) % 4 == 1 and hidden.start == int(first)
+    made = [frame for frame in range(num_frames + len(hidden)) if frame not in hidden]
+    assert [request.made(frame) for frame in range(num_frames)] == made
+    assert [request.shown(frame) for frame in made] == list(range(num_frames))
+    places = list(request.pictures())
+    assert places == [0] * first + [latent_index(made[9]), latent_index(made[-1])]
+    film = np.concatenate([block.frames for block in pipe.stream(request)])
+    assert len(film) == num_frames
+    # The same latents with nothing hidden show the same frames.
+    longer = num_frames + len(hidden)
+    whole = make_request(
+        **options | {"num_frames": longer}, end_image=picture, keyframes={made[9]: picture},
+        image=picture if first else None,
+    )  # fmt: skip
+    assert np.array_equal(film, np.concatenate([block.frames for block in pipe.stream(whole)])[made])

@@ -84,7 +84,7 @@ def test_weights_that_were_not_trained_for_blocks_get_windows():
         ({"sink": 5}, "sink = 5: must be less than what a block looks back at, 5 latent frames; nearest that works: 4"),
         ({"blend_overlap": True}, "blend_overlap = True: goes with windows whose pixels are encoded again"),
         ({"blend_overlap": True, "join": "carry"}, "blend_overlap = True: goes with windows whose pixels"),
-        ({"loop": True, "num_frames": 4}, "num_frames = 4: a film that meets its beginning has at least 8 frames"),
+        ({"loop": True, "num_frames": 4}, "num_frames = 4: a film that meets its beginning has at least 9 frames"),
         ({"loop": True, "end_image": "a.png"}, "loop = True: the film ends where it begins; leave out end_image"),
         ({"anchor_color": 1.5}, "anchor_color = 1.5: must be at most 1; nearest that works: 1"),
         ({"schedule": "round"}, "schedule = 'round': input should be 'blockwise', 'rolling' or 'windows'"),
@@ -117,7 +117,7 @@ def drawn(case: int, folder) -> dict:
     if options.get("join") in ("reencode", "hybrid"):
         options["blend_overlap"] = draw.random() < 0.5
     options["anchor_color"] = draw.choice([0, 0, 0.5])
-    options["loop"] = frames >= 8 and draw.random() < 0.2
+    options["loop"] = frames >= 9 and draw.random() < 0.2
     for field in ("image",) if options["loop"] else ("image", "end_image"):
         if frames > 9 and draw.random() < 0.3:
             options[field] = folder / "a.png"

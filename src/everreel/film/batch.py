@@ -224,7 +224,7 @@ def _standing(request: VideoRequest, output: Path, maker: Maker) -> tuple[Litera
     if not journal_path(output).exists():
         raise RequestError(f"output = {output}: is there already and has no journal; {REMEDY}")
     journal = read_journal(output)
-    if journal.frames_before or (journal.beginning.history and not journal.request.loop):
+    if journal.frames_before or journal.beginning.history:
         raise RequestError(f"output = {output}: was made longer since; {REMEDY}")
     for field in VideoRequest.model_fields:
         there, asked = getattr(journal.request, field), getattr(request, field)

@@ -215,6 +215,7 @@ def _metadata(journal: Journal) -> dict[str, str]:
         rollout = state.rollout
         facts |= {
             "num_frames": state.num_frames,
+            "num_made": state.num_made,
             "row": rollout.row,
             "start": rollout.start,
             "remembered": rollout.remembered,
@@ -276,6 +277,7 @@ def _journal(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Journal
             tensors.get("tail"),
             facts["num_frames"],
             _pixels(tensors["spare"]),
+            facts.get("num_made", facts["num_frames"]),
             tensors.get("held"),
             tensors.get("anchor"),
         )

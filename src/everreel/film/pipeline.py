@@ -224,10 +224,10 @@ class VideoPipeline:
         latents_CTHW = blocks[-1].state.rollout.solver.latents[0]
         shown = np.concatenate([block.frames for block in blocks])
         # The first of a stream is a latent of another kind, so the frame before them is encoded with them.
-        met = [max(ring.met.start - 1, 0), *ring.met]
+        met_THWC = shown[ring.met.start - 1 : ring.met.stop]
         known |= dict(enumerate(latents_CTHW.unbind(1)))
-        known[ring.num_latents - 1] = encode_frames(shown[met], self.vae)[:, -1]
-        return Beginning(known, history=ring.unseen)
+        known[ring.num_latents - 1] = encode_frames(met_THWC, self.vae)[:, -1]
+        return Beginning(known)
 
     @torch.no_grad()  # on the generator itself: what `stream` returns runs only when it is asked for its next block
     def _stream(
@@ -279,9 +279,10 @@ class VideoPipeline:
             on_row=watch,
         )
 
-        def stands(now: RolloutState, num_frames: int, spare: Pixels) -> FilmState:
+        def stands(now: RolloutState, num_frames: int, spare: Pixels, num_made: int) -> FilmState:
             held = tuple(cache.save() for cache in caches)
-            return FilmState(now, held, decoder.state, decoder.tail, num_frames, spare, decoder.held, anchor.sums)
+            past = decoder.state, decoder.tail
+            return FilmState(now, held, *past, num_frames, spare, num_made, decoder.held, anchor.sums)
 
         yield from self._decode(blocks, plan, beginning, state, decoder, stands)
 
@@ -292,12 +293,13 @@ class VideoPipeline:
         beginning: Beginning,
         state: FilmState | None,
         decoder: FrameDecoder,
-        stands: Callable[[RolloutState, int, Pixels], FilmState],
+        stands: Callable[[RolloutState, int, Pixels, int], FilmState],
     ) -> Iterator[Block]:
         """Latents to frames, a few at a time, cut to the length asked for."""
-        num_frames = plan.request.num_frames
+        num_frames, hidden = plan.request.num_frames, plan.request.hidden
         assert num_frames
         start, left = state.num_frames if state else 0, NOTHING
+        num_made = state.num_made if state else 0
         if state is None and len(beginning.spare):
             shown, left = np.split(beginning.spare, [num_frames])
             yield Block(0, shown)
@@ -313,11 +315,13 @@ class VideoPipeline:
                 frames = decoder(piece)
                 if last and number == len(pieces) and decoder.held is not None:
                     frames = np.concatenate([frames, decoder.flush()])
-                frames, spare = np.split(frames, [num_frames - start])
+                unseen = [at - num_made for at in hidden if 0 <= at - num_made < len(frames)]
+                num_made += len(frames)
+                frames, spare = np.split(np.delete(frames, unseen, axis=0), [num_frames - start])
                 made = Block(start, frames)
                 start += len(frames)
             spare = np.concatenate([left, spare]) if len(left) else spare
-            yield Block(made.start, made.frames, stands(block.state, start, spare))
+            yield Block(made.start, made.frames, stands(block.state, start, spare, num_made))
 
     def _branches(self, plan: Plan, state: FilmState | None, image_BND: Tensor | None = None) -> list[Branch]:
         """Texts of one branch with two rows, of two with one where memory is short, or of one without guidance."""

@@ -16,7 +16,7 @@ from everreel.film.request import RequestError, VideoRequest
 from everreel.shapes import TEMPORAL, LatentShape, frames_of, latent_frames, video_frames
 
 OVERLAP = 17  # frames: what the released code is run with
-SHORTEST_RING = 8  # frames: an opening, and what leads back to it
+SHORTEST_RING = 9  # frames: an opening, and what leads back to it
 MOST_PIECES = 8  # that are listed one by one
 _NOT_WITH_IMAGE = {
     "end_image": "takes one picture, for the first frame",
@@ -41,46 +41,35 @@ _NOT_WITH_IMAGE = {
 class Ring:
     """Where the latents of a film lie whose end meets its beginning.
 
-    Its opening is made first. The film ends before a latent that holds the opening's own frames, seen from where the
-    film arrives. Where no picture is given for frame 0, that frame is looked back at and not shown: it is of another
-    kind than all that follow, and would show where the film begins again.
+    Its opening is made first. The film ends with a latent that holds frames of the opening, as they are seen from where
+    the film arrives, and it begins with the frames that follow on them.
     """
 
-    num_frames: int
+    num_latents: int
     opening: int
     """Latent frames of the opening, from the first on."""
-    unseen: int
-    """Latent frames at the front that are not shown: 0 or 1."""
+    met: range
+    """Frames of the opening that the last latent holds."""
 
     @classmethod
-    def of(cls, num_frames: int, block: int, pictures: bool) -> Ring:
-        """Of a film of so many frames.
+    def of(cls, request: VideoRequest, block: int) -> Ring:
+        """Of a resolved request.
 
         Raises:
             RequestError: it is too short to come back.
         """
-        if num_frames < SHORTEST_RING:
+        assert request.num_frames
+        if request.num_frames < SHORTEST_RING:
             rule = f"a film that meets its beginning has at least {SHORTEST_RING} frames"
-            raise RequestError(f"num_frames = {num_frames}: {rule}; nearest that works: {SHORTEST_RING}")
-        unseen = 0 if pictures else 1
-        # Three hold whatever frames of the opening come again.
-        return cls(num_frames, min(max(block, 3), latent_frames(num_frames + unseen) - 1), unseen)
-
-    @property
-    def num_latents(self) -> int:
-        """Latent frames of the film, the one at its end that holds its beginning among them."""
-        return latent_frames(self.num_frames + self.unseen) + 1
+            raise RequestError(f"num_frames = {request.num_frames}: {rule}; nearest that works: {SHORTEST_RING}")
+        latents, stop = latent_frames(request.made(request.num_frames)), request.hidden.stop
+        # Three latents hold whatever frames come again.
+        return cls(latents, min(max(block, 3), latents - 2), range(stop - TEMPORAL, stop))
 
     @property
     def known(self) -> tuple[int, ...]:
         """The latent frames that are known before the film is made."""
         return (*range(self.opening), self.num_latents - 1)
-
-    @property
-    def met(self) -> range:
-        """Which frames of the opening the last latent holds, counted from its first one, shown or not."""
-        first = video_frames(self.num_latents - 1) - self.num_frames  # behind what was made beyond the film's end
-        return range(first, first + TEMPORAL)
 
 
 @dataclass(frozen=True)
@@ -119,8 +108,8 @@ class Plan:
 
     def describe(self) -> str:
         """One line for people."""
-        request, pictures = self.request, len(self.schedule.given)
-        given = f"{pictures} given picture{'s' * (pictures != 1)}, " if pictures else ""
+        request, pictures = self.request, 0 if self.ring else len(self.schedule.given)
+        given = f"{pictures} given picture{'s' * (pictures != 1)}, " if pictures else "a loop, " * bool(self.ring)
         return (
             f"{request.num_frames} frames of {request.width}x{request.height} at {request.fps} fps: {given}"
             f"{self.mode}, {self.num_blocks} block{'s' * (self.num_blocks != 1)}, {len(self.schedule)} rows, "
@@ -142,10 +131,11 @@ class Plan:
 
     def _piece(self, row: Row) -> str:
         assert self.request.num_frames
-        last = min(frames_of(row.finished.stop - 1)[-1], self.request.num_frames - 1)
+        first = self.request.shown(frames_of(row.finished.start)[0])
+        last = min(self.request.shown(frames_of(row.finished.stop - 1)[-1]), self.request.num_frames - 1)
         full = "; full attention and no cache, a picture lies ahead" if row.ahead and self.remembers else ""
         sight = f"latents {row.window[0]}..{row.window[1] - 1} in sight{full}"
-        return f"frames {frames_of(row.finished.start)[0]}..{last}: {sight}"
+        return f"frames {first}..{last}: {sight}"
 
 
 def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: int = 0) -> Plan:
@@ -169,7 +159,7 @@ def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: i
     if block > window:
         raise RequestError(f"causal_block_size = {block}: must be at most the window of {window} latent frames")
     _check_story(resolved)
-    ring = Ring.of(num_frames, block, bool(pictures)) if resolved.loop else None
+    ring = Ring.of(resolved, block) if resolved.loop else None
     if ring:
         frames, given = ring.num_latents, pictures | frozenset(ring.known)
     elif history:
@@ -307,22 +297,12 @@ class _Cut:
 def opening_of(plan: Plan) -> VideoRequest:
     """The request of the opening of a film that meets its beginning: one window, with the pictures that lie in it."""
     assert plan.ring
-    frames = video_frames(plan.ring.opening)
-    asked = plan.request.model_dump(
-        include={
-            "prompt",
-            "negative_prompt",
-            "fps",
-            "height",
-            "width",
-            "num_inference_steps",
-            "guidance_scale",
-            "shift",
-        }
-    )
-    asked |= {"seed": plan.request.seed, "image": plan.request.image, "num_frames": frames}
-    keyframes = {frame: path for frame, path in plan.request.keyframes.items() if frame < frames}
-    return VideoRequest(**asked, keyframes=keyframes)
+    alike = {"prompt", "negative_prompt", "fps", "height", "width", "seed"}
+    alike |= {"num_inference_steps", "guidance_scale", "shift"}
+    placed = plan.request.pictures().items()
+    pictures = {frames_of(at)[0]: path for at, (_, path) in placed if at < plan.ring.opening}
+    asked = plan.request.model_dump(include=alike)
+    return VideoRequest(**asked, num_frames=video_frames(plan.ring.opening), keyframes=pictures)
 
 
 def turn_latent(frame: int) -> int:
@@ -340,7 +320,7 @@ def check_image_to_video(request: VideoRequest, card: ModelCard) -> None:
         return
     for field, why in _NOT_WITH_IMAGE.items():
         value = getattr(request, field)
-        if value != type(request).model_fields[field].default:
+        if value and value != type(request).model_fields[field].default:
             if isinstance(value, dict):
                 frame, value = next(iter(value.items()))
                 field = f"{field}[{frame}]"

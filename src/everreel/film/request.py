@@ -12,7 +12,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from everreel.checkpoint.catalog import Join, LongSchedule, ModelCard
-from everreel.shapes import SIZE_STEP, TEMPORAL, frames_of, latent_index, nearest_num_frames, nearest_size
+from everreel.shapes import (
+    SIZE_STEP,
+    TEMPORAL,
+    frames_of,
+    latent_frames,
+    latent_index,
+    nearest_num_frames,
+    nearest_size,
+    video_frames,
+)
 
 FPS = (16, 24)
 MOST_FRAMES, MOST_SECONDS = 10_000_000, 400_000  # the plan of a film is held in memory
@@ -163,6 +172,30 @@ class VideoRequest(BaseModel):
         """Frames asked for, in whichever way."""
         return self.num_frames if self.seconds is None else max(1, round(self.seconds * self.fps))
 
+    @property
+    def hidden(self) -> range:
+        """Frames at the film's front that are made and not shown, so that it ends with the last frame of a latent.
+
+        There a picture is seen as it is, and from there a loop goes on.
+
+        Of a loop they are the frames with which it begins again at its end. Where the first picture is given, it is
+        shown, and the hidden frames come after it.
+        """
+        assert self.num_frames is not None, "frames have places once the length is settled"
+        if self.loop:
+            return range(video_frames(latent_frames(self.num_frames + TEMPORAL + 1)) - self.num_frames)
+        count = -(self.num_frames - 1) % TEMPORAL if self.end_image else 0
+        first = 1 if self.image or 0 in self.keyframes else 0
+        return range(first, first + count)
+
+    def made(self, frame: int) -> int:
+        """The number of a frame of the film among those that are made."""
+        return frame if frame < self.hidden.start else frame + len(self.hidden)
+
+    def shown(self, made: int) -> int:
+        """The number in the film of a frame that is made, or of the one that is shown next."""
+        return made - len(range(self.hidden.start, min(max(made, self.hidden.start), self.hidden.stop)))
+
     def pictures(self) -> dict[int, tuple[str, Path]]:
         """Given pictures, each with the field that names it, by the latent frame that they fill, first to last.
 
@@ -180,9 +213,9 @@ class VideoRequest(BaseModel):
             if not 0 <= frame <= last:
                 nearest = min(max(frame, 0), last)
                 raise RequestError(f"{field} = {path}: the film has frames 0..{last}; nearest that works: {nearest}")
-            index = latent_index(frame)
+            index = latent_index(self.made(frame))
             if index in placed:
-                held = frames_of(index)
+                held = sorted({self.shown(made) for made in frames_of(index)})
                 where = f"frame {held[0]}" if len(held) == 1 else f"frames {held[0]}..{held[-1]}, which are made as one"
                 raise RequestError(
                     f"{field} = {path}: {placed[index][0]} has {where} already; leave one out, "

@@ -35,6 +35,8 @@ class FilmState:
     """Frames made so far."""
     spare: Pixels
     """At the end of a film: frames (T, H, W, 3) that its last latent held beyond the length asked for."""
+    num_made: int = 0
+    """Frames handed out by the decoder so far, with those that are not shown."""
     held: Tensor | None = None
     """Frames (C, T, H, W) that are made and not shown yet, because the next window is going to fade into them."""
     anchor: Tensor | None = None
