@@ -1,6 +1,7 @@
 """How a request is cut: defaults that are right unread, every option that does what it says, and what cannot be."""
 
 import random
+import re
 from dataclasses import replace
 from typing import ClassVar
 
@@ -12,6 +13,8 @@ from PIL import Image
 from everreel.checkpoint.catalog import find_model
 from everreel.film.plan import make_plan
 from everreel.film.request import RequestError, make_request
+from everreel.shapes import latent_index
+from tests.diffusion.test_schedule import check_promises
 
 FAST = {"prompt": "a red fox", "num_inference_steps": 2, "height": 32, "width": 32}
 
@@ -147,3 +150,54 @@ def test_any_film_has_every_frame_asked_for_and_the_pictures_in_it(pipe, tmp_pat
             if index >= rollout.start and options.get("join") in (None, "carry"):
                 assert index - rollout.start < rollout.solver.num_frames, (index, options)
                 assert torch.equal(rollout.solver.latents[0, :, index - rollout.start], latent), options
+
+
+def any_request(draw: random.Random) -> dict:
+    """A film of 1 to 900 frames in any way there is, with pictures anywhere."""
+    frames = draw.randint(1, draw.choice([20, 120, 900]))
+    schedule = draw.choice([None, "blockwise", "rolling", "windows"])
+    options: dict = {"num_frames": frames, "schedule": schedule, "num_inference_steps": draw.randint(1, 5)}
+    options["base_num_frames"] = 1 + 4 * draw.randint(7, 30)
+    if schedule != "windows" or draw.random() < 0.5:
+        options["causal_block_size"] = draw.randint(1, 7)
+    if schedule == "windows":
+        options |= {"overlap_history": 1 + 4 * draw.randint(0, 6), "join": draw.choice(["carry", "reencode", "hybrid"])}
+        options["ar_step"] = draw.randint(1, 5) if "causal_block_size" in options else 0
+    elif schedule != "blockwise" and draw.random() < 0.4:
+        options["ar_step"] = draw.randint(1, 5)
+    if schedule in ("blockwise", "rolling") and draw.random() < 0.5:
+        options |= {"cache": True, "sink": draw.randint(0, 2)}
+    places = sorted(draw.sample(range(frames), min(frames, draw.randint(0, 4))))
+    options["keyframes"] = {frame: f"{frame}.png" for frame in places}
+    options["loop"] = draw.random() < 0.2 and frames >= 9
+    if not options["loop"] and draw.random() < 0.3:
+        options["end_image"] = "end.png"
+    if draw.random() < 0.3:
+        options["image"] = "first.png"
+    return options
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_plan_of_up_to_900_frames_keeps_its_promises(part):
+    """Every latent is made, each frame once, and what is given is where it was given and is never stepped."""
+    card, draw, refused = find_model("tiny"), random.Random(part), 0
+    for _ in range(150):
+        options = any_request(draw)
+        try:
+            plan = make_plan(make_request(prompt="a fox", **options), card)
+        except RequestError as error:
+            # Two pictures in one latent frame, or an ar_step with which a block would leave its window.
+            assert re.search("has frames? |the smallest that works is|at least one must be left", str(error)), options
+            refused += 1
+            continue
+        check_promises(plan.schedule)
+        request, made = plan.request, 1 + 4 * (plan.schedule.num_frames - 1)
+        shown = [frame for frame in range(made) if frame not in request.hidden][: request.num_frames]
+        assert len(shown) == request.num_frames and made - shown[-1] <= 4, options
+        for frame in request.keyframes:
+            assert latent_index(shown[frame]) in plan.schedule.given, options
+        if request.image:
+            assert latent_index(shown[0]) in plan.schedule.given, options
+        if request.end_image or request.loop:
+            assert shown[-1] == made - 1 and plan.schedule.num_frames - 1 in plan.schedule.given, options
+    assert refused < 75
