@@ -12,7 +12,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,10 @@ def page(
             "l" + "r" * (5 + len(MEASURES)),
         )
         lines += ["", *paragraph(_goals(default, measured[default]))]
+        lines += [
+            "",
+            *paragraph(f"By the goals that are missed, then by drift, best first: {'; '.join(ranked(measured))}."),
+        ]
         lines += ["", f"![{setting.num_frames} frames of each way]({_picture(setting)})"]
         lines += ["", f"![brightness by second]({_plot(setting)})"]
     if promised:
@@ -246,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs: list[tuple[Setting, Mapping[str, Measured]]] = [(settings[0], run(settings[0]))]
     default = default_way(options.model)
     if options.long_films:
-        best = min((name for name in WAYS if name != default), key=_badness(runs[0][1]))
+        best = next(name for name in ranked(runs[0][1]) if name != default)
         long = Setting(options.model, options.long_films, 1457, options.steps, (default, best))
         runs.append((long, run(long)))
     promised = promises.run(options.model, options.steps, options.kills) if options.promises else []
@@ -271,11 +275,16 @@ def default_way(model: str) -> str:
     )
 
 
-def _badness(measured: Mapping[str, Measured]) -> Callable[[str], float]:
-    """Less accuracy at the end is worse, then a seam that shows."""
-    return lambda name: (
-        -float(np.mean(measured[name].last)) + 0.1 * abs(np.nan_to_num(measured[name].seam, nan=1.0) - 1)
-    )
+def ranked(measured: Mapping[str, Measured]) -> list[str]:
+    """The ways, best first: by the goals that are missed, then by how far brightness and saturation drift."""
+
+    def badness(name: str) -> tuple[int, float]:
+        found = measured[name]
+        drifts = [found.drift(measure) for measure in MEASURES[:2]]
+        missed = (found.seam > SEAM_GOAL, max(drifts) >= DRIFT_GOAL, found.kept < KEPT_GOAL)
+        return sum(missed), sum(drifts)
+
+    return sorted((name for name in measured if name != DRAWN), key=badness)
 
 
 if __name__ == "__main__":

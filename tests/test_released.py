@@ -98,6 +98,7 @@ def test_the_film_of_a_picture_that_stands_upright_does_too(tmp_path, size, turn
     Image.new("RGB", size).save(tmp_path / "fox.png", exif=exif)
     asked = {"model_id": "Skywork/SkyReels-V2-I2V-14B-720P", "image": tmp_path / "fox.png"}
     translated = translate(PLAIN, flags(PLAIN, **asked))
+    assert translate(FORCING, flags(FORCING, image=asked["image"])).request.aspect == aspect
     assert translated.request.aspect == aspect and translated.request.image == asked["image"]
     card = find_model(translated.model, here=False)
     plan = make_plan(translated.request, card)

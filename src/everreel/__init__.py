@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from everreel.film.control import CancelledError, Control
+    from everreel.film.making import resume
     from everreel.film.pipeline import VideoPipeline
     from everreel.film.request import VideoRequest
     from everreel.film.state import Block
@@ -37,6 +38,7 @@ __all__ = [
     "VideoPipeline",
     "VideoRequest",
     "__version__",
+    "resume",
 ]
 
 _HOME = {
@@ -51,6 +53,7 @@ _HOME = {
     "Video": "everreel.media",
     "VideoPipeline": "everreel.film.pipeline",
     "VideoRequest": "everreel.film.request",
+    "resume": "everreel.film.making",
 }
 
 

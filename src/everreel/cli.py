@@ -130,6 +130,7 @@ def batch(
     from everreel.checkpoint.catalog import find_model
     from everreel.film.batch import BatchError, open_journal, read_batch
     from everreel.film.making import maker_for
+    from everreel.film.pipeline import check_device
 
     card, chosen = find_model(model), _torch_dtype(dtype)
     check_device(device)
@@ -171,6 +172,7 @@ def plan(
     from everreel.checkpoint.catalog import find_model
     from everreel.film.estimate import estimate
     from everreel.film.given import read_pictures
+    from everreel.film.pipeline import check_device
     from everreel.film.plan import make_plan
 
     card = find_model(model, here=False)
@@ -187,17 +189,17 @@ def resume(
     film: Annotated[Path, typer.Argument(help="A film that was stopped, with its journal beside it.")],
 ) -> None:
     """Go on with a film that was stopped, at whatever moment: it becomes the film that it would have been."""
+    from everreel.film import making
     from everreel.film.journal import read_journal
-    from everreel.film.making import check_output
 
-    check_output(film)
+    making.check_output(film)
     journal = read_journal(film)
     if journal.finished:
         new = "new " * bool(journal.source)
         typer.echo(f"{film} has all of its {journal.num_frames} {new}frames; everreel extend makes it longer")
         return
     journal.open_source()
-    pipeline = _load_maker(journal)
+    pipeline = making.pipeline_of(journal)
     _film(pipeline, read_journal(film, pipeline.device), film)
 
 
@@ -237,7 +239,7 @@ def extend(
     request = make_request(prompt=prompt or old.prompt, fps=old.fps, seed=old.seed if seed is None else seed, **asked)
     check_can_go_on(find_model(journal.maker.model))
     making.check_output(output or video)
-    pipeline = _load_maker(journal)
+    pipeline = making.pipeline_of(journal)
     longer = making.go_on_with(pipeline, read_journal(video, pipeline.device), request, prompt is not None)
     if output is not None and not (output.exists() and output.samefile(video)):
         shutil.copyfile(video, output)
@@ -365,9 +367,9 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
 
 def _load(model: str, device: str | None, dtype: str | None) -> VideoPipeline:
     chosen = _torch_dtype(dtype)
-    check_device(device)
-    from everreel.film.pipeline import VideoPipeline
+    from everreel.film.pipeline import VideoPipeline, check_device
 
+    check_device(device)
     return VideoPipeline.from_pretrained(model, device=device, dtype=chosen)
 
 
@@ -377,35 +379,6 @@ def _torch_dtype(name: str | None) -> torch.dtype | None:
     import torch
 
     return getattr(torch, name) if name else None
-
-
-def check_device(device: str | None) -> None:
-    """Refuse a device that is not here.
-
-    Raises:
-        ValueError: with one that is.
-    """
-    import torch
-
-    if device is not None:
-        try:
-            torch.zeros(1, device=device).cpu()  # "meta" is a device that keeps no numbers
-        except (RuntimeError, AssertionError):
-            raise ValueError(f"device = {device}: is not on this machine; nearest that works: cpu") from None
-
-
-def _load_maker(journal: Journal) -> VideoPipeline:
-    """The model that a film was begun with, as it was then."""
-    import torch
-
-    from everreel.checkpoint.catalog import find_model
-    from everreel.film.journal import fingerprint
-
-    maker = journal.maker
-    if fingerprint(find_model(maker.model).require_folder()) != maker.fingerprint:
-        raise ValueError(f"model = {maker.model}: its files are not those that the film was begun with; put them back")
-    torch.set_num_threads(maker.threads)
-    return _load(maker.model, maker.device, maker.dtype)
 
 
 def _film(pipeline: VideoPipeline, journal: Journal, output: Path) -> None:

@@ -117,7 +117,8 @@ def translate(script: str, flags: Mapping[str, Any]) -> Translated:
     if script == "generate_video_df":
         values |= {"end_image": flags["end_image"], "addnoise_condition": flags["addnoise_condition"]}
         values |= _long(num_frames, flags, notes)
-    elif flags["image"] and flags["height"] is None and flags["width"] is None and _is_upright(flags["image"]):
+    sized = flags["height"] is not None or flags["width"] is not None
+    if video is None and flags["image"] and not sized and _is_upright(flags["image"]):
         values["aspect"] = "9:16"
     if video is not None:
         notes.append(f"--video_path {video}: {_LIKE_THE_SOURCE}")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import long_video
-from benchmarks.long_video import DRAWN, Measured, Setting, draw, page
+from benchmarks.long_video import DRAWN, Measured, Setting, draw, page, ranked
 from everreel.diffusion.schedule import blockwise
 from everreel.evaluate.prompts import held_out_prompts
 
@@ -47,6 +47,8 @@ def test_a_film_that_stays_as_it_is_meets_every_goal(read, tmp_path):
     promised = [("killed and resumed", "20 of 20", "19 of 20", "**missed**")]
     text = page([(setting, found)], "blockwise", promised, "python -m benchmarks.long_video")
     assert "a seam index of at most 1.1 met" in text
+    fading = measured(filmed(np.linspace(140, 60, LENGTH)))
+    assert ranked({"fading": fading, "steady": steady, DRAWN: drawing}) == ["steady", "fading"]
     assert "| killed and resumed | 20 of 20 | 19 of 20 | **missed** |" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| blockwise")]
     assert row.split("|")[6:9] == [" 100 % ", " 100 % ", " 100 % "]

@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from everreel.checkpoint.catalog import CATALOG, ModelCard
+from everreel.checkpoint.catalog import CATALOG, ModelCard, find_model
 from everreel.film.control import Control
 from everreel.film.given import encode_frames
-from everreel.film.journal import Journal, Maker, Source, fingerprint
-from everreel.film.pipeline import Progress, VideoPipeline, default_device, default_dtype
+from everreel.film.journal import Journal, Maker, Source, fingerprint, read_journal
+from everreel.film.pipeline import Progress, VideoPipeline, check_device, default_device, default_dtype
 from everreel.film.plan import OVERLAP, check_can_go_on
 from everreel.film.request import RESOLUTIONS, RequestError, VideoRequest
 from everreel.film.source import SourceFilm
 from everreel.film.splice import Splice
 from everreel.film.state import Beginning
-from everreel.media import FilmWriter, check_file, resize_cover
+from everreel.media import FilmWriter, Video, check_file, resize_cover
 from everreel.shapes import TEMPORAL, latent_frames, video_frames
 
 
@@ -58,6 +58,44 @@ def begin(pipe: VideoPipeline, request: VideoRequest, control: Control | None = 
     """
     resolved = request.resolve(pipe.card)
     return Journal(resolved, maker_of(pipe), pipe.begin(resolved, control))
+
+
+def resume(
+    film: str | Path,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    control: Control | None = None,
+) -> Video:
+    """Go on with a film that was stopped, with the model that it was begun with; it becomes what it would have been.
+
+    Raises:
+        OSError: there is no journal beside it, or the disk is full or gone.
+        ValueError: the journal, the film, its source or its model are not what they were.
+        CancelledError: `control` said so.
+    """
+    path = Path(film)
+    journal = read_journal(path)
+    if not journal.finished:
+        journal.open_source()
+        pipe = pipeline_of(journal)
+        journal = read_journal(path, pipe.device)
+        with journal.open_film(path) as writer:
+            write(pipe, journal, writer, on_progress, control=control)
+    return Video(path)
+
+
+def pipeline_of(journal: Journal) -> VideoPipeline:
+    """The model that a film was begun with, and as many threads.
+
+    Raises:
+        ValueError: its files are others by now, or its device is not here.
+    """
+    maker = journal.maker
+    if fingerprint(find_model(maker.model).require_folder()) != maker.fingerprint:
+        raise ValueError(f"model = {maker.model}: its files are not those that the film was begun with; put them back")
+    check_device(maker.device)
+    torch.set_num_threads(maker.threads)
+    return VideoPipeline.from_pretrained(maker.model, device=maker.device, dtype=getattr(torch, maker.dtype))
 
 
 def go_on_with(pipe: VideoPipeline, journal: Journal, request: VideoRequest, told: bool = True) -> Journal:

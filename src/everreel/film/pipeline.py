@@ -161,7 +161,7 @@ class VideoPipeline:
     ) -> Video:
         """Make the whole film. Its frames lie in a file (a temporary one without `output`) and are read lazily.
 
-        Beside `output` lies the film's journal: what was stopped is gone on with by `everreel.film.making`.
+        Beside `output` lies the film's journal: `everreel.resume` goes on with what was stopped.
 
         Raises:
             RequestError: as from `stream`.
@@ -390,6 +390,19 @@ def _temporary() -> Path:
     for file_of_it in (path, journal_path(path)):  # its frames are read as long as the program runs
         atexit.register(file_of_it.unlink, missing_ok=True)
     return path
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that is not here.
+
+    Raises:
+        ValueError: with one that is.
+    """
+    if device is not None:
+        try:
+            torch.zeros(1, device=device).cpu()  # "meta" is a device that keeps no numbers
+        except (RuntimeError, AssertionError):
+            raise ValueError(f"device = {device}: is not on this machine; nearest that works: cpu") from None
 
 
 def default_device() -> str:
