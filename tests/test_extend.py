@@ -2,26 +2,9 @@
 
 import pytest
 
-from everreel import cli
 from everreel.film.splice import Splice
 from everreel.media import FilmWriter
 from tests.film.films import natural, packets, shown, write
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Runs a command line; gives back exit code, output and error stream."""
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["everreel", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
