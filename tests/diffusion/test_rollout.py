@@ -141,8 +141,8 @@ def test_what_settles_is_what_is_shown_and_looked_back_at(released):
     schedule = blockwise(6, 2, block_size=2, given=known, context=4)
     settled = []
 
-    def settle(latents_CTHW):
-        settled.append(latents_CTHW.shape[1])
+    def settle(start, latents_CTHW):
+        settled.append((start, latents_CTHW.shape[1]))
         return torch.full_like(latents_CTHW, float(len(settled)))
 
     denoiser = Denoiser(model, [Branch(c) for c in contexts(model, data)], 6.0)
@@ -153,7 +153,7 @@ def test_what_settles_is_what_is_shown_and_looked_back_at(released):
         shown.append(block.latents_CTHW)
         assert torch.equal(block.state.solver.latents[0, :, -1], block.latents_CTHW[:, -1])
     film = torch.cat(shown, dim=1)
-    assert settled == [2, 1, 2]
+    assert settled == [(0, 2), (3, 1), (4, 2)]
     assert [float(film[:, f].mean()) for f in (0, 1, 3, 4, 5)] == [1, 1, 2, 3, 3]
     assert torch.equal(film[:, 2], known[2])
 

@@ -30,7 +30,7 @@ class Conditioning:
         offset: latent frames of the film before this part of it, for that noise.
         join: what a window sees of the one before it in the place of these latents (C, T, H, W); none carries them.
         settle: what is made of frames (C, T, H, W) that have just been finished, before they are shown and looked back
-            at; none leaves them as they are.
+            at, the first of them frame so-and-so of the film; none leaves them as they are.
         channels: what the network is shown behind the latents' channels, (C', T, H, W) for all frames of the film: the
             mask and the picture of an I2V model. No solver step knows of them.
     """
@@ -40,7 +40,7 @@ class Conditioning:
     seed: int = 0
     offset: int = 0
     join: Callable[[Tensor], Tensor] | None = None
-    settle: Callable[[Tensor], Tensor] | None = None
+    settle: Callable[[int, Tensor], Tensor] | None = None
     channels: Tensor | None = None
 
     def __post_init__(self) -> None:

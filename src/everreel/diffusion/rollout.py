@@ -157,7 +157,7 @@ class _Window:
         done = [i for i, moves in enumerate(row.update) if moves and self.start + i in row.finished]
         if self._conditioning.settle is not None and done:
             latents_BCTHW = self.state.latents.clone()
-            latents_BCTHW[0, :, done] = self._conditioning.settle(latents_BCTHW[0, :, done])
+            latents_BCTHW[0, :, done] = self._conditioning.settle(self.start + done[0], latents_BCTHW[0, :, done])
             self.state = SolverState(latents_BCTHW, self.state.history, self.state.count)
 
     def seen(self, row: Row, levels_T: Tensor, index: int) -> tuple[Tensor, Tensor]:

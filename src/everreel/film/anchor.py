@@ -1,7 +1,7 @@
 """A guard against drift: brightness and colours of a long film are held at those of its first window.
 
 Source: the mean and deviation of each channel, as in adaptive instance normalisation (Huang and Belongie 2017), of
-latents. The one invariant: a film that fits its first window is not touched.
+latents. The one invariant: what is finished first is not touched, nor is a film that is finished at once.
 
 Shape suffixes: C channels, T latent frames, H W latent height and width.
 """
@@ -26,23 +26,22 @@ class ColorAnchor:
         self.strength, self.frames = strength, frames
         self.sums: Tensor | None = None
         """(3, C) float64: of the first window's latents their number, their sum, and that of their squares."""
-        self._seen = 0
 
-    def restore(self, sums: Tensor | None, per_frame: int) -> None:
-        """Stand where `sums` were taken, from latent frames of `per_frame` positions."""
-        self.sums = sums
-        self._seen = 0 if sums is None else int(sums[0, 0]) // per_frame
-
-    def __call__(self, latents_CTHW: Tensor) -> Tensor:
-        """The next finished latents, held at the first ones' statistics."""
-        values_CN = latents_CTHW.flatten(1).double()
-        if self.sums is None or self._seen < self.frames:
+    def __call__(self, start: int, latents_CTHW: Tensor) -> Tensor:
+        """The next finished latents, the first of them frame `start` of the film, held at what the first ones were."""
+        held_CTHW = latents_CTHW if self.sums is None else self._hold(latents_CTHW, self.sums)
+        if start < self.frames:
+            # The film's first latent stands for one frame and is of another kind.
+            first = 1 if start == 0 and latents_CTHW.shape[1] > 1 else 0
+            values_CN = held_CTHW[:, first:].flatten(1).double()
             count_C = torch.full_like(values_CN[:, 0], values_CN.shape[1])
             new = torch.stack([count_C, values_CN.sum(1), values_CN.square().sum(1)])
             self.sums = new if self.sums is None else self.sums + new
-            self._seen += latents_CTHW.shape[1]
-            return latents_CTHW
-        count_C, sum_C, squares_C = self.sums
+        return held_CTHW
+
+    def _hold(self, latents_CTHW: Tensor, sums: Tensor) -> Tensor:
+        values_CN = latents_CTHW.flatten(1).double()
+        count_C, sum_C, squares_C = sums
         mean_C = sum_C / count_C
         deviation_C = (squares_C / count_C - mean_C.square()).clamp(min=0).sqrt()
         own_C, spread_C = values_CN.mean(1), values_CN.std(1, correction=0).clamp(min=SMALLEST_DEVIATION)

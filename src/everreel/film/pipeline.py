@@ -257,7 +257,7 @@ class VideoPipeline:
         anchor = ColorAnchor(request.anchor_color or 0, latent_frames(self.card.num_frames))
         if state is not None:
             decoder.state, decoder.tail, decoder.held = state.decoder, state.tail, state.held
-            anchor.restore(state.anchor, shape.height * shape.width)
+            anchor.sums = state.anchor
         elif beginning.history:
             decoder.look_back(torch.stack([beginning.known[frame] for frame in range(beginning.history)], dim=1))
         size = (self.vae.config.z_dim, shape.height, shape.width)
