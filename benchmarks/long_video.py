@@ -8,6 +8,7 @@ same prompts from the same seeds, and is measured while its film goes by.
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import statistics
 import sys
@@ -38,10 +39,10 @@ from everreel.world.render import render
 
 PAGE = Path(__file__).parents[1] / "docs" / "long-video.md"
 WAYS: dict[str, dict[str, Any]] = {
-    "blockwise": {"schedule": "blockwise", "anchor_color": 0},
-    "blockwise, anchored": {"schedule": "blockwise", "anchor_color": 1},
+    "blockwise": {"schedule": "blockwise", "sink": 0, "anchor_color": 0},
+    "blockwise, anchored": {"schedule": "blockwise", "sink": 0, "anchor_color": 1},
     "blockwise, sink, anchored": {"schedule": "blockwise", "sink": 5, "anchor_color": 1},
-    "blockwise, noise 20": {"schedule": "blockwise", "addnoise_condition": 20, "anchor_color": 0},
+    "blockwise, noise 20": {"schedule": "blockwise", "addnoise_condition": 20, "sink": 0, "anchor_color": 0},
     "rolling": {"schedule": "rolling", "anchor_color": 0},
     "rolling, anchored": {"schedule": "rolling", "anchor_color": 1},
     "rolling, cache and sink, anchored": {"schedule": "rolling", "cache": True, "sink": 5, "anchor_color": 1},
@@ -200,9 +201,9 @@ def page(
 
 
 def _row(name: str, found: Measured) -> tuple[str, ...]:
-    drifts = (f"{100 * found.drift(measure):.0f} %" for measure in MEASURES)
+    drifts = (f"{100 * found.drift(measure):.1f} %" for measure in MEASURES)
     ends_ = (f"{100 * float(np.mean(values)):.0f} %" for values in (found.first, found.last))
-    seam = "" if np.isnan(found.seam) else f"{found.seam:.2f}"
+    seam = "" if np.isnan(found.seam) else f"{found.seam:.3f}"
     seconds = "" if name == DRAWN else f"{statistics.mean(found.seconds):.2f}"
     return name, seam, *drifts, *ends_, f"{100 * found.kept:.0f} %", seconds
 
@@ -276,15 +277,15 @@ def default_way(model: str) -> str:
 
 
 def ranked(measured: Mapping[str, Measured]) -> list[str]:
-    """The ways, best first: by the goals that are missed, then by how far brightness and saturation drift."""
+    """The ways, best first: the least factor by which the goals are missed, all three together."""
 
-    def badness(name: str) -> tuple[int, float]:
+    def missed(name: str) -> float:
         found = measured[name]
-        drifts = [found.drift(measure) for measure in MEASURES[:2]]
-        missed = (found.seam > SEAM_GOAL, max(drifts) >= DRIFT_GOAL, found.kept < KEPT_GOAL)
-        return sum(missed), sum(drifts)
+        drift = max(found.drift(measure) for measure in MEASURES[:2])
+        factors = found.seam / SEAM_GOAL, drift / DRIFT_GOAL, KEPT_GOAL / max(found.kept, 1e-9)
+        return math.prod(max(factor, 1.0) for factor in factors)
 
-    return sorted((name for name in measured if name != DRAWN), key=badness)
+    return sorted((name for name in measured if name != DRAWN), key=missed)
 
 
 if __name__ == "__main__":

@@ -368,13 +368,14 @@ def test_what_becomes_of_a_picture_is_said(tiny_folder, tmp_path, run):
 def test_a_plan_is_said_without_loading_anything(run, monkeypatch, tmp_path):
     """Of a model that is not here too; pictures are looked at, and what cannot be is refused as by generate."""
     monkeypatch.setattr(VideoPipeline, "from_pretrained", None)
-    code, out, err = run("plan", "a fox", "--num-frames", 1457)
+    code, out, err = run("plan", "a fox", "--num-frames", 1457, "--schedule", "blockwise")
     assert (code, err) == (0, "")
     assert out.startswith("1457 frames of 160x96 at 24 fps: blockwise") and "frames 97..116: latents 5..29" in out
     assert "... 64 more ..." in out and "frames 1437..1456: latents 340..364 in sight" in out
     assert "time: about" in out and "memory: about" in out
     write_image(tmp_path / "a.png", np.zeros((96, 160, 3), np.uint8))
-    code, out, _ = run("plan", "a fox", "--num-frames", 120, "--end-image", tmp_path / "a.png")
+    ends = ("--end-image", tmp_path / "a.png", "--schedule", "blockwise")
+    code, out, _ = run("plan", "a fox", "--num-frames", 120, *ends)
     assert "fills latent 30" in out and "full attention and no cache, a picture lies ahead" in out
     code, out, _ = run("plan", "a fox", "--model", "DF-14B-540P", "--seconds", 30)
     assert code == 0 and "720 frames of 960x544 at 24 fps: windows" in out

@@ -71,8 +71,9 @@ def most_held(pipe, path, **options):
 @pytest.mark.parametrize(
     ("causal", "options", "mode"),
     [
-        (True, {"guidance_scale": 1}, "blockwise"),
-        (False, {"guidance_scale": 1}, "blockwise"),
+        (True, {"guidance_scale": 1, "schedule": "blockwise"}, "blockwise"),
+        (False, {"guidance_scale": 1, "schedule": "blockwise"}, "blockwise"),
+        (True, {"schedule": "rolling", "cache": True, "sink": 1, "anchor_color": 1}, "rolling"),
         (True, {"ar_step": 1}, "rolling"),
         (True, {"join": "carry"}, "windows"),
         (True, {"join": "reencode", "overlap_history": 9}, "windows"),
@@ -83,7 +84,7 @@ def test_memory_does_not_grow_with_length(pipe, tmp_path, monkeypatch, causal, o
     monkeypatch.setattr(pipe, "card", replace(pipe.card, causal=causal))
     plan = make_plan(make_request(**SMALL, num_frames=145, **options), pipe.card)
     assert plan.mode.startswith(mode) and plan.schedule.longest_window <= 7
-    assert plan.remembers == (causal and mode == "blockwise")
+    assert plan.remembers == ((causal and mode == "blockwise") or "cache" in options)
     list(pipe.stream(make_request(**SMALL, num_frames=57, **options)))  # fills the tables that all films share
     short, short_host, _ = most_held(pipe, tmp_path / "short.mp4", num_frames=57, **options)
     long, long_host, video = most_held(pipe, tmp_path / "long.mp4", num_frames=145, **options)
@@ -121,7 +122,7 @@ def latents_of(pipe, request):
 def test_a_film_with_a_cache_is_the_film_without_one(pipe, monkeypatch, guidance_scale):
     """Law 3 from words to latents: in one window, with block-causal attention, the cache changes nothing."""
     monkeypatch.setattr(pipe, "card", replace(pipe.card, num_frames=49, context=12))
-    request = make_request(**SMALL, num_frames=41, causal_block_size=3, guidance_scale=guidance_scale)
+    request = make_request(**SMALL, num_frames=41, causal_block_size=3, guidance_scale=guidance_scale, sink=0)
     assert make_plan(request, pipe.card).remembers
     with_cache = latents_of(pipe, request)
     monkeypatch.setattr(film, "Branch", lambda context, cache, later: Branch(context, None, later))

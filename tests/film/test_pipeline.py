@@ -54,7 +54,7 @@ def test_the_same_seed_gives_the_same_film_and_blocks_are_the_film(pipe):
 
 def test_a_long_film_begins_before_it_ends(pipe):
     """Beyond a window the first block comes after its own steps, and only context is held."""
-    request = make_request(prompt="a red fox", num_frames=137, **FAST)
+    request = make_request(prompt="a red fox", num_frames=137, schedule="blockwise", **FAST)
     plan = make_plan(request, pipe.card)
     assert plan.remembers and plan.context <= 20
     rows = []

@@ -92,9 +92,12 @@ _TINY = ModelCard(
     dim=256,
     ffn_dim=1024,
     num_layers=10,
+    # By what docs/long-video.md measures: of all ways the nearest to all of its goals.
     schedule="blockwise",
     join="carry",
     causal=True,
+    sink=5,
+    anchor_color=1.0,
 )
 _DF_1B = ModelCard(
     name="DF-1.3B-540P",
