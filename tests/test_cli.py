@@ -370,8 +370,11 @@ def test_a_plan_is_said_without_loading_anything(run, monkeypatch, tmp_path):
     monkeypatch.setattr(VideoPipeline, "from_pretrained", None)
     code, out, err = run("plan", "a fox", "--num-frames", 1457, "--schedule", "blockwise")
     assert (code, err) == (0, "")
-    assert out.startswith("1457 frames of 160x96 at 24 fps: blockwise") and "frames 97..116: latents 5..29" in out
-    assert "... 64 more ..." in out and "frames 1437..1456: latents 340..364 in sight" in out
+    assert (
+        out.startswith("1457 frames of 160x96 at 24 fps: blockwise")
+        and "frames 97..116: latents 0..4 and 10..29" in out
+    )
+    assert "... 64 more ..." in out and "frames 1437..1456: latents 0..4 and 345..364 in sight" in out
     assert "time: about" in out and "memory: about" in out
     write_image(tmp_path / "a.png", np.zeros((96, 160, 3), np.uint8))
     ends = ("--end-image", tmp_path / "a.png", "--schedule", "blockwise")

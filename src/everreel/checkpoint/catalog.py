@@ -230,6 +230,8 @@ def _card_of_folder(folder: Path) -> ModelCard:
         card = large if "720" in folder.resolve().name else small
     else:
         card = replace(_TINY, size="unknown", needs="unknown", licence="unknown")
-        card = replace(card, kind=_I2V_1B.kind, causal=False, solver=_I2V_1B.solver, image=True) if image else card
+        if image:
+            kind, solver = _I2V_1B.kind, _I2V_1B.solver
+            card = replace(card, kind=kind, solver=solver, causal=False, image=True, sink=0, anchor_color=0.0)
     card = replace(card, dim=config.dim, ffn_dim=config.ffn_dim, num_layers=config.num_layers)
     return replace(card, name=folder.resolve().name, path=str(folder), released=False)

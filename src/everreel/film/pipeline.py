@@ -271,7 +271,7 @@ class VideoPipeline:
                 request.seed,
                 beginning.offset,
                 decoder.join,
-                anchor if request.anchor_color else None,
+                anchor if request.anchor_color and plan.is_long else None,
                 beginning.channels,
             ),
             lambda frame: draw_noise(request.seed, "start", frame + beginning.offset, 0, size).to(device),

@@ -100,6 +100,11 @@ class Plan:
         return 1 if self.schedule.num_steps == len(self.schedule) else self.schedule.num_finished
 
     @property
+    def is_long(self) -> bool:
+        """Whether not all of the film is ever in sight at once, so that it may drift."""
+        return self.schedule.longest_window < self.schedule.num_frames
+
+    @property
     def rows_per_block(self) -> int:
         """Rows between the end of one block and the end of the next."""
         if self.num_blocks == 1:
@@ -134,7 +139,9 @@ class Plan:
         first = self.request.shown(frames_of(row.finished.start)[0])
         last = min(self.request.shown(frames_of(row.finished.stop - 1)[-1]), self.request.num_frames - 1)
         full = "; full attention and no cache, a picture lies ahead" if row.ahead and self.remembers else ""
-        sight = f"latents {row.window[0]}..{row.window[1] - 1} in sight{full}"
+        sink = 0 if row.ahead else min(self.sink, row.window[0])
+        kept = f"0..{sink - 1} and " if sink else ""
+        sight = f"latents {kept}{row.window[0]}..{row.window[1] - 1} in sight{full}"
         return f"frames {first}..{last}: {sight}"
 
 
