@@ -188,10 +188,9 @@ def page(
             "l" + "r" * (5 + len(MEASURES)),
         )
         lines += ["", *paragraph(_goals(default, measured[default]))]
-        lines += [
-            "",
-            *paragraph(f"By the goals that are missed, then by drift, best first: {'; '.join(ranked(measured))}."),
-        ]
+        order = "; ".join(ranked(measured))
+        how = "By the factor that the goals are missed by, all three together, best first"
+        lines += ["", *paragraph(f"{how}: {order}.")]
         lines += ["", f"![{setting.num_frames} frames of each way]({_picture(setting)})"]
         lines += ["", f"![brightness by second]({_plot(setting)})"]
     if promised:
@@ -226,10 +225,12 @@ def _plot(setting: Setting) -> str:
 
 
 def draw(folder: Path, setting: Setting, measured: Mapping[str, Measured]) -> None:
-    """The pictures of the page: the first film in every way, and its brightness by second."""
+    """The pictures of the page: the first film in every way, and by second the brightness of the best and worst two."""
     films = [found.pictures[0] for found in measured.values()]
     write_image(folder / _picture(setting), contact_sheet(films, columns=1, frames_per_film=6, captions=list(measured)))
-    curves = {name: found.meters[0].curve("brightness") for name, found in measured.items()}
+    order = ranked(measured)
+    shown = (DRAWN, *order[:2], *order[-2:])  # more lines than these cannot be told apart
+    curves = {name: measured[name].meters[0].curve("brightness") for name in dict.fromkeys(shown)}
     seconds = {name: [(at / FPS, float(value)) for at, value in enumerate(curve)] for name, curve in curves.items()}
     draw_lines(folder / _plot(setting), seconds)
 
