@@ -61,12 +61,16 @@ class FilmCost:
     num_frames: int
     description: str
     load_seconds: float
-    first_block_seconds: float
     seconds: float
     loaded_bytes: int
     peak_bytes: int
     blocks: list[tuple[int, float]]
     """When which number of frames was on disk."""
+
+    @property
+    def first_block_seconds(self) -> float:
+        """When the first block was on disk."""
+        return self.blocks[0][1]
 
     def seconds_per_frame(self, start: float, stop: float) -> float:
         """What a frame took between two moments of the film, in seconds of its time."""
@@ -160,8 +164,7 @@ def make_film(setting: Setting, num_frames: int) -> FilmCost:
             assert writer.num_frames == num_frames
     seconds = time.perf_counter() - loaded
     load_seconds, description = loaded - started, plan.describe()
-    first = blocks[0][1]
-    return FilmCost(num_frames, description, load_seconds, first, seconds, loaded_bytes, peak_bytes(), blocks)
+    return FilmCost(num_frames, description, load_seconds, seconds, loaded_bytes, peak_bytes(), blocks)
 
 
 def read_ends(setting: Setting, critic_folder: Path) -> Reading:

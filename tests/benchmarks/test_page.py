@@ -22,8 +22,8 @@ AGAINST = against_diffusers.Result(
     asynchronous_of="97 frames, asynchronous, cached",
     asynchronous=comparison("in blocks", 2.5, (5.0,), (20.0,)),
 )
-SHORT = length.FilmCost(97, "97 frames, 1 block", 0.5, 2.0, 2.0, 300 * 2**20, 500 * 2**20, [])
-LONG = length.FilmCost(1457, "1457 frames, 73 blocks", 0.5, 1.5, 30.0, 300 * 2**20, 600 * 2**20, [])
+SHORT = length.FilmCost(97, "97 frames, 1 block", 0.5, 2.0, 300 * 2**20, 500 * 2**20, [(97, 2.0)])
+LONG = length.FilmCost(1457, "1457 frames, 73 blocks", 0.5, 30.0, 300 * 2**20, 600 * 2**20, [(17, 1.5)])
 READ = {"subject": 0.75, "color": 1.0, "place": 0.875, "action": float("nan"), "camera_motion": 0.7}
 READING = length.Reading(4, 10, READ, READ, READ)
 

@@ -17,7 +17,7 @@ def cost(num_frames, peak, late):
     for frames in range(17, num_frames, 20):
         at += 0.02 * (10 if frames < 30 * 24 else late)
         blocks.append((frames, at))
-    return length.FilmCost(num_frames, "a film", 1.0, 1.0, at, MB, peak * MB, blocks)
+    return length.FilmCost(num_frames, "a film", 1.0, at, MB, peak * MB, blocks)
 
 
 @pytest.mark.parametrize(("peak", "late", "met"), [(105, 10.5, True), (120, 12, False)])

@@ -10,7 +10,7 @@ import difflib
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from everreel.checkpoint import configs
 from everreel.shapes import LATENT_CHANNELS, TEMPORAL
@@ -137,36 +137,33 @@ _DF_14B_720P = replace(
     num_frames=121,
     needs="a GPU with 80 GB, 64 GB of memory, 70 GB of disk",
 )
-# The published shift of the I2V models is 5 in the table of settings and in their loop, and 3 in two notes beside it.
+# Of the I2V models. Their shift is 5 in the published table of settings and in their loop, and 3 in two notes beside.
+_I2V: dict[str, Any] = {
+    "kind": "image to video",
+    "guidance_scale": 5.0,
+    "shift": 5.0,
+    "solver": "unipc_exact",  # their loop writes into no sample that the scheduler keeps
+    "image": True,
+}
 _I2V_1B = replace(
     _DF_1B,
+    **_I2V,
     name="I2V-1.3B-540P",
     path="Skywork/SkyReels-V2-I2V-1.3B-540P-Diffusers",
-    kind="image to video",
-    guidance_scale=5.0,
-    shift=5.0,
-    solver="unipc_exact",  # the loop of the I2V models writes into no sample that the scheduler keeps
-    image=True,
     needs="a GPU with 15 GB, 32 GB of memory, 31 GB of disk",
 )
 _I2V_14B = replace(
     _DF_14B,
+    **_I2V,
     name="I2V-14B-540P",
     path="Skywork/SkyReels-V2-I2V-14B-540P-Diffusers",
-    kind=_I2V_1B.kind,
-    guidance_scale=_I2V_1B.guidance_scale,
-    shift=_I2V_1B.shift,
-    solver=_I2V_1B.solver,
-    image=True,
     needs="a GPU with 44 GB, 64 GB of memory, 80 GB of disk",
 )
 _I2V_14B_720P = replace(
-    _I2V_14B,
+    _DF_14B_720P,
+    **_I2V,
     name="I2V-14B-720P",
     path="Skywork/SkyReels-V2-I2V-14B-720P-Diffusers",
-    height=720,
-    width=1280,
-    num_frames=121,
     needs="a GPU with 80 GB, 64 GB of memory, 80 GB of disk",
 )
 

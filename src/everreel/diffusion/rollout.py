@@ -61,11 +61,13 @@ class Glimpse:
     """The window before the row."""
     velocity_CTHW: Tensor
     sigma_T: Tensor
+    """Noise levels of the window before the row, on the CPU."""
 
     def clean(self) -> Tensor:
         """The moved frames (C, T, H, W) as they would be without noise."""
         moved = list(self.moved)
-        step_CTHW = self.sigma_T[None, moved, None, None] * self.velocity_CTHW[:, moved]
+        sigma_T = self.sigma_T[moved].to(self.velocity_CTHW)
+        step_CTHW = sigma_T[None, :, None, None] * self.velocity_CTHW[:, moved]
         return self.before_CTHW[:, moved] - step_CTHW
 
 
@@ -110,7 +112,7 @@ def rollout(
         window.state = solver.step(window.state, velocity_CTHW[None], levels_T, update_T)
         if on_row is not None:
             moved = tuple(frame for frame, moves in enumerate(row.update) if moves)
-            sigma_T = solver.sigmas.to(window.device)[levels_T]
+            sigma_T = solver.sigmas[list(row.levels)]
             on_row(Glimpse(index, window.start, moved, before_CTHW, velocity_CTHW, sigma_T))
         if row.finished:
             window.settle(row)

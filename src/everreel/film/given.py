@@ -65,8 +65,12 @@ def encode_frames(frames_THWC: Pixels, vae: CausalVAE) -> Tensor:
 def as_video(frames_THWC: Pixels, vae: CausalVAE) -> Tensor:
     """Frames, uint8 (T, H, W, 3), as the VAE takes them: (3, T, H, W) in [-1, 1], of its dtype and on its device."""
     parameter = next(vae.parameters())
-    video_CTHW = torch.tensor(frames_THWC).permute(3, 0, 1, 2).to(parameter.device).float() / 127.5 - 1
-    return video_CTHW.to(parameter.dtype)
+    return unit_range(frames_THWC, parameter.device).to(parameter.dtype)
+
+
+def unit_range(frames_THWC: Pixels, device: torch.device) -> Tensor:
+    """Frames, uint8 (T, H, W, 3), as (3, T, H, W) in [-1, 1], float32."""
+    return torch.tensor(frames_THWC).permute(3, 0, 1, 2).to(device).float() / 127.5 - 1
 
 
 def _read(field: str, path: Path, height: int, width: int) -> Picture:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from everreel.film.given import as_video
+from everreel.film.given import as_video, unit_range
 from everreel.film.state import Beginning
 from everreel.media import Pixels
 from everreel.model.image_encoder import ImageEncoder
@@ -54,6 +54,6 @@ def first_frame_mask(latents_CTHW: Tensor) -> Tensor:
 def image_tokens(pixels_HWC: Pixels, image_encoder: ImageEncoder) -> Tensor:
     """The tokens (1, N, D) of a picture, in float32."""
     parameter = next(image_encoder.parameters())
-    image_CHW = torch.tensor(pixels_HWC).permute(2, 0, 1).to(parameter.device).float() / 127.5 - 1
-    tokens_BND: Tensor = image_encoder(image_encoder.prepare(image_CHW[None]).to(parameter.dtype))
+    image_BCHW = unit_range(pixels_HWC[None], parameter.device).movedim(1, 0)
+    tokens_BND: Tensor = image_encoder(image_encoder.prepare(image_BCHW).to(parameter.dtype))
     return tokens_BND.float()

@@ -317,7 +317,9 @@ class VideoPipeline:
                     frames = np.concatenate([frames, decoder.flush()])
                 unseen = [at - num_made for at in hidden if 0 <= at - num_made < len(frames)]
                 num_made += len(frames)
-                frames, spare = np.split(np.delete(frames, unseen, axis=0), [num_frames - start])
+                if unseen:  # else nothing needs to be copied
+                    frames = np.delete(frames, unseen, axis=0)
+                frames, spare = np.split(frames, [num_frames - start])
                 made = Block(start, frames)
                 start += len(frames)
             spare = np.concatenate([left, spare]) if len(left) else spare
