@@ -286,7 +286,7 @@ def test_every_flag_arrives(tiny_folder, tmp_path, run, monkeypatch):
     films, loads = [], []
     monkeypatch.setattr(cli, "_load", lambda *arguments: loads.append(arguments))
     monkeypatch.setattr(cli, "_film", lambda *arguments: films.append(arguments))
-    monkeypatch.setattr(making, "begin", lambda pipeline, request: request)
+    monkeypatch.setattr(making, "begin", lambda pipeline, request, **_: request)
     film, picture = tmp_path / "a.mp4", tmp_path / "fox.png"
     write_image(picture, np.zeros((32, 32, 3), np.uint8))
     flags = {

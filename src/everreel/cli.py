@@ -9,14 +9,13 @@ from __future__ import annotations
 import functools
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from everreel.bars import film_bar, films_bar
 from everreel.film.request import VideoRequest, make_request
 from everreel.memory import keep_freed_memory
 from everreel.options import takes_flags, takes_request
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from everreel.film.journal import Journal
-    from everreel.film.pipeline import Progress, VideoPipeline
-    from everreel.film.plan import Plan
+    from everreel.film.pipeline import VideoPipeline
 
 app = typer.Typer(
     name="everreel",
@@ -97,7 +95,9 @@ def _generate(
             typer.echo(note, err=True)
     pipeline = _load(model, device, dtype)
     typer.echo(plan.describe())
-    _film(pipeline, making.begin(pipeline, request), output)
+    with film_bar("the loop's opening, ") as on_progress:
+        journal = making.begin(pipeline, request, on_progress=on_progress)
+    _film(pipeline, journal, output)
 
 
 def _released(script: str, flags: Mapping[str, Any]) -> None:
@@ -152,7 +152,9 @@ def batch(
             for note in item.notes:
                 typer.echo(note, err=True)
             typer.echo(f"{film}: {item.summary}")
-            _film(pipeline, open_journal(item, pipeline), item.output)
+            with film_bar("the loop's opening, ") as on_progress:
+                journal = open_journal(item, pipeline, on_progress)
+            _film(pipeline, journal, item.output)
             done += 1
     except FAILURES as error:
         said = error.said if isinstance(error, FilmStopped) else _why(error)
@@ -336,7 +338,7 @@ def evaluate(
     )
     evaluation = Evaluation(find_model(model), settings, output)
     try:
-        with _films_bar() as on_film:
+        with films_bar() as on_film:
             report = measure(lambda: _load(model, device, dtype), read, evaluation, on_film)
     except KeyboardInterrupt:
         done = num_films - len(evaluation.missing())
@@ -384,17 +386,15 @@ def _torch_dtype(name: str | None) -> torch.dtype | None:
 def _film(pipeline: VideoPipeline, journal: Journal, output: Path) -> None:
     """Write the film while it is made; what is written stays, whatever happens."""
     from everreel.film import making
-    from everreel.film.plan import make_plan
     from everreel.film.splice import Splice
 
-    beginning, writer = journal.beginning, None
+    writer = None
     older = output.exists() and not journal.num_frames
     try:
         with journal.open_film(output) as writer:
             if isinstance(writer, Splice) and writer.said:
                 typer.echo(writer.said)
-            plan = make_plan(journal.request, pipeline.card, beginning.history, len(beginning.spare))
-            with _progress_bar(plan) as on_progress:
+            with film_bar() as on_progress:
                 making.write(pipeline, journal, writer, on_progress)
     except (KeyboardInterrupt, OSError) as error:
         if writer is None and isinstance(error, OSError):
@@ -405,67 +405,9 @@ def _film(pipeline: VideoPipeline, journal: Journal, output: Path) -> None:
         kept = f"{output} holds {first} {num_frames} frames" if num_frames else "no frame was written"
         again = num_frames or not older
         raise FilmStopped(f"{reason}: {kept}", f"everreel resume {output}" if again else "") from None
-    seconds = writer.num_frames / plan.request.fps
+    seconds = writer.num_frames / journal.request.fps
     new = "new " * bool(journal.source)
     typer.echo(f"wrote {output}: {writer.num_frames} {new}frames, {seconds:.1f} s, {writer.num_bytes / 1000:.0f} kB")
-
-
-@contextmanager
-def _progress_bar(plan: Plan) -> Iterator[Callable[[Progress], None]]:
-    """A bar with block, step, elapsed and remaining time; a line a block where no one is watching."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[clock]}"))
-    last_block = 0
-    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=len(plan.schedule), clock="")
-
-        def on_progress(progress: Progress) -> None:
-            nonlocal last_block
-            where = f"block {progress.block}/{plan.num_blocks} step {progress.step}/{plan.rows_per_block}"
-            clock = f"{_clock(progress.elapsed)} elapsed, {_clock(progress.remaining)} left"
-            bar.update(task, completed=progress.row, description=where, clock=clock)
-            if not console.is_terminal and (progress.block > last_block or progress.row == progress.num_rows):
-                last_block = progress.block
-                typer.echo(f"{where}: {clock}", err=True)
-
-        yield on_progress
-
-
-@contextmanager
-def _films_bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar with films, elapsed and remaining time; a line a film where no one is watching."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[clock]}"))
-    started, first = 0.0, -1
-    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=None, clock="")
-
-        def on_film(done: int, total: int) -> None:
-            nonlocal started, first
-            if first < 0:
-                started, first = time.monotonic(), done
-            elapsed = time.monotonic() - started
-            left = f", {_clock(elapsed / (done - first) * (total - done))} left" if done > first else ""
-            where, clock = f"film {done}/{total}", f"{_clock(elapsed)} elapsed{left}"
-            bar.update(task, completed=done, total=total, description=where, clock=clock)
-            if not console.is_terminal:
-                typer.echo(f"{where}: {clock}", err=True)
-
-        yield on_film
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _complain(message: str) -> int:

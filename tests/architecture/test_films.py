@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from everreel.diffusion.denoiser import Branch
 from everreel.film import pipeline as film
 from everreel.film.pipeline import VideoPipeline
-from everreel.film.plan import make_plan, turn_latent
+from everreel.film.plan import make_plan
 from everreel.film.request import make_request
 from everreel.media import FilmWriter, Video
 
@@ -168,7 +168,7 @@ def test_a_prompt_takes_over_at_its_frame(pipe, options):
     story = make_request(**SMALL, num_frames=77, story={40: "a blue swan"}, **options)
     told, plain = latents_of(pipe, story), latents_of(pipe, make_request(**SMALL, num_frames=77, **options))
     changed = (told - plain).flatten(2).norm(dim=(0, 2)) / plain.flatten(2).norm(dim=(0, 2))
-    turn = turn_latent(40)
+    (turn,) = make_plan(story, pipe.card).turns
     assert turn == 11 and changed[turn:].min() > 3 * changed[:turn].max()
     if not options:
         assert torch.equal(told[:, :10], plain[:, :10])  # whole blocks

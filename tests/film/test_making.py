@@ -17,6 +17,7 @@ from everreel.film import making
 from everreel.film.decoding import to_uint8
 from everreel.film.journal import Journal, journal_path, read_journal
 from everreel.film.pipeline import VideoPipeline
+from everreel.film.plan import make_plan
 from everreel.film.request import RequestError, make_request
 from everreel.film.source import SourceFilm
 from everreel.film.splice import Splice
@@ -141,6 +142,7 @@ import torch; torch.set_num_threads(1)
 from everreel.film import making
 from everreel.film.decoding import to_uint8
 from everreel.film.pipeline import VideoPipeline
+from everreel.film.plan import make_plan
 from everreel.film.request import make_request
 from everreel.film.source import SourceFilm
 from pathlib import Path
@@ -254,6 +256,26 @@ def test_the_maker_is_written_down(pipe, tmp_path):
     maker = read_journal(film).maker
     assert (maker.model, maker.device, maker.dtype, maker.threads) == (pipe.card.path, "cpu", "float32", 1)
     assert json.dumps(maker.fingerprint) and len(maker.fingerprint) == 16
+
+
+def test_a_story_goes_on_with_the_film(pipe, tmp_path):
+    """Behind another film a part's frames are counted from where the new ones begin."""
+    film = tmp_path / "film.mp4"
+    first = make(pipe, making.begin(pipe, make_request(**SMALL, num_frames=21)), film)
+    longer = make_request(**SMALL, num_frames=24, story={12: "a blue swan"})
+    journal = making.go_on_with(pipe, first, longer)
+    assert journal.request.story == {12: "a blue swan"}
+    beginning = journal.beginning
+    plan = make_plan(journal.request, pipe.card, beginning.history, len(beginning.spare))
+    assert plan.turns == (beginning.history + 3,)
+    plain = replace(journal, request=journal.request.model_copy(update={"story": {}}))
+
+    told, untold = (
+        np.concatenate([block.frames for block in pipe.stream(which.request, beginning=beginning)]).astype(int)
+        for which in (journal, plain)
+    )
+    changed = np.abs(told - untold)
+    assert changed[12:].mean() > 3 * changed[:12].mean()  # what is made together may differ a little before it too
 
 
 @pytest.mark.parametrize(("length", "history"), [(60, 4), (14, 4), (7, 2), (1, 1)])

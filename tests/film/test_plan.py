@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from everreel.checkpoint.catalog import find_model
-from everreel.film.plan import make_plan
+from everreel.film.plan import make_plan, opening_of
 from everreel.film.request import RequestError, make_request
-from everreel.shapes import latent_index
+from everreel.shapes import frames_of, latent_index
 from tests.diffusion.test_schedule import check_promises
 
 FAST = {"prompt": "a red fox", "num_inference_steps": 2, "height": 32, "width": 32}
@@ -210,3 +210,34 @@ def test_every_plan_of_up_to_900_frames_keeps_its_promises(part):
         if request.end_image or request.loop:
             assert shown[-1] == made - 1 and plan.schedule.num_frames - 1 in plan.schedule.given, options
     assert refused < 75
+
+
+@pytest.mark.parametrize("frame", [9, 18, 31, 40, 50])
+@pytest.mark.parametrize(
+    "options", [{}, {"end_image": "fox.png"}, {"image": "fox.png", "end_image": "fox.png"}, {"loop": True}]
+)
+def test_a_part_of_a_story_begins_at_the_nearest_latent_whatever_is_hidden(pipe, options, frame):
+    request = make_request(prompt="x", num_frames=60, story={frame: "y"}, **options)
+    (turn,) = make_plan(request, pipe.card).turns
+    begins = request.shown(frames_of(turn)[0])
+    assert abs(begins - frame) <= 2
+
+
+def test_a_part_of_a_story_is_counted_from_where_a_film_goes_on(pipe):
+    request = make_request(prompt="x", num_frames=40, story={8: "y", 21: "z"})
+    assert make_plan(request, pipe.card, history=4).turns == (6, 9)
+    assert make_plan(request, pipe.card, history=4, spare=3).turns == (5, 8)  # three of its frames are there already
+    with pytest.raises(RequestError, match=re.escape("comes too soon; nearest that works: 4")):
+        make_plan(make_request(prompt="x", num_frames=40, story={1: "y"}), pipe.card, history=4)
+    with pytest.raises(
+        RequestError, match=re.escape("too near the end of 40 frames to be seen; nearest that works: 36")
+    ):
+        make_plan(make_request(prompt="x", num_frames=40, story={39: "y"}), pipe.card, history=4)
+
+
+def test_the_opening_of_a_loop_reads_its_part_of_the_story(pipe):
+    request = make_request(prompt="x", num_frames=80, loop=True, story={1: "y", 60: "z"})
+    plan = make_plan(request, pipe.card)
+    opening = make_plan(opening_of(plan), pipe.card)
+    assert opening.request.prompt == "x" and list(opening.request.story.values()) == ["y"]
+    assert opening.turns == plan.turns[:1]

@@ -63,3 +63,12 @@ def test_nothing_follows_a_ring(pipe, tmp_path):
         finished = making.write(pipe, journal, writer)
     with pytest.raises(RequestError, match="its end meets its beginning"):
         making.go_on_with(pipe, finished, make_request(prompt="a fox", num_frames=5))
+
+
+def test_the_opening_is_watched_too(pipe):
+    seen = []
+    request = make_request(**SMALL, num_frames=24)
+    pipe.begin(request, on_progress=seen.append)
+    opening = opening_of(make_plan(request, pipe.card))
+    assert [(progress.row, progress.num_rows) for progress in seen] == [(1, 2), (2, 2)]
+    assert {progress.plan.request.num_frames for progress in seen} == {opening.num_frames}

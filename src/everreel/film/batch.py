@@ -12,7 +12,7 @@ import os
 import re
 import reprlib
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from everreel.checkpoint.load import load_tokenizer
 from everreel.film import making
 from everreel.film.given import read_pictures
 from everreel.film.journal import Journal, Maker, journal_path, read_journal
-from everreel.film.pipeline import VideoPipeline, check_tokens
+from everreel.film.pipeline import Progress, VideoPipeline, check_tokens
 from everreel.film.plan import make_plan
 from everreel.film.request import RequestError, VideoRequest, make_request
 from everreel.model.text_encoder import Tokenizer
@@ -100,8 +100,12 @@ def read_batch(requests: Path, folder: Path, card: ModelCard, maker: Maker) -> l
     return items
 
 
-def open_journal(item: BatchItem, pipe: VideoPipeline) -> Journal:
+def open_journal(
+    item: BatchItem, pipe: VideoPipeline, on_progress: Callable[[Progress], None] | None = None
+) -> Journal:
     """What a film is made from, or gone on with; the CPU's threads are set to those that it was begun with.
+
+    `on_progress` is told of a loop's opening, as it is made.
 
     Raises:
         RequestError: a picture cannot be used any more, or the film's name has been taken since.
@@ -112,7 +116,7 @@ def open_journal(item: BatchItem, pipe: VideoPipeline) -> Journal:
         return read_journal(item.output, pipe.device)
     if item.output.exists():
         raise RequestError(f"output = {item.output}: was put there while others were made; {REMEDY}")
-    return making.begin(pipe, item.request)
+    return making.begin(pipe, item.request, on_progress=on_progress)
 
 
 def _lines(requests: Path) -> Iterator[tuple[int, bytes]]:

@@ -49,15 +49,20 @@ def check_output(path: Path) -> None:
         raise ValueError(f"output = {path}: {reason}") from None
 
 
-def begin(pipe: VideoPipeline, request: VideoRequest, control: Control | None = None) -> Journal:
-    """The journal of a film that has no frames yet.
+def begin(
+    pipe: VideoPipeline,
+    request: VideoRequest,
+    control: Control | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Journal:
+    """The journal of a film that has no frames yet. `on_progress` is told of a loop's opening, as it is made.
 
     Raises:
         RequestError: a picture cannot be used.
         CancelledError: `control` said so.
     """
     resolved = request.resolve(pipe.card)
-    return Journal(resolved, maker_of(pipe), pipe.begin(resolved, control))
+    return Journal(resolved, maker_of(pipe), pipe.begin(resolved, control, on_progress))
 
 
 def resume(
@@ -101,8 +106,8 @@ def pipeline_of(journal: Journal) -> VideoPipeline:
 def go_on_with(pipe: VideoPipeline, journal: Journal, request: VideoRequest, told: bool = True) -> Journal:
     """The journal of a finished film that more is to follow, from its own latents.
 
-    Of `request` count the length (by default a window without its history), the seed, the steps if given, and, if it
-    was `told` anew, the prompt; all else is as the film was made.
+    Of `request` count the length (by default a window without its history), the seed, the steps if given, the parts of
+    a story, and, if it was `told` anew, the prompt; all else is as the film was made.
 
     Raises:
         RequestError: the film is not finished, or its model cannot go on with one.
@@ -127,6 +132,7 @@ def go_on_with(pipe: VideoPipeline, journal: Journal, request: VideoRequest, tol
         "num_frames": request.length or TEMPORAL * (latent_frames(pipe.card.num_frames) - history)
     }
     changed |= {"seed": request.seed, "prompt": request.prompt if told else [old.prompt, *old.story.values()][-1]}
+    changed["story"] = request.story
     if request.num_inference_steps is not None:
         changed["num_inference_steps"] = request.num_inference_steps
     bare = VideoRequest(**old.model_dump(exclude={"image", "end_image", "keyframes", "story"}))

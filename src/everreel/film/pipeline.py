@@ -33,7 +33,7 @@ from everreel.film.decoding import DECODE_FRAMES, FrameDecoder, preview_of
 from everreel.film.given import encode_frames, encode_pictures, read_pictures
 from everreel.film.image_to_video import image_beginning
 from everreel.film.journal import journal_path
-from everreel.film.plan import Plan, make_plan, opening_of, turn_latent
+from everreel.film.plan import Plan, make_plan, opening_of
 from everreel.film.request import RequestError, VideoRequest
 from everreel.film.state import NOTHING, Beginning, Block, FilmState
 from everreel.media import Pixels, Video
@@ -170,7 +170,7 @@ class VideoPipeline:
         from everreel.film import making
 
         where = Path(output) if output is not None else _temporary()
-        journal = making.begin(self, request, control)
+        journal = making.begin(self, request, control, on_progress)
         with journal.open_film(where) as writer:
             making.write(self, journal, writer, on_progress, control=control)
         return Video(where)
@@ -197,15 +197,22 @@ class VideoPipeline:
                 cannot be used.
             CancelledError: `control` said so.
         """
-        beginning = beginning or self.begin(request)
+        beginning = beginning or self.begin(request, control, on_progress)
         plan = make_plan(request, self.card, beginning.history, len(beginning.spare))
         branches = self._branches(plan, state, beginning.image_tokens)
         watch = _Watch(plan, state, self.vae, on_progress, control)
         return self._stream(plan, branches, beginning, state, watch)
 
     @torch.no_grad()
-    def begin(self, request: VideoRequest, control: Control | None = None) -> Beginning:
+    def begin(
+        self,
+        request: VideoRequest,
+        control: Control | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Beginning:
         """What is known before a film is made: its pictures, encoded, and the opening of one that meets its beginning.
+
+        `on_progress` is told of the opening's rows, which are counted by themselves.
 
         Raises:
             RequestError: a picture cannot be used, or the model has none of what is asked.
@@ -219,7 +226,7 @@ class VideoPipeline:
         if ring is None:
             return Beginning(known)
         opening = Beginning({frame: latent for frame, latent in known.items() if frame < ring.opening})
-        blocks = list(self.stream(opening_of(plan), beginning=opening, control=control))
+        blocks = list(self.stream(opening_of(plan), beginning=opening, on_progress=on_progress, control=control))
         assert blocks[-1].state is not None
         latents_CTHW = blocks[-1].state.rollout.solver.latents[0]
         shown = np.concatenate([block.frames for block in blocks])
@@ -331,7 +338,8 @@ class VideoPipeline:
         tokens = plan.schedule.longest_window * plan.shape.tokens_per_frame
         # A film that is taken up goes on as it began, whatever memory is free now.
         together = len(state.caches) == 1 if state and state.caches else fits_as_batch(tokens, self.transformer)
-        parts = [("prompt", 0, request.prompt), *((f"story[{f}]", turn_latent(f), p) for f, p in request.story.items())]
+        story = zip(plan.turns, request.story.items(), strict=True)
+        parts = [("prompt", 0, request.prompt), *((f"story[{frame}]", turn, told) for turn, (frame, told) in story)]
         told = [(latent, self._contexts(plan, field, prompt, together, image_BND)) for field, latent, prompt in parts]
         return [
             Branch(

@@ -93,6 +93,8 @@ class Plan:
     join: Join = "carry"
     ring: Ring | None = None
     """Of a film whose end meets its beginning."""
+    turns: tuple[int, ...] = ()
+    """The latent frame at which each part of the story takes over."""
 
     @property
     def num_blocks(self) -> int:
@@ -165,7 +167,6 @@ def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: i
     block = resolved.causal_block_size or min(card.block_size, window)
     if block > window:
         raise RequestError(f"causal_block_size = {block}: must be at most the window of {window} latent frames")
-    _check_story(resolved)
     ring = Ring.of(resolved, block) if resolved.loop else None
     if ring:
         frames, given = ring.num_latents, pictures | frozenset(ring.known)
@@ -183,7 +184,8 @@ def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: i
         made = cut.make()
     except ValueError as error:
         raise RequestError(str(error)) from None
-    return Plan(resolved, LatentShape.from_pixels(video_frames(frames), height, width), **vars(made), ring=ring)
+    shape = LatentShape.from_pixels(video_frames(frames), height, width)
+    return Plan(resolved, shape, **vars(made), ring=ring, turns=_turns(resolved, frames - bool(ring), history, spare))
 
 
 @dataclass(frozen=True)
@@ -302,19 +304,16 @@ class _Cut:
 
 
 def opening_of(plan: Plan) -> VideoRequest:
-    """The request of the opening of a film that meets its beginning: one window, with the pictures that lie in it."""
+    """The request of the opening of a film that meets its beginning: one window, with what is asked of it alone."""
     assert plan.ring
     alike = {"prompt", "negative_prompt", "fps", "height", "width", "seed"}
     alike |= {"num_inference_steps", "guidance_scale", "shift"}
     placed = plan.request.pictures().items()
     pictures = {frames_of(at)[0]: path for at, (_, path) in placed if at < plan.ring.opening}
     asked = plan.request.model_dump(include=alike)
-    return VideoRequest(**asked, num_frames=video_frames(plan.ring.opening), keyframes=pictures)
-
-
-def turn_latent(frame: int) -> int:
-    """The latent frame at which a prompt takes over that is to begin at a video frame: the nearest but the first."""
-    return max(1, 1 + round((frame - 1) / TEMPORAL))
+    told = zip(plan.turns, plan.request.story.values(), strict=True)
+    story = {frames_of(turn)[0]: prompt for turn, prompt in told if turn < plan.ring.opening}
+    return VideoRequest(**asked, num_frames=video_frames(plan.ring.opening), keyframes=pictures, story=story)
 
 
 def check_image_to_video(request: VideoRequest, card: ModelCard) -> None:
@@ -346,19 +345,36 @@ def check_can_go_on(card: ModelCard) -> None:
         raise RequestError(f"model = {card.name}: looks at one picture and cannot go on with a film; {_can_do_it()}")
 
 
-def _check_story(request: VideoRequest) -> None:
-    """Every part of the story has its own place in the film."""
-    latents, before = latent_frames(request.num_frames or 1), 0
+def _turns(request: VideoRequest, latents: int, history: int, spare: int) -> tuple[int, ...]:
+    """The latent frame at which each part of the story takes over: the one nearest to the frame that was asked for.
+
+    Raises:
+        RequestError: a part would not be seen.
+    """
+
+    def turn(frame: int) -> int:
+        # The first latent of a film holds one frame; behind a history every latent holds four.
+        return (
+            history + round((frame - spare) / TEMPORAL) if history else 1 + round((request.made(frame) - 1) / TEMPORAL)
+        )
+
+    def nearest(latent: int) -> int:
+        return spare + TEMPORAL * (latent - history) if history else request.shown(frames_of(latent)[0])
+
+    turns, before = [], history
     for frame, prompt in request.story.items():
-        turn = turn_latent(frame)
-        if turn >= latents:
-            nearest = f"nearest that works: {frames_of(latents - 1)[0]}" if latents > 1 else "leave it out"
-            rule = f"too near the end of {request.num_frames} frames to be seen; {nearest}"
+        at = turn(frame)
+        if at >= latents:
+            works = f"nearest that works: {nearest(latents - 1)}" if latents - 1 > before else "leave it out"
+            rule = f"too near the end of {request.num_frames} frames to be seen; {works}"
             raise RequestError(f"story[{frame}] = {prompt!r}: {rule}")
-        if turn == before:
-            soonest = frames_of(before + 1)[0]
-            raise RequestError(f"story[{frame}] = {prompt!r}: comes too soon; nearest that works: {soonest}")
-        before = turn
+        if at <= before:
+            raise RequestError(
+                f"story[{frame}] = {prompt!r}: comes too soon; nearest that works: {nearest(before + 1)}"
+            )
+        turns.append(at)
+        before = at
+    return tuple(turns)
 
 
 def _overlap(request: VideoRequest, window: int) -> int:
