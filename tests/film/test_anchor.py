@@ -12,49 +12,60 @@ def latents(count, offset=0.0, spread=1.0, seed=0):
 
 
 def stats(latents_CTHW):
-    return latents_CTHW.flatten(1).mean(1), latents_CTHW.flatten(1).std(1, correction=0)
+    """Mean and deviation of each channel in each frame, (C, T)."""
+    return latents_CTHW.flatten(2).mean(2), latents_CTHW.flatten(2).std(2, correction=0)
+
+
+def pooled(latents_CTHW):
+    """The same over all frames, (C, 1)."""
+    return latents_CTHW.flatten(1).mean(1)[:, None], latents_CTHW.flatten(1).std(1, correction=0)[:, None]
 
 
 @pytest.mark.parametrize("strength", [0.25, 1.0])
-def test_later_frames_come_nearer_to_the_first_ones(strength):
-    anchor, first = ColorAnchor(strength, frames=5), latents(5)
-    assert torch.equal(anchor(0, first), first)
-    mean, deviation = stats(first[:, 1:])  # the first latent is of another kind
-    drifted = latents(5, offset=3.0, spread=2.0, seed=2)
-    held = anchor(5, drifted)
-    was_mean, was_deviation = stats(drifted)
-    got_mean, got_deviation = stats(held)
-    assert torch.allclose(got_mean, was_mean + strength * (mean - was_mean), atol=1e-4)
-    assert torch.allclose(got_deviation, was_deviation + strength * (deviation - was_deviation), atol=1e-4)
-    assert torch.equal(anchor(10, drifted), held)  # what comes behind the first window changes nothing
+def test_every_later_frame_comes_nearer_to_the_first_ones(strength):
+    anchor, first = ColorAnchor(strength), latents(5)
+    held = anchor(0, first)
+    assert torch.equal(held[:, 0], first[:, 0])  # the first latent is of another kind
+    wanted = pooled(first[:, 1:])
+    fading = latents(5, spread=2.0, seed=2) + torch.linspace(3, 1, 5)[None, :, None, None]
+    for frames, got in ((first[:, 1:], held[:, 1:]), (fading, anchor(5, fading))):
+        for was, now, goal in zip(stats(frames), stats(got), wanted, strict=True):
+            assert torch.allclose(now, was + strength * (goal - was), atol=1e-4)
 
 
-def test_the_first_window_is_held_at_its_own_beginning():
-    """Else a film that fades while the first window is made would be held at a mean of what it was and became."""
-    anchor, pieces = ColorAnchor(1.0, frames=10), [latents(5), latents(5, offset=-1.0, seed=1)]
-    held = [anchor(5 * number, piece) for number, piece in enumerate(pieces)]
-    for got, wanted in zip(stats(held[1]), stats(pieces[0][:, 1:]), strict=True):
-        assert torch.allclose(got, wanted, atol=1e-4)
+def test_a_part_of_the_story_has_colours_of_its_own():
+    anchor, film = ColorAnchor(1.0, turns=[4, 9]), latents(12) + torch.arange(12.0)[None, :, None, None]
+    held = torch.cat([anchor(0, film[:, :6]), anchor(6, film[:, 6:])], dim=1)
+    for part, first in ((range(1, 4), slice(1, 4)), (range(4, 9), slice(4, 6)), (range(9, 12), slice(9, 12))):
+        for got, wanted in zip(stats(held[:, list(part)]), pooled(film[:, first]), strict=True):
+            assert torch.allclose(got, wanted.expand_as(got), atol=1e-4)
 
 
-def test_what_fits_is_not_touched_and_flat_frames_stay_finite():
-    anchor = ColorAnchor(1.0, frames=5)
+def test_frames_one_by_one_are_held_as_many_are():
+    one, many = ColorAnchor(0.5), ColorAnchor(0.5)
+    first, rest = latents(5), latents(4, offset=2.0, seed=1)
+    assert torch.equal(one(0, first), many(0, first))
+    singly = [one(5 + at, frame) for at, frame in enumerate(rest.split(1, dim=1))]
+    assert torch.allclose(torch.cat(singly, dim=1), many(5, rest), atol=1e-6)
+
+
+def test_flat_frames_stay_finite():
+    anchor = ColorAnchor(1.0)
     anchor(0, latents(5))
-    assert torch.allclose(anchor(5, latents(5)[:, 1:]), latents(5)[:, 1:], atol=1e-5)
     assert anchor(9, torch.zeros(16, 2, 4, 6)).isfinite().all()
 
 
-def test_a_first_latent_alone_is_what_later_ones_are_held_at():
-    anchor = ColorAnchor(1.0, frames=5)
-    anchor(0, latents(1))
-    assert torch.allclose(stats(anchor(1, latents(3, offset=2.0, seed=1)))[0], stats(latents(1))[0], atol=1e-4)
+def test_a_first_latent_alone_is_not_what_later_ones_are_held_at():
+    anchor, alone, next_ones = ColorAnchor(1.0), latents(1), latents(3, offset=2.0, seed=1)
+    assert torch.equal(anchor(0, alone), alone)
+    assert torch.allclose(stats(anchor(1, next_ones))[0], pooled(next_ones)[0].expand(-1, 3), atol=1e-4)
 
 
 def test_it_goes_on_where_it_stood():
-    whole, first, second = (ColorAnchor(0.5, frames=8) for _ in range(3))
+    whole, first, second = (ColorAnchor(0.5, turns=[12]) for _ in range(3))
     pieces = [latents(5), latents(5, seed=1), latents(5, offset=2.0, seed=2)]
     want = [whole(5 * number, piece) for number, piece in enumerate(pieces)]
     got = [first(0, pieces[0])]
-    second.sums = first.sums
+    second.reference = first.reference
     got += [second(5 * number, piece) for number, piece in enumerate(pieces[1:], 1)]
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))

@@ -46,7 +46,7 @@ class ModelCard:
     causal: bool = False  # trained with block-causal attention as well, so that finished blocks can be cached
     block_size: int = 5  # latent frames of a block
     context: int = 20  # latent frames a block looks back at, beyond one window
-    anchor_color: float = 0.0  # how firmly brightness and colours are held at those of the first window
+    anchor_color: float = 0.0  # how firmly brightness and colours of a long film are held at those it began with
     sink: int = 0  # of the first latent frames, that stay in sight beyond one window
     negative_prompt: str = ""
     solver: Literal["unipc", "unipc_exact"] = "unipc"  # as the released loop of these models runs it

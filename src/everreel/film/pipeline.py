@@ -42,7 +42,6 @@ from everreel.model.image_encoder import ImageEncoder
 from everreel.model.kv_cache import KVCache
 from everreel.model.text_encoder import TextEncoder, Tokenizer, Tokens
 from everreel.model.vae import CausalVAE
-from everreel.shapes import latent_frames
 
 SCORES_BYTES_PER_TOKEN = 64  # activations alive at once, in model widths of bfloat16 a token (measured, rounded up)
 
@@ -261,10 +260,10 @@ class VideoPipeline:
         )
         solver = solver_for(self.card.solver, request.num_inference_steps, request.shift)
         decoder = FrameDecoder(self.vae, plan.join, plan.overlap, request.blend_overlap)
-        anchor = ColorAnchor(request.anchor_color or 0, latent_frames(self.card.num_frames))
+        anchor = ColorAnchor(request.anchor_color or 0, plan.turns)
         if state is not None:
             decoder.state, decoder.tail, decoder.held = state.decoder, state.tail, state.held
-            anchor.sums = state.anchor
+            anchor.reference = state.anchor
         elif beginning.history:
             decoder.look_back(torch.stack([beginning.known[frame] for frame in range(beginning.history)], dim=1))
         size = (self.vae.config.z_dim, shape.height, shape.width)
@@ -289,7 +288,7 @@ class VideoPipeline:
         def stands(now: RolloutState, num_frames: int, spare: Pixels, num_made: int) -> FilmState:
             held = tuple(cache.save() for cache in caches)
             past = decoder.state, decoder.tail
-            return FilmState(now, held, *past, num_frames, spare, num_made, decoder.held, anchor.sums)
+            return FilmState(now, held, *past, num_frames, spare, num_made, decoder.held, anchor.reference)
 
         yield from self._decode(blocks, plan, beginning, state, decoder, stands)
 

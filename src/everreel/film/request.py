@@ -130,7 +130,9 @@ class VideoRequest(BaseModel):
         False, description="Fade from one window into the next, where pixels are encoded again."
     )
     anchor_color: Annotated[float | None, _at_least(0, 1)] = Field(
-        None, description="Hold brightness and colours at those of the first window: 0 is off, 1 is firmly."
+        None,
+        description="Hold a long film's brightness and colours at those that each part of its story began with: "
+        "0 is off, 1 is firmly.",
     )
     image: Path | None = Field(None, description="The picture that the film begins with.")
     end_image: Path | None = Field(None, description="The picture that the film ends with.")
