@@ -12,6 +12,7 @@ import pytest
 from everreel import cli
 from everreel.diffusion.denoiser import Denoiser
 from everreel.film import making
+from everreel.film.loading import model_options
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.request import make_request
 from everreel.media import FilmWriter, Video, write_image
@@ -31,7 +32,7 @@ def refused(run, monkeypatch):
 
     def refused(*arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(VideoPipeline, "from_pretrained", load)
+            patch.setattr(VideoPipeline, "load", load)
             return one_line(run(*arguments))
 
     return refused
@@ -79,7 +80,7 @@ def one_line(said):
         (["a fox", "--causal-block-size", 0], "causal_block_size = 0: must be at least 1"),
         (["a fox", "--causal-block-size", 26], "causal_block_size = 26: must be at most the window of 25 latent"),
         (["a fox", "--ar-step", 1, "--num-frames", 400], "ar_step = 1: .*the smallest that works is 6"),
-        (["a fox", "--dtype", "int8"], "dtype = int8: must be one of .*bfloat16"),
+        (["a fox", "--dtype", "int8"], "dtype = 'int8': must be one of .*bfloat16"),
         (["a fox", "--device", "cuba"], "device = cuba: .*nearest that works: cpu"),
         (["a fox", "--device", "meta"], "device = meta: .*nearest that works: cpu"),
         (["a fox", "--model", "tinny"], "model = 'tinny': must be one of .*; nearest 'tiny'"),
@@ -259,7 +260,7 @@ def test_stopped_while_a_model_is_loaded(tiny_folder, tmp_path, run, monkeypatch
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(VideoPipeline, "from_pretrained", stopped)
+    monkeypatch.setattr(VideoPipeline, "load", stopped)
     film = tmp_path / "fox.mp4"
     assert one_line(run("generate", "a fox", "--model", tiny_folder, "-o", film)) == "everreel: stopped\n"
     assert not film.exists()
@@ -304,7 +305,7 @@ def test_every_flag_arrives(tiny_folder, tmp_path, run, monkeypatch):
     flags |= {"keyframes": {9: picture, 20: picture}, "story": {}}
     flags |= {"cache": True, "blend_overlap": True, "loop": False}
     assert request.model_dump(exclude_none=True) == {"prompt": "a fox", **flags}
-    assert output == film and loads == [(str(tiny_folder), "cpu", "float32")]
+    assert output == film and loads == [(model_options(model=str(tiny_folder), device="cpu", dtype="float32"),)]
     run("generate", "a fox", "--num-frames", 10, "--height", 64, "--width", 80, "--model", tiny_folder, "-o", film)
     request = films[-1][1]
     assert (request.num_frames, request.height, request.width) == (10, 64, 80)
@@ -367,7 +368,7 @@ def test_what_becomes_of_a_picture_is_said(tiny_folder, tmp_path, run):
 
 def test_a_plan_is_said_without_loading_anything(run, monkeypatch, tmp_path):
     """Of a model that is not here too; pictures are looked at, and what cannot be is refused as by generate."""
-    monkeypatch.setattr(VideoPipeline, "from_pretrained", None)
+    monkeypatch.setattr(VideoPipeline, "load", None)
     code, out, err = run("plan", "a fox", "--num-frames", 1457, "--schedule", "blockwise")
     assert (code, err) == (0, "")
     assert (

@@ -19,13 +19,13 @@ NAMES = ["0001-a-fox.mp4", "0002-a-fox.mp4", "c.mp4"]
 def batch(run, tiny_folder, tmp_path, monkeypatch):
     """Runs a batch of lines into a folder of this name; counts in `loaded` how often a model was loaded."""
     monkeypatch.chdir(tmp_path)
-    load = VideoPipeline.from_pretrained
+    load = VideoPipeline.load
 
     def counted(*arguments, **options):
         batch.loaded += 1
         return load(*arguments, **options)
 
-    monkeypatch.setattr(VideoPipeline, "from_pretrained", counted)
+    monkeypatch.setattr(VideoPipeline, "load", counted)
 
     def batch(lines, folder="films", *flags):
         (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -75,7 +75,7 @@ def test_a_film_that_fails_stops_the_batch(batch, tmp_path, monkeypatch):
         code, _, err = batch(LINES)
     last = err.splitlines()[-1]
     assert code == 2 and last.startswith("everreel: memory: ") and "; 1 of 3 films are done; " in last
-    monkeypatch.setattr(VideoPipeline, "from_pretrained", Times(None, 1, KeyboardInterrupt()))
+    monkeypatch.setattr(VideoPipeline, "load", Times(None, 1, KeyboardInterrupt()))
     code, _, err = batch(LINES)
     assert (code, err) == (2, "everreel: stopped; 1 of 3 films are done; go on with the same command\n")
 
@@ -88,7 +88,7 @@ def test_nothing_is_made_when_a_line_is_bad(batch, tmp_path):
         "everreel: r.jsonl:4: 'sed' is no field of a request; nearest that works: 'seed'",
     ]
     for flags, message in (
-        (("--dtype", "int8"), "everreel: dtype = int8: must be one of "),
+        (("--dtype", "int8"), "everreel: dtype = 'int8': must be one of "),
         (("--device", "cuba"), "everreel: device = cuba: is not on this machine"),
         (("--model", "tinny"), "everreel: model = 'tinny': must be one of "),
     ):

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from everreel.bars import film_bar, films_bar
+from everreel.film.loading import ModelOptions, model_options
 from everreel.film.request import VideoRequest, make_request
 from everreel.memory import keep_freed_memory
-from everreel.options import takes_flags, takes_request
+from everreel.options import takes_flags, takes_model, takes_request
 from everreel.released import SCRIPTS, translate
 
 if TYPE_CHECKING:
-    import torch
-
     from everreel.film.journal import Journal
     from everreel.film.pipeline import VideoPipeline
 
@@ -34,7 +33,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-DTYPES = ("bfloat16", "float32", "float16")
 # What typer raises for a bad option; it does not export the name, and older ones take it from click.
 UsageProblem = cast("type[Exception]", typer.BadParameter.__mro__[2])
 
@@ -68,32 +66,28 @@ def main() -> None:
 
 @app.command()
 @takes_request
+@takes_model
 def generate(
     request: VideoRequest,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The MP4 to write.")] = Path("film.mp4"),
-    model: Annotated[str, typer.Option(help="A name from `everreel models`, or a folder.")] = "tiny",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
-    dtype: Annotated[str | None, typer.Option(help="bfloat16, float32 or float16.")] = None,
+    model: ModelOptions,
 ) -> None:
     """Make a film from a prompt, and from pictures if there are any."""
-    _generate(request, output, model, device, dtype)
+    _generate(request, output, model)
 
 
-def _generate(
-    request: VideoRequest, output: Path, model: str, device: str | None = None, dtype: str | None = None
-) -> None:
-    from everreel.checkpoint.catalog import find_model
+def _generate(request: VideoRequest, output: Path, model: ModelOptions) -> None:
     from everreel.film import making
     from everreel.film.given import read_pictures
     from everreel.film.plan import make_plan
 
-    plan = make_plan(request, find_model(model))
+    plan, model = make_plan(request, model.card()), model.resolve()
     making.check_output(output)
     for picture in read_pictures(plan.request).values():
         for note in picture.notes:
             typer.echo(note, err=True)
-    pipeline = _load(model, device, dtype)
+    pipeline = _load(model)
     typer.echo(plan.describe())
     with film_bar("the loop's opening, ") as on_progress:
         journal = making.begin(pipeline, request, on_progress=on_progress)
@@ -106,9 +100,9 @@ def _released(script: str, flags: Mapping[str, Any]) -> None:
         typer.echo(note, err=True)
     translated.output.parent.mkdir(parents=True, exist_ok=True)
     if translated.video is None:
-        _generate(translated.request, translated.output, translated.model)
+        _generate(translated.request, translated.output, model_options(model=translated.model))
     else:
-        _follow(translated.video, translated.request, translated.output, translated.model)
+        _follow(translated.video, translated.request, translated.output, model_options(model=translated.model))
 
 
 for _script, _flags in SCRIPTS.items():
@@ -118,24 +112,20 @@ for _script, _flags in SCRIPTS.items():
 
 
 @app.command()
+@takes_model
 def batch(
     requests: Annotated[Path, typer.Argument(help="JSON Lines: a request a line, and `output`, its film's name.")],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the films.")],
-    model: Annotated[str, typer.Option(help="A name from `everreel models`, or a folder.")] = "tiny",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
-    dtype: Annotated[str | None, typer.Option(help="bfloat16, float32 or float16.")] = None,
+    model: ModelOptions,
 ) -> None:
     """Make a film of each line of a file; after a stop the same command goes on where it was."""
-    from everreel.checkpoint.catalog import find_model
     from everreel.film.batch import BatchError, open_journal, read_batch
     from everreel.film.making import maker_for
-    from everreel.film.pipeline import check_device
 
-    card, chosen = find_model(model), _torch_dtype(dtype)
-    check_device(device)
+    card, model = model.card(), model.resolve()
     try:
-        items = read_batch(requests, output, card, maker_for(card, device, chosen))
+        items = read_batch(requests, output, card, maker_for(card, model))
     except BatchError as error:
         for line in error.lines[:-1]:
             _complain(line)
@@ -148,7 +138,7 @@ def batch(
             if item.status == "finished":
                 typer.echo(f"{film} is finished")
                 continue
-            pipeline = pipeline or _load(model, device, dtype)
+            pipeline = pipeline or _load(model)
             for note in item.notes:
                 typer.echo(note, err=True)
             typer.echo(f"{film}: {item.summary}")
@@ -164,25 +154,18 @@ def batch(
 
 @app.command()
 @takes_request
-def plan(
-    request: VideoRequest,
-    *,
-    model: Annotated[str, typer.Option(help="A name from `everreel models`, or a folder.")] = "tiny",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
-) -> None:
+@takes_model
+def plan(request: VideoRequest, *, model: ModelOptions) -> None:
     """Say how a film would be made, how long it would take and what memory, without loading anything."""
-    from everreel.checkpoint.catalog import find_model
     from everreel.film.estimate import estimate
     from everreel.film.given import read_pictures
-    from everreel.film.pipeline import check_device
     from everreel.film.plan import make_plan
 
-    card = find_model(model, here=False)
-    check_device(device)
+    card, model = model.card(here=False), model.resolve()
     cut = make_plan(request, card)
     read_pictures(cut.request)
     typer.echo(cut.describe())
-    for line in (*cut.explain(), *estimate(cut, card, device).describe()):
+    for line in (*cut.explain(), *estimate(cut, card, model.device).describe()):
         typer.echo(f"  {line}")
 
 
@@ -206,8 +189,10 @@ def resume(
 
 
 @app.command()
+@takes_model
 def extend(
     video: Annotated[Path, typer.Argument(help="A film: one made here, or any other.")],
+    *,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The MP4 to write; a film made here may grow in place.")
     ] = None,
@@ -219,7 +204,7 @@ def extend(
     num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     overlap_history: Annotated[int | None, typer.Option(help="Frames looked back at in another film, 4k + 1.")] = None,
     new_part_only: Annotated[bool, typer.Option(help="Of another film: write only what is new.")] = False,
-    model: Annotated[str | None, typer.Option(help="For another film: one of `everreel models`, or a folder.")] = None,
+    model: ModelOptions,
 ) -> None:
     """Make a film longer: one made here from its own latents, any other from its last moments."""
     from everreel.checkpoint.catalog import find_model
@@ -230,10 +215,10 @@ def extend(
     asked: dict[str, Any] = {"num_frames": num_frames, "seconds": seconds, "num_inference_steps": num_inference_steps}
     if not journal_path(video).exists():
         asked |= {"prompt": prompt or "", "fps": fps or 24, "overlap_history": overlap_history, "seed": seed or 0}
-        _follow(video, make_request(**asked), output, model or "tiny", new_part_only)
+        _follow(video, make_request(**asked), output, model, new_part_only)
         return
-    elsewhere = {"fps": fps, "overlap_history": overlap_history, "new_part_only": new_part_only or None, "model": model}
-    for name, value in elsewhere.items():
+    elsewhere = {"fps": fps, "overlap_history": overlap_history, "new_part_only": new_part_only or None}
+    for name, value in (elsewhere | model.model_dump(exclude_unset=True)).items():
         if value is not None:
             raise ValueError(f"{name} = {value}: is for films made elsewhere, and {video} was made here; leave it out")
     journal = read_journal(video)
@@ -248,23 +233,24 @@ def extend(
     _film(pipeline, longer, output or video)
 
 
-def _follow(video: Path, request: VideoRequest, output: Path | None, model: str, new_part_only: bool = False) -> None:
+def _follow(
+    video: Path, request: VideoRequest, output: Path | None, model: ModelOptions, new_part_only: bool = False
+) -> None:
     """Go on with a film that was made elsewhere."""
-    from everreel.checkpoint.catalog import find_model
     from everreel.film import making
     from everreel.film.plan import make_plan
     from everreel.film.source import SourceFilm
     from everreel.film.splice import check_apart
     from everreel.shapes import latent_frames
 
-    source, card = SourceFilm.open(video), find_model(model)
+    source, card = SourceFilm.open(video), model.card()
     fitted = making.fitted(request, source, card)
     make_plan(fitted, card, latent_frames(making.history_frames(fitted, card)))
     if output is None:
         raise ValueError(f"output: must be given for a film made elsewhere; {video.stem}-longer.mp4 works")
     check_apart(video, output)
     making.check_output(output)
-    pipeline = _load(model, None, None)
+    pipeline = _load(model)
     journal = making.follow(pipeline, fitted, source, splice=not new_part_only)
     if not output.exists():
         journal.save(output)  # to encode a source may take long, and may be stopped too
@@ -305,8 +291,10 @@ def train(
 
 
 @app.command()
+@takes_model
 def evaluate(
-    model: Annotated[str, typer.Option(help="A name from `everreel models`, or a folder.")] = "tiny",
+    *,
+    model: ModelOptions,
     critic: Annotated[
         Path | None, typer.Option(help="The critic's folder; by default the one that is shipped.")
     ] = None,
@@ -317,11 +305,8 @@ def evaluate(
     shift: Annotated[float | None, typer.Option(help="Shift of the noise levels.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same prompts and films.")] = 0,
     model_card: Annotated[Path | None, typer.Option(help="A card to write, with films.png beside it.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
-    dtype: Annotated[str | None, typer.Option(help="bfloat16, float32 or float16.")] = None,
 ) -> None:
     """Measure whether films show what was asked; a run that was stopped goes on where it was."""
-    from everreel.checkpoint.catalog import find_model
     from everreel.evaluate.card import check_card, publish
     from everreel.evaluate.critic import shipped_critic
     from everreel.evaluate.follow import Evaluation, FilmSettings, measure, reader_of
@@ -336,10 +321,10 @@ def evaluate(
         shift=shift,
         seed=seed,
     )
-    evaluation = Evaluation(find_model(model), settings, output)
+    evaluation = Evaluation(model.card(), settings, output)
     try:
         with films_bar() as on_film:
-            report = measure(lambda: _load(model, device, dtype), read, evaluation, on_film)
+            report = measure(lambda: _load(model), read, evaluation, on_film)
     except KeyboardInterrupt:
         done = num_films - len(evaluation.missing())
         raise CommandError(
@@ -367,20 +352,10 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in words or "not enough memory" in words
 
 
-def _load(model: str, device: str | None, dtype: str | None) -> VideoPipeline:
-    chosen = _torch_dtype(dtype)
-    from everreel.film.pipeline import VideoPipeline, check_device
+def _load(model: ModelOptions) -> VideoPipeline:
+    from everreel.film.pipeline import VideoPipeline
 
-    check_device(device)
-    return VideoPipeline.from_pretrained(model, device=device, dtype=chosen)
-
-
-def _torch_dtype(name: str | None) -> torch.dtype | None:
-    if name is not None and name not in DTYPES:
-        raise ValueError(f"dtype = {name}: must be one of {', '.join(DTYPES)}; nearest that works: bfloat16")
-    import torch
-
-    return getattr(torch, name) if name else None
+    return VideoPipeline.load(model)
 
 
 def _film(pipeline: VideoPipeline, journal: Journal, output: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
+from everreel.film.loading import ModelOptions, model_options
 from everreel.film.request import VideoRequest, make_request
 
 PART = "TIME: WORDS, as in '5s: it jumps': what the film shows from then on; any number of them."
@@ -35,6 +36,20 @@ def takes_request(command: Callable[..., None]) -> Callable[..., None]:
         command(make_request(**asked), **values)
 
     return _signed(run, [*options, *own])
+
+
+def takes_model(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that has the options of a model behind its own; it is called with `model`, what of them was given."""
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "model"]
+    options = [_option(name, field).replace(default=None) for name, field in ModelOptions.model_fields.items()]
+
+    @functools.wraps(command)
+    def run(*positional: Any, **values: Any) -> None:  # noqa: ANN401 -- each has the type of its field
+        asked = {option.name: values.pop(option.name) for option in options}
+        given = {name: value for name, value in asked.items() if value is not None}
+        command(*positional, model=model_options(**given), **values)
+
+    return _signed(run, [*own, *options])
 
 
 def takes_flags(

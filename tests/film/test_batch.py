@@ -10,6 +10,7 @@ import torch
 from everreel.film import making
 from everreel.film.batch import BatchError, open_journal, read_batch
 from everreel.film.journal import Journal, journal_path, read_journal
+from everreel.film.loading import model_options
 from everreel.film.request import RequestError, make_request
 from everreel.media import FilmWriter, Video, write_image
 
@@ -29,7 +30,7 @@ def batch(pipe, tmp_path):
         data = b"\n".join(text if isinstance(text, bytes) else text.encode() for text in texts)
         requests = tmp_path / "requests.jsonl"
         requests.write_bytes(data)
-        made_by = replace(making.maker_for(pipe.card, "cpu", torch.float32), **maker)
+        made_by = replace(making.maker_for(pipe.card, model_options(device="cpu", dtype="float32")), **maker)
         return read_batch(requests, tmp_path / "films", pipe.card, made_by)
 
     return batch
@@ -185,7 +186,7 @@ def test_every_bad_line_is_named(wrong):
 
 
 def test_a_file_without_requests_is_one_line(batch, pipe, tmp_path):
-    maker = making.maker_for(pipe.card, "cpu", torch.float32)
+    maker = making.maker_for(pipe.card, model_options(device="cpu", dtype="float32"))
     with pytest.raises(ValueError, match=r"requests = .*none\.jsonl: No such file or directory; give a file with"):
         read_batch(tmp_path / "none.jsonl", tmp_path, pipe.card, maker)
     with pytest.raises(ValueError, match=r"requests = .*: Is a directory; give a file with a JSON object a line"):
@@ -318,4 +319,4 @@ def test_a_film_that_cannot_be_written_is_named(wrong, batch, monkeypatch):
 
 
 def test_who_would_make_a_film_is_who_makes_it(pipe):
-    assert making.maker_for(pipe.card, "cpu", torch.float32) == making.maker_of(pipe)
+    assert making.maker_for(pipe.card, model_options(device="cpu", dtype="float32")) == making.maker_of(pipe)

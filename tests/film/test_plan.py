@@ -99,7 +99,7 @@ def test_weights_that_were_not_trained_for_blocks_get_windows():
         ({"loop": True, "num_frames": 4}, "num_frames = 4: a film that meets its beginning has at least 9 frames"),
         ({"loop": True, "end_image": "a.png"}, "loop = True: the film ends where it begins; leave out end_image"),
         ({"anchor_color": 1.5}, "anchor_color = 1.5: must be at most 1; nearest that works: 1"),
-        ({"schedule": "round"}, "schedule = 'round': input should be 'blockwise', 'rolling' or 'windows'"),
+        ({"schedule": "round"}, "schedule = 'round': must be one of blockwise, rolling, windows; nearest that works: "),
         (
             {"ar_step": 1, "num_inference_steps": 30},
             "ar_step = 1: a block would leave the window .* smallest that works is",

@@ -15,7 +15,8 @@ import torch
 
 from everreel.checkpoint.catalog import ModelCard
 from everreel.diffusion.schedule import Row
-from everreel.film.pipeline import SCORES_BYTES_PER_TOKEN, default_device, default_dtype
+from everreel.film.device import default_device, default_dtype
+from everreel.film.pipeline import SCORES_BYTES_PER_TOKEN
 from everreel.film.plan import Plan
 
 SAMPLED_ROWS = 200  # of a schedule, evenly spread

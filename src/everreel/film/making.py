@@ -18,7 +18,8 @@ from everreel.checkpoint.catalog import CATALOG, ModelCard, find_model
 from everreel.film.control import Control
 from everreel.film.given import encode_frames
 from everreel.film.journal import Journal, Maker, Source, fingerprint, read_journal
-from everreel.film.pipeline import Progress, VideoPipeline, check_device, default_device, default_dtype
+from everreel.film.loading import ModelOptions, model_options
+from everreel.film.pipeline import Progress, VideoPipeline
 from everreel.film.plan import OVERLAP, check_can_go_on
 from everreel.film.request import RESOLUTIONS, RequestError, VideoRequest
 from everreel.film.source import SourceFilm
@@ -98,9 +99,9 @@ def pipeline_of(journal: Journal) -> VideoPipeline:
     maker = journal.maker
     if fingerprint(find_model(maker.model).require_folder()) != maker.fingerprint:
         raise ValueError(f"model = {maker.model}: its files are not those that the film was begun with; put them back")
-    check_device(maker.device)
+    options = model_options(model=maker.model, device=maker.device, dtype=maker.dtype).resolve()
     torch.set_num_threads(maker.threads)
-    return VideoPipeline.from_pretrained(maker.model, device=maker.device, dtype=getattr(torch, maker.dtype))
+    return VideoPipeline.load(options)
 
 
 def go_on_with(pipe: VideoPipeline, journal: Journal, request: VideoRequest, told: bool = True) -> Journal:
@@ -223,16 +224,17 @@ def history_frames(request: VideoRequest, card: ModelCard) -> int:
 
 def maker_of(pipe: VideoPipeline) -> Maker:
     """Who makes films with this pipeline."""
-    return maker_for(pipe.card, str(pipe.device), next(pipe.transformer.parameters()).dtype)
+    dtype = str(next(pipe.transformer.parameters()).dtype).removeprefix("torch.")
+    return maker_for(pipe.card, model_options(device=str(pipe.device), dtype=dtype))
 
 
-def maker_for(card: ModelCard, device: str | None = None, dtype: torch.dtype | None = None) -> Maker:
-    """Who would make films with a model, before it is loaded; device and dtype as for `from_pretrained`."""
-    chosen = torch.zeros(0, device=device or default_device()).device  # with its number: cuda is cuda:0
+def maker_for(card: ModelCard, options: ModelOptions) -> Maker:
+    """Who would make films with a model, before it is loaded, run as resolved options say."""
+    assert options.device and options.dtype
     return Maker(
         model=card.name if card in CATALOG else str(Path(card.path).resolve()),
         fingerprint=fingerprint(Path(card.path)),
-        device=str(chosen),
-        dtype=str(dtype or default_dtype(chosen)).removeprefix("torch."),
+        device=options.device,
+        dtype=options.dtype,
         threads=torch.get_num_threads(),
     )

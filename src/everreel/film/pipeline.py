@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from everreel.checkpoint.catalog import ModelCard, find_model
+from everreel.checkpoint.catalog import ModelCard
 from everreel.checkpoint.load import load_image_encoder, load_text_encoder, load_tokenizer, load_transformer, load_vae
 from everreel.diffusion.conditioning import FPS_INDEX, Conditioning
 from everreel.diffusion.denoiser import Branch, Denoiser
@@ -33,6 +33,7 @@ from everreel.film.decoding import DECODE_FRAMES, FrameDecoder, preview_of
 from everreel.film.given import encode_frames, encode_pictures, read_pictures
 from everreel.film.image_to_video import image_beginning
 from everreel.film.journal import journal_path
+from everreel.film.loading import ModelOptions, model_options
 from everreel.film.plan import Plan, make_plan, opening_of
 from everreel.film.request import RequestError, VideoRequest
 from everreel.film.state import NOTHING, Beginning, Block, FilmState
@@ -126,28 +127,32 @@ class VideoPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str = "tiny", *, device: str | None = None, dtype: torch.dtype | None = None
+        cls,
+        name_or_path: str | Path = "tiny",
+        *,
+        dtype: torch.dtype | str | None = None,
+        **options: Any,  # noqa: ANN401 -- the fields of ModelOptions
     ) -> Self:
-        """Load a model by name or from a folder.
-
-        Args:
-            device: by default a CUDA device if there is one, else the CPU.
-            dtype: by default bfloat16 where the device computes in it, else float32.
+        """Load a model by name or from a folder; options are those of `ModelOptions`.
 
         Raises:
-            ValueError: the model is unknown, cannot be used, or a file of it is not as it must be.
+            ValueError: the model is unknown, cannot be used, an option is wrong, or a file is not as it must be.
         """
-        card = find_model(name_or_path)
-        folder = card.require_folder()
-        chosen = torch.device(device or default_device())
-        dtype = dtype or default_dtype(chosen)
+        named = None if dtype is None else str(dtype).removeprefix("torch.")
+        return cls.load(model_options(model=str(name_or_path), dtype=named, **options))
+
+    @classmethod
+    def load(cls, options: ModelOptions) -> Self:
+        """Load a model as its options say; raises as `from_pretrained`."""
+        card, options = options.card(), options.resolve()
+        folder, where = card.require_folder(), (options.device or "cpu", options.torch_dtype)
         return cls(
             card,
-            load_transformer(folder, chosen, dtype),
-            load_vae(folder, chosen, dtype),
-            load_text_encoder(folder, chosen, dtype),
+            load_transformer(folder, *where),
+            load_vae(folder, *where),
+            load_text_encoder(folder, *where),
             load_tokenizer(folder),
-            load_image_encoder(folder, chosen, dtype) if card.image else None,
+            load_image_encoder(folder, *where) if card.image else None,
         )
 
     def __call__(
@@ -399,33 +404,6 @@ def _temporary() -> Path:
     for file_of_it in (path, journal_path(path)):  # its frames are read as long as the program runs
         atexit.register(file_of_it.unlink, missing_ok=True)
     return path
-
-
-def check_device(device: str | None) -> None:
-    """Refuse a device that is not here.
-
-    Raises:
-        ValueError: with one that is.
-    """
-    if device is not None:
-        try:
-            torch.zeros(1, device=device).cpu()  # "meta" is a device that keeps no numbers
-        except (RuntimeError, AssertionError):
-            raise ValueError(f"device = {device}: is not on this machine; nearest that works: cpu") from None
-
-
-def default_device() -> str:
-    """A CUDA device if there is one, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def default_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device has instructions for it, else float32."""
-    if device.type == "cpu":
-        cpu = torch.backends.cpu.get_cpu_capability()
-        has_bf16 = "AVX512" in cpu and torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if has_bf16 or torch.cpu._is_amx_tile_supported() else torch.float32
-    return torch.bfloat16
 
 
 def fits_as_batch(tokens: int, transformer: DiT) -> bool:

@@ -6,6 +6,8 @@ invariant: a request that exists can be made; what a model recommends fills in w
 
 from __future__ import annotations
 
+import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -261,14 +263,20 @@ def make_request(**values: Any) -> VideoRequest:  # noqa: ANN401 -- whatever a c
     try:
         return VideoRequest(**values)
     except ValidationError as error:
-        raise RequestError(_one_line(error)) from None
+        raise RequestError(one_line(error)) from None
 
 
-def _one_line(error: ValidationError) -> str:
+def one_line(error: ValidationError) -> str:
+    """The first thing that is wrong, as a user reads it: field, value, rule."""
     first = error.errors()[0]
     message = str(first["msg"]).removeprefix("Value error, ")
     if not first["loc"] or message.startswith(str(first["loc"][0])):
         return message
+    field, value = first["loc"][0], first["input"]
     if first["type"] == "missing":
-        return f"{first['loc'][0]}: must be given"
-    return f"{first['loc'][0]} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+        return f"{field}: must be given"
+    if first["type"] == "literal_error":
+        works = re.findall("'([^']*)'", str(first.get("ctx", {}).get("expected")))
+        nearest = max(works, key=lambda name: difflib.SequenceMatcher(None, str(value), name).ratio())
+        return f"{field} = {value!r}: must be one of {', '.join(works)}; nearest that works: {nearest}"
+    return f"{field} = {value!r}: {message[0].lower()}{message[1:]}"
