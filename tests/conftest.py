@@ -56,6 +56,15 @@ def i2v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_random(tmp_path_factory.mktemp("i2v"), {"in_dim": 36, "image_dim": 40}, image_encoder)
 
 
+@pytest.fixture(scope="session")
+def t2v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tiny_folder`, of a model that makes all frames of words at once."""
+    folder = save_random(tmp_path_factory.mktemp("t2v"), {})
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("SkyReelsV2DiffusionForcingPipeline", "SkyReelsV2Pipeline"))
+    return folder
+
+
 def save_random(folder: Path, more: dict[str, Any], image_encoder: Any = None) -> Path:
     from everreel.checkpoint.load import save_diffusers
     from everreel.model.causal_conv import CausalConv3d

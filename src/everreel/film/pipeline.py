@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from everreel.checkpoint.catalog import ModelCard, find_model
+from everreel.checkpoint.configs import Kind
 from everreel.checkpoint.load import load_image_encoder, load_text_encoder, load_tokenizer, load_transformer, load_vae
 from everreel.diffusion.conditioning import FPS_INDEX, Conditioning
 from everreel.diffusion.denoiser import Branch, Denoiser
@@ -127,18 +128,24 @@ class VideoPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str = "tiny", *, device: str | None = None, dtype: torch.dtype | None = None
+        cls,
+        name_or_path: str = "tiny",
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        kind: Kind | None = None,
     ) -> Self:
         """Load a model by name or from a folder.
 
         Args:
             device: by default a CUDA device if there is one, else the CPU.
             dtype: by default bfloat16 where the device computes in it, else float32.
+            kind: what a model was trained for, where its files do not say it.
 
         Raises:
             ValueError: the model is unknown, cannot be used, or a file of it is not as it must be.
         """
-        card = find_model(name_or_path)
+        card = find_model(name_or_path, kind=kind)
         folder = card.require_folder()
         chosen = torch.device(device or default_device())
         dtype = dtype or default_dtype(chosen)
