@@ -3,6 +3,8 @@
 One thread: the networks of the tests are small, and threads that share busy cores only wait for each other.
 """
 
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,10 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# Models that this machine has downloaded are none of the tests' business.
+os.environ |= dict.fromkeys(
+    ("EVERREEL_MODELS", "HF_HUB_CACHE"), str(Path(tempfile.gettempdir()) / "everreel-no-models")
+)
 
 
 @pytest.fixture(autouse=True)

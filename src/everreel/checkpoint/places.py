@@ -15,7 +15,7 @@ from typing import Any
 from everreel.checkpoint import configs
 
 RECORD = "everreel.json"
-"""What `download` writes beside the files of a model: repository, hub, revision and what it was trained for."""
+"""What `download` writes beside the files of a model: `repository`, `hub` and `revision`."""
 _SNAPSHOT = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)")
 
 
