@@ -107,7 +107,8 @@ def test_what_is_needed_is_fetched_and_is_a_model_then(hub, hub_name):
     assert all(a.num_bytes <= b.num_bytes for a, b in itertools.pairwise(told))
     repository = DIFFUSERS if hub_name == "huggingface" else OFFICIAL
     revision = COMMIT if hub_name == "huggingface" else "master"
-    assert places.record_of(folder) == {"repository": repository, "hub": hub_name, "revision": revision}
+    told_of = {"name": "SkyReels-V2-DF-14B-540P", "kind": "df", "repository": repository}
+    assert places.record_of(folder) == told_of | {"hub": hub_name, "revision": revision}
     assert folder == places.models_folder() / repository and not folder.with_name(folder.name + ".incomplete").exists()
     for name in ("DF-14B-540P", repository, repository.lower()):
         card = find_model(name)

@@ -98,7 +98,8 @@ def download(
             _put_in_place(repository, staged, part / file.path, file)
             done += file.num_bytes
         shutil.rmtree(part / _STAGING, ignore_errors=True)
-        record = {"repository": repository, "hub": hub, "revision": revision}
+        name = card.official.split("/")[1]
+        record = {"name": name, "kind": card.kind, "repository": repository, "hub": hub, "revision": revision}
         (part / places.RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     if folder.is_dir():
         folder.rmdir()

@@ -15,7 +15,7 @@ from typing import Any
 from everreel.checkpoint import configs
 
 RECORD = "everreel.json"
-"""What `download` writes beside the files of a model: `repository`, `hub` and `revision`."""
+"""What `download` writes beside the files of a model: `name`, `kind`, `repository`, `hub` and `revision`."""
 _SNAPSHOT = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)")
 
 
