@@ -3,6 +3,8 @@
 One thread: the networks of the tests are small, and threads that share busy cores only wait for each other.
 """
 
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,10 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# Models that this machine has downloaded are none of the tests' business.
+os.environ |= dict.fromkeys(
+    ("EVERREEL_MODELS", "HF_HUB_CACHE"), str(Path(tempfile.gettempdir()) / "everreel-no-models")
+)
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +60,15 @@ def i2v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ImageEncoderConfig(image_size=28, patch_size=7, dim=40, ffn_dim=80, num_heads=4, num_layers=3)
         )
     return save_random(tmp_path_factory.mktemp("i2v"), {"in_dim": 36, "image_dim": 40}, image_encoder)
+
+
+@pytest.fixture(scope="session")
+def t2v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tiny_folder`, of a model that makes all frames of words at once."""
+    folder = save_random(tmp_path_factory.mktemp("t2v"), {})
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("SkyReelsV2DiffusionForcingPipeline", "SkyReelsV2Pipeline"))
+    return folder
 
 
 def save_random(folder: Path, more: dict[str, Any], image_encoder: Any = None) -> Path:

@@ -47,7 +47,7 @@ def test_what_is_not_given_is_as_the_scripts_have_it():
     assert (request.num_frames, request.fps, request.ar_step, translated.notes) == (97, 24, 0, ())
     assert translated.model == "Skywork/SkyReels-V2-DF-1.3B-540P"
     assert translate(FORCING, flags(FORCING)).request.seed != request.seed
-    assert translate(PLAIN, flags(PLAIN)).model == "Skywork/SkyReels-V2-T2V-1.3B-540P"
+    assert translate(PLAIN, flags(PLAIN)).model == "Skywork/SkyReels-V2-T2V-14B-540P"
     assert translate(PLAIN, flags(PLAIN)).output.parent == Path("result/video_out")
 
 

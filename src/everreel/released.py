@@ -60,7 +60,7 @@ SCRIPTS: Mapping[str, Mapping[str, tuple[type, Any]]] = {
 """Flags by script: what each takes, and what it is when it is not given."""
 _MODELS = {
     "generate_video_df": ("diffusion_forcing", "Skywork/SkyReels-V2-DF-1.3B-540P"),
-    "generate_video": ("video_out", "Skywork/SkyReels-V2-T2V-1.3B-540P"),
+    "generate_video": ("video_out", "Skywork/SkyReels-V2-T2V-14B-540P"),
 }
 _HARMFUL = {
     "causal_attention": "the released weights were not trained for it, and it spoils the film; full attention is used",

@@ -117,9 +117,15 @@ def test_both_branches_read_the_picture_where_memory_is_short(pipe, picture, mon
         ({"end_image": "z.png"}, "end_image = z.png: {name} takes one picture, for the first frame; "),
         ({"keyframes": {4: "b.png"}}, "keyframes[4] = b.png: {name} takes one picture, for the first frame; "),
         ({"story": {5: "it jumps"}}, "story[5] = it jumps: {name} reads one prompt; "),
-        ({"ar_step": 2}, "ar_step = 2: {name} makes all frames at once; "),
-        ({"schedule": "rolling"}, "schedule = rolling: {name} makes all frames at once; "),
-        ({"causal_block_size": 2}, "causal_block_size = 2: {name} makes all frames at once; "),
+        ({"ar_step": 2}, "ar_step = 2: {name} makes all frames at once, at one noise level; in diffusion forcing "),
+        (
+            {"schedule": "rolling"},
+            "schedule = rolling: {name} makes all frames at once, at one noise level; in diffusion forcing ",
+        ),
+        (
+            {"causal_block_size": 2},
+            "causal_block_size = 2: {name} makes all frames at once, at one noise level; in diffusion forcing ",
+        ),
         ({"base_num_frames": 97}, "base_num_frames = 97: {name} makes any number of frames in one window; "),
         ({"overlap_history": 17}, "overlap_history = 17: {name} makes any number of frames in one window; "),
         ({"join": "carry"}, "join = carry: {name} makes any number of frames in one window; "),
@@ -134,7 +140,9 @@ def test_what_an_i2v_model_cannot_do_is_refused_by_name(pipe, given, message):
             refusing()
         said = str(caught.value)
         assert said.startswith(message.format(name=pipe.card.name)) and "\n" not in said
-        assert said.endswith("models of diffusion forcing can: tiny, DF-1.3B-540P, DF-14B-540P, DF-14B-720P")
+        assert said.endswith(
+            "models of diffusion forcing can: tiny, DF-1.3B-540P, DF-14B-540P, DF-14B-720P; nearest 'tiny'"
+        )
 
 
 def test_a_film_cannot_be_gone_on_with(pipe, picture, tmp_path, monkeypatch, capsys):

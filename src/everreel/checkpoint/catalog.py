@@ -7,12 +7,16 @@ Sources: the sizes, settings and peak memory that the released repositories publ
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from everreel.checkpoint import configs
+from everreel.checkpoint import configs, places
+from everreel.checkpoint.configs import Kind
+from everreel.model.config import TransformerConfig
 from everreel.shapes import LATENT_CHANNELS, TEMPORAL
 
 LongSchedule = Literal["blockwise", "rolling", "windows"]
@@ -20,14 +24,20 @@ LongSchedule = Literal["blockwise", "rolling", "windows"]
 Join = Literal["reencode", "carry", "hybrid"]
 """What a window has of the one before it."""
 
+_WHAT: Mapping[Kind, str] = {
+    "df": "films of any length from words, pictures and other films, by diffusion forcing",
+    "t2v": "text to video, all frames at once",
+    "i2v": "picture to video, all frames at once",
+}
+
 
 @dataclass(frozen=True)
 class ModelCard:
     """A model and the settings it is best at."""
 
     name: str
-    path: str  # a folder, or the name of the repository that publishes it
-    kind: str
+    path: str  # a folder, or the name of the repository that publishes it in the diffusers layout
+    kind: Kind
     size: str
     height: int
     width: int
@@ -50,7 +60,31 @@ class ModelCard:
     sink: int = 0  # of the first latent frames, that stay in sight beyond one window
     negative_prompt: str = ""
     solver: Literal["unipc", "unipc_exact"] = "unipc"  # as the released loop of these models runs it
-    image: bool = False  # I2V: a film of one picture, which is shown beside the noise; all frames at once, one window
+
+    @property
+    def what(self) -> str:
+        """What it was trained for, in words."""
+        return _WHAT[self.kind]
+
+    @property
+    def forcing(self) -> bool:
+        """Whether each latent frame may have a noise level of its own; else all frames are made at once."""
+        return self.kind == "df"
+
+    @property
+    def image(self) -> bool:
+        """I2V: a film of one picture, which is shown beside the noise."""
+        return self.kind == "i2v"
+
+    @property
+    def official(self) -> str:
+        """The repository that publishes it in the layout of the released code, on both hubs; '' if none does."""
+        return f"Skywork/SkyReels-V2-{self.name}" if self.released else ""
+
+    @property
+    def diffusers(self) -> str:
+        """The repository on Hugging Face that publishes it in the layout of diffusers; '' if none does."""
+        return f"{self.official}-Diffusers" if self.released else ""
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
@@ -78,7 +112,7 @@ class ModelCard:
 _TINY = ModelCard(
     name="tiny",
     path=str(files("everreel") / "assets" / "tiny"),
-    kind="text to video, diffusion forcing",
+    kind="df",
     size="12 M",
     height=96,
     width=160,
@@ -102,7 +136,7 @@ _TINY = ModelCard(
 _DF_1B = ModelCard(
     name="DF-1.3B-540P",
     path="Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers",
-    kind="text to video, diffusion forcing",
+    kind="df",
     size="1.3 B",
     height=544,
     width=960,
@@ -137,14 +171,18 @@ _DF_14B_720P = replace(
     num_frames=121,
     needs="a GPU with 80 GB, 64 GB of memory, 70 GB of disk",
 )
-# Of the I2V models. Their shift is 5 in the published table of settings and in their loop, and 3 in two notes beside.
-_I2V: dict[str, Any] = {
-    "kind": "image to video",
-    "guidance_scale": 5.0,
-    "shift": 5.0,
-    "solver": "unipc_exact",  # their loop writes into no sample that the scheduler keeps
-    "image": True,
-}
+# Of models that make all frames at once. Their loop writes into no sample that the scheduler keeps.
+_T2V: dict[str, Any] = {"kind": "t2v", "solver": "unipc_exact"}
+_T2V_14B = replace(
+    _DF_14B,
+    **_T2V,
+    name="T2V-14B-540P",
+    path="Skywork/SkyReels-V2-T2V-14B-540P-Diffusers",
+    needs="a GPU with 44 GB, 64 GB of memory, 70 GB of disk",
+)
+_T2V_14B_720P = replace(_DF_14B_720P, **_T2V, name="T2V-14B-720P", path="Skywork/SkyReels-V2-T2V-14B-720P-Diffusers")
+# Their shift is 5 in the published table of settings and in their loop, and 3 in two notes beside.
+_I2V: dict[str, Any] = {"kind": "i2v", "solver": "unipc_exact", "guidance_scale": 5.0, "shift": 5.0}
 _I2V_1B = replace(
     _DF_1B,
     **_I2V,
@@ -167,36 +205,118 @@ _I2V_14B_720P = replace(
     needs="a GPU with 80 GB, 64 GB of memory, 80 GB of disk",
 )
 
-CATALOG = (_TINY, _DF_1B, _DF_14B, _DF_14B_720P, _I2V_1B, _I2V_14B, _I2V_14B_720P)
+CATALOG = (
+    _TINY, _DF_1B, _DF_14B, _DF_14B_720P, _T2V_14B, _T2V_14B_720P, _I2V_1B, _I2V_14B, _I2V_14B_720P,
+)  # fmt: skip
+ANNOUNCED: Mapping[str, str] = {
+    "DF-5B-540P": "DF-14B-540P",
+    "DF-5B-720P": "DF-14B-720P",
+    "T2V-1.3B-540P": "T2V-14B-540P",
+    "T2V-5B-540P": "T2V-14B-540P",
+    "T2V-5B-720P": "T2V-14B-720P",
+    "I2V-5B-540P": "I2V-14B-540P",
+    "I2V-5B-720P": "I2V-14B-720P",
+    # The I2V model with words for the camera.
+    "Camera-Director-5B-540P": "I2V-14B-540P",
+    "Camera-Director-5B-720P": "I2V-14B-720P",
+    "Camera-Director-14B-720P": "I2V-14B-720P",
+}
+"""Models that were announced and never released, each with the nearest that was."""
+_OWNERS = re.compile(r"(?:skywork(?:ai)?/)?(?:skyreels-v2-)?")  # as the released pages have spelt them
 
 
-def find_model(name_or_path: str | Path, *, here: bool = True) -> ModelCard:
-    """The card of a model: a name of the catalog, or a folder in a layout that `load` reads.
+def find_model(name_or_path: str | Path, *, here: bool = True, kind: Kind | None = None) -> ModelCard:
+    """The card of a model: a name of the catalog, the name of a published repository, or a folder that `load` reads.
 
-    With `here`, only of one that can be loaded now, and without, of any that is known.
+    With `here`, only of one that can be loaded now, and without, of any that is known. `kind` is for files that do not
+    say what they were trained for.
 
     Raises:
         ValueError: there is no such model here; the message says what would do.
     """
     wanted = str(name_or_path)
-    for card in CATALOG:
-        if wanted in (card.name, card.path, card.path.removesuffix("-Diffusers")):
-            if card.usable or not here:
-                return card
-            if not card.released:
-                raise ValueError(f"model = {wanted!r}: its files are missing in {card.path}; install again")
-            raise ValueError(
-                f"model = {wanted!r}: its weights are not on this machine; it needs {card.needs}; "
-                f"give the folder that holds the files of {card.path}"
-            )
-    folder = Path(wanted).expanduser()
-    if wanted and _is_model(folder):
-        return _card_of_folder(folder)
-    if wanted and folder.is_dir():
+    path = Path(wanted).expanduser()
+    card = published(wanted)
+    if card is not None:
+        _settle(wanted, kind, card.kind)
+        if "/" in wanted and _is_model(path):
+            return replace(card, path=str(path))
+        return _placed(card, wanted, here)
+    if wanted and _is_model(path):
+        return _card_of_folder(path, kind)
+    if wanted and path.is_dir():
         raise ValueError(f"model = {wanted!r}: a folder must hold model_index.json and transformer/")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", wanted):
+        if copy := places.copy_of(wanted):
+            return _card_of_folder(copy, kind)
+        rule = "there is no such folder, and no whole copy of a repository of that name in the Hugging Face cache"
+        raise ValueError(f"model = {wanted!r}: {rule}; everreel models lists what can be downloaded")
+    raise _unknown(wanted)
+
+
+def published(name: str) -> ModelCard | None:
+    """The card of a name of the catalog or of the repository that publishes it, in capitals or not.
+
+    Raises:
+        ValueError: it was announced and never released; the message names the nearest that was.
+    """
+    bare = _bare(name)
+    for announced, nearest in ANNOUNCED.items():
+        if bare == announced.lower() or (announced.lower().startswith(f"{bare}-") and bare not in _WHAT):
+            raise ValueError(f"model = {name!r}: was announced and never released; nearest that was: {nearest!r}")
+    return next((card for card in CATALOG if bare == card.name.lower()), None)
+
+
+def describe_models() -> list[str]:
+    """Lines for people: every model there is, what it can do, what it needs and whether it is here."""
+    lines = []
+    for card in CATALOG:
+        here = _placed(card, card.name, False)
+        lines += [
+            f"{card.name:<14}{'ready' if here.usable else 'not here':<10}{card.size:<7}{card.what}",
+            f"{'':<14}{card.width}x{card.height}, {card.num_frames} frames, {card.num_inference_steps} steps, "
+            f"guidance {card.guidance_scale:g}, shift {card.shift:g}",
+            f"{'':<14}needs {card.needs}; {card.licence}",
+        ]
+        if card.released and not here.usable:
+            lines.append(f"{'':<14}everreel download {card.name} fetches it from {card.diffusers}")
+    return [*lines, f"announced and never released: {', '.join(ANNOUNCED)}"]
+
+
+def _unknown(wanted: str) -> ValueError:
     names = [card.name for card in CATALOG]
-    nearest = max(names, key=lambda name: difflib.SequenceMatcher(None, wanted, name).ratio())
-    raise ValueError(f"model = {wanted!r}: must be one of {', '.join(names)} or a folder; nearest {nearest!r}")
+    nearest = max(names, key=lambda name: difflib.SequenceMatcher(None, _bare(wanted), name.lower()).ratio())
+    return ValueError(f"model = {wanted!r}: must be one of {', '.join(names)} or a folder; nearest {nearest!r}")
+
+
+def _bare(name: str) -> str:
+    """A model's name in small letters, without the owner and the layout."""
+    small = name.lower().replace(" ", "-").removesuffix("-diffusers")
+    return _OWNERS.sub("", small, count=1)
+
+
+def _placed(card: ModelCard, wanted: str, here: bool) -> ModelCard:
+    """A card of the catalog with the folder of its files, the layout asked for before the other.
+
+    Raises:
+        ValueError: `here`, and there are none; the message says how to get them.
+    """
+    if card.usable:
+        return card
+    if not card.released:
+        if not here:
+            return card
+        raise ValueError(f"model = {wanted!r}: its files are missing in {card.path}; install again")
+    both = [card.diffusers, card.official]
+    for repository in both if "/" not in wanted or wanted.lower().endswith("-diffusers") else reversed(both):
+        if copy := places.copy_of(repository):
+            return replace(card, path=str(copy))
+    if not here:
+        return card
+    raise ValueError(
+        f"model = {wanted!r}: its weights are not on this machine; it needs {card.needs}; "
+        f"everreel download {card.name} fetches {card.diffusers}, or give the folder that holds its files"
+    )
 
 
 def _is_model(folder: Path) -> bool:
@@ -205,30 +325,68 @@ def _is_model(folder: Path) -> bool:
     return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
 
-def _card_of_folder(folder: Path) -> ModelCard:
-    """The released model of the same kind and width under the folder's name; for others, the tiny one's settings.
-
-    Raises:
-        ValueError: the transformer's channels are those of no model that can be run.
-    """
+def _read(folder: Path) -> tuple[TransformerConfig, Kind | None]:
+    """The transformer's config, and what the files say that it was trained for."""
     if (folder / "transformer").is_dir():
         config = configs.transformer_config_from_diffusers(configs.read_json(folder / "transformer" / "config.json"))
-    else:
-        config = configs.transformer_config_from_official(configs.read_json(folder / "config.json"))
-    image = config.image_dim is not None
-    channels = 2 * LATENT_CHANNELS + TEMPORAL if image else LATENT_CHANNELS
+        pipeline = configs.read_json(folder / "model_index.json").get("_class_name")
+        return config, configs.KIND_OF_PIPELINE.get(str(pipeline))
+    config = configs.transformer_config_from_official(configs.read_json(folder / "config.json"))
+    # Models of diffusion forcing alone were told the frame rate.
+    return config, "df" if config.inject_sample_info else None
+
+
+def _card_of_folder(folder: Path, kind: Kind | None) -> ModelCard:
+    """The published model that the folder is, else the most alike under the folder's name; for others, tiny's settings.
+
+    Raises:
+        ValueError: the transformer's channels are those of no model that can be run, or it is not known what it was
+            trained for, or it was not trained for `kind`.
+    """
+    config, found = _read(folder)
+    repository = places.repository_of(folder)
+    card = published(repository) if repository else None
+    if config.image_dim is not None:
+        found = "i2v"
+    elif found == "i2v":
+        raise ValueError(f"model = {str(folder)!r}: is said to be of kind i2v, and its transformer takes no picture")
+    kind = _settle(str(folder), kind, found or (card.kind if card else None))
+    channels = 2 * LATENT_CHANNELS + TEMPORAL if kind == "i2v" else LATENT_CHANNELS
     if config.in_dim != channels:
-        rule = f"must be {channels} {'with' if image else 'without'} image_dim"
+        rule = f"must be {channels} {'with' if kind == 'i2v' else 'without'} image_dim"
         raise ValueError(f"model = {str(folder)!r}: in_channels = {config.in_dim}: {rule}")
-    if config.dim == 1536:
-        card = _I2V_1B if image else _DF_1B
-    elif config.dim == 5120:
-        small, large = (_I2V_14B, _I2V_14B_720P) if image else (_DF_14B, _DF_14B_720P)
-        card = large if "720" in folder.resolve().name else small
-    else:
-        card = replace(_TINY, size="unknown", needs="unknown", licence="unknown")
-        if image:
-            kind, solver = _I2V_1B.kind, _I2V_1B.solver
-            card = replace(card, kind=kind, solver=solver, causal=False, image=True, sink=0, anchor_color=0.0)
+    name = card.name if card else folder.resolve().name
+    if card is None or (card.kind, card.dim) != (kind, config.dim):
+        card = _most_alike(kind, config.dim, name)
     card = replace(card, dim=config.dim, ffn_dim=config.ffn_dim, num_layers=config.num_layers)
-    return replace(card, name=folder.resolve().name, path=str(folder), released=False)
+    return replace(card, name=name, path=str(folder), released=False)
+
+
+def _settle(model: str, asked: Kind | None, found: Kind | None) -> Kind:
+    """What a model was trained for: as its files say, else as is asked.
+
+    Raises:
+        ValueError: they contradict each other, or neither says.
+    """
+    if asked is not None and found is not None and asked != found:
+        rule = f"was trained as {found} ({_WHAT[found]}); leave out --kind"
+        raise ValueError(f"kind = {asked}: {model} {rule}")
+    if asked is None and found is None:
+        rule = "nothing in it says what it was trained for, and models df and t2v have the same tensors"
+        raise ValueError(f"model = {model!r}: {rule}; give --kind df, t2v or i2v, as its publisher says")
+    kind = found or asked
+    assert kind is not None
+    return kind
+
+
+def _most_alike(kind: Kind, dim: int, name: str) -> ModelCard:
+    """The settings of the released models of a kind and width, those of 720P for a name that says so."""
+    sized = {card.dim: card for card in (_DF_1B, _DF_14B)}
+    if dim not in sized:
+        card = replace(_TINY, kind=kind, size="unknown", needs="unknown", licence="unknown")
+        return card if card.forcing else replace(card, solver="unipc_exact", causal=False, sink=0, anchor_color=0.0)
+    alike = [card for card in CATALOG if card.released and (card.kind, card.dim) == (kind, dim)]
+    sharp = [card for card in alike if ("720" in name) == (card.height == 720)]
+    if not alike:  # nobody released a T2V model of 1.3 B
+        return replace(_T2V_14B, size=sized[dim].size, needs=sized[dim].needs, licence="unknown")
+    return (sharp or alike)[0]

@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from everreel.model.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 
 Fields = Mapping[str, Any]
+Kind = Literal["df", "t2v", "i2v"]
+"""What a model was trained for: diffusion forcing, or all frames at once of words or of a picture."""
 DIFFUSERS_VERSION = "0.35.0"  # the first with these classes
 
 # Mean and deviation of each latent channel under the released VAE; its official file does not hold them.
@@ -42,6 +44,13 @@ IMAGE_MODEL_INDEX = {
     "_class_name": "SkyReelsV2ImageToVideoPipeline",
     "image_encoder": ["transformers", "CLIPVisionModel"],
     "image_processor": ["transformers", "CLIPImageProcessor"],
+}
+KIND_OF_PIPELINE: Mapping[str, Kind] = {
+    "SkyReelsV2DiffusionForcingPipeline": "df",
+    "SkyReelsV2DiffusionForcingImageToVideoPipeline": "df",
+    "SkyReelsV2DiffusionForcingVideoToVideoPipeline": "df",
+    "SkyReelsV2Pipeline": "t2v",
+    "SkyReelsV2ImageToVideoPipeline": "i2v",
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from everreel.checkpoint.catalog import ModelCard, find_model
+from everreel.checkpoint.configs import Kind
 from everreel.film.request import one_line
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class ModelOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field("tiny", description="A name from `everreel models`, or a folder.")
+    kind: Kind | None = Field(None, description="What a model was trained for, where its files do not say: df, t2v or i2v.")
     device: str | None = Field(None, description="cpu, cuda, cuda:1, ...; by default a CUDA device if there is one.")
     dtype: Dtype | None = Field(None, description="bfloat16, float32 or float16; by default what suits the device.")
 
@@ -33,7 +35,7 @@ class ModelOptions(BaseModel):
         Raises:
             ValueError: there is no such model, or its files are not as they must be.
         """
-        return find_model(self.model, here=here)
+        return find_model(self.model, here=here, kind=self.kind)
 
     def resolve(self) -> ModelOptions:
         """With the device, by its number, and the type that are used.

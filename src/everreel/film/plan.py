@@ -10,6 +10,7 @@ import itertools
 from dataclasses import dataclass
 
 from everreel.checkpoint.catalog import CATALOG, Join, ModelCard
+from everreel.checkpoint.configs import Kind
 from everreel.diffusion.schedule import Row, Schedule, asynchronous, blockwise, rolling
 from everreel.diffusion.windows import windows
 from everreel.film.request import RequestError, VideoRequest
@@ -18,22 +19,31 @@ from everreel.shapes import TEMPORAL, LatentShape, frames_of, latent_frames, vid
 OVERLAP = 17  # frames: what the released code is run with
 SHORTEST_RING = 9  # frames: an opening, and what leads back to it
 MOST_PIECES = 8  # that are listed one by one
-_NOT_WITH_IMAGE = {
-    "end_image": "takes one picture, for the first frame",
-    "keyframes": "takes one picture, for the first frame",
+_ONE_WINDOW = "makes any number of frames in one window"
+_AT_ONCE = "makes all frames at once, at one noise level"
+_COLOURS = f"{_AT_ONCE}; in diffusion forcing it gives blocks of colour"
+_NO_PICTURE = "reads words alone"
+_ONE_PICTURE = "takes one picture, for the first frame"
+# What cannot be asked of models that were not trained for diffusion forcing, by what they were trained for.
+_NOT_WITH: dict[Kind, dict[str, str]] = {
+    "df": {},
+    "t2v": {"image": _NO_PICTURE, "end_image": _NO_PICTURE, "keyframes": _NO_PICTURE},
+    "i2v": {"end_image": _ONE_PICTURE, "keyframes": _ONE_PICTURE},
+}
+_NOT_AT_ONCE = {
     "story": "reads one prompt",
-    "ar_step": "makes all frames at once",
-    "schedule": "makes all frames at once",
-    "causal_block_size": "makes all frames at once",
-    "base_num_frames": "makes any number of frames in one window",
-    "overlap_history": "makes any number of frames in one window",
-    "join": "makes any number of frames in one window",
+    "ar_step": _COLOURS,
+    "schedule": _COLOURS,
+    "causal_block_size": _COLOURS,
+    "base_num_frames": _ONE_WINDOW,
+    "overlap_history": _ONE_WINDOW,
+    "join": _ONE_WINDOW,
     "addnoise_condition": "looks back at nothing",
-    "cache": "makes all frames at once",
-    "sink": "makes all frames at once",
-    "loop": "takes one picture, for the first frame",
-    "blend_overlap": "makes any number of frames in one window",
-    "anchor_color": "makes any number of frames in one window",
+    "cache": _AT_ONCE,
+    "sink": _AT_ONCE,
+    "loop": "cannot be shown frames that are finished",
+    "blend_overlap": _ONE_WINDOW,
+    "anchor_color": _ONE_WINDOW,
 }
 
 
@@ -158,7 +168,7 @@ def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: i
     """
     if history:
         check_can_go_on(card)
-    check_image_to_video(request, card)
+    check_one_window(request, card)
     resolved = request.resolve(card)
     num_frames, height, width = resolved.num_frames, resolved.height, resolved.width
     assert num_frames is not None and height is not None and width is not None
@@ -316,23 +326,23 @@ def opening_of(plan: Plan) -> VideoRequest:
     return VideoRequest(**asked, num_frames=video_frames(plan.ring.opening), keyframes=pictures, story=story)
 
 
-def check_image_to_video(request: VideoRequest, card: ModelCard) -> None:
-    """Nothing is asked of an I2V model that takes a noise level a frame.
+def check_one_window(request: VideoRequest, card: ModelCard) -> None:
+    """Nothing is asked of a T2V or I2V model that takes a noise level a frame.
 
     Raises:
-        RequestError: something is, or there is no picture; the message names models that can.
+        RequestError: something is, or there is no picture for I2V; the message names models that can.
     """
-    if not card.image:
+    if card.forcing:
         return
-    for field, why in _NOT_WITH_IMAGE.items():
+    for field, why in (_NOT_WITH[card.kind] | _NOT_AT_ONCE).items():
         value = getattr(request, field)
         if value and value != type(request).model_fields[field].default:
             if isinstance(value, dict):
                 frame, value = next(iter(value.items()))
                 field = f"{field}[{frame}]"
-            raise RequestError(f"{field} = {value}: {card.name} {why}; leave it out, or {_can_do_it()}")
-    if request.image is None:
-        raise RequestError(f"image: must be given to {card.name}, a PNG or JPEG works; without one, {_can_do_it()}")
+            raise RequestError(f"{field} = {value}: {card.name} {why}; leave it out, or {_can_do_it(card)}")
+    if card.image and request.image is None:
+        raise RequestError(f"image: must be given to {card.name}, a PNG or JPEG works; without one, {_can_do_it(card)}")
 
 
 def check_can_go_on(card: ModelCard) -> None:
@@ -341,8 +351,9 @@ def check_can_go_on(card: ModelCard) -> None:
     Raises:
         RequestError: it cannot; the message names models that can.
     """
-    if card.image:
-        raise RequestError(f"model = {card.name}: looks at one picture and cannot go on with a film; {_can_do_it()}")
+    if not card.forcing:
+        seen = "looks at one picture" if card.image else _NO_PICTURE
+        raise RequestError(f"model = {card.name}: {seen} and cannot go on with a film; {_can_do_it(card)}")
 
 
 def _turns(request: VideoRequest, latents: int, history: int, spare: int) -> tuple[int, ...]:
@@ -391,7 +402,7 @@ def _overlap(request: VideoRequest, window: int) -> int:
 
 def _how(request: VideoRequest, card: ModelCard, long: bool) -> str:
     """The way a film is made: as asked, else all at once where it fits a window, else as the model recommends."""
-    if card.image:
+    if not card.forcing:
         return "one window"
     if request.schedule is not None:
         return request.schedule
@@ -404,6 +415,8 @@ def _how(request: VideoRequest, card: ModelCard, long: bool) -> str:
     return card.schedule if request.causal_block_size is None else "blockwise"
 
 
-def _can_do_it() -> str:
-    names = ", ".join(card.name for card in CATALOG if "diffusion forcing" in card.kind)
-    return f"models of diffusion forcing can: {names}"
+def _can_do_it(card: ModelCard) -> str:
+    """Which models can, and which of them is the most like this one."""
+    forcing = [other for other in CATALOG if other.forcing]
+    nearest = min(forcing, key=lambda other: (abs(other.dim - card.dim), abs(other.height - card.height)))
+    return f"models of diffusion forcing can: {', '.join(other.name for other in forcing)}; nearest {nearest.name!r}"
