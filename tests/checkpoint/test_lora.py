@@ -16,9 +16,6 @@ from everreel.model.config import TransformerConfig
 from everreel.model.dit import DiT
 
 CONFIG = TransformerConfig(dim=24, ffn_dim=40, num_heads=2, num_layers=12, text_dim=20, text_len=16, freq_dim=16)
-I2V = TransformerConfig(
-    dim=24, ffn_dim=40, num_heads=2, num_layers=12, text_dim=20, freq_dim=16, in_dim=36, image_dim=20
-)
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoint-keys"
 # Official name of a module: diffusers' name.
 MODULES = {
@@ -163,7 +160,10 @@ def test_peft_says_the_alphas_beside_the_tensors(tmp_path):
             (folder / "adapter_config.json").write_text(json.dumps(settings))
         metadata = {"lora_adapter_metadata": json.dumps(settings)} if where == "metadata" else None
         save(tensors, folder / "adapter_model.safetensors", metadata)
-        alphas = {module: pair.alpha for module, pair in read_lora(folder, CONFIG).pairs.items()}
+        read = read_lora(folder, CONFIG)
+        said = "adapter_model.safetensors: alpha is what adapter_config.json beside it says"
+        assert read.notes == ((said,) if where == "beside" else ())
+        alphas = {module: pair.alpha for module, pair in read.pairs.items()}
         others = dict.fromkeys(set(MODULES) - {"head.head", "blocks.1.self_attn.q", "blocks.10.ffn.2"}, 8.0)
         assert alphas == {"head.head": 3.0, "blocks.1.self_attn.q": 0.5, "blocks.10.ffn.2": 6.0, **others}
 
@@ -173,6 +173,9 @@ def test_alphas_without_a_key_of_their_own(tmp_path):
     tensors = {name: tensor for name, tensor in keys_of(lora, "kohya").items() if not name.endswith(".alpha")}
     path = save(tensors, tmp_path / "kohya.safetensors", {"ss_network_alpha": "0.5"})
     assert read_lora(path, CONFIG).pairs["head.head"].alpha == 0.5
+    # What another file's trainer left there says nothing about kohya's keys, or about keys that say it themselves.
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 99}))
+    assert_same(read_lora(save(keys_of(lora, "diffusers"), tmp_path / "own.safetensors"), CONFIG), lora)
     path = save(tensors, tmp_path / "plain.safetensors")
     assert read_lora(path, CONFIG).pairs["head.head"].scale == 1
     settings = json.dumps({"lora_alpha": 3, "use_rslora": True})

@@ -42,7 +42,7 @@ class Lora:
     path: Path
     pairs: Mapping[str, Pair]  # by module
     diffs: Mapping[str, Tensor]  # by parameter: added as it is
-    notes: tuple[str, ...] = ()  # what of the file has no place in this model
+    notes: tuple[str, ...] = ()  # what its user should know: tensors left out, settings found elsewhere
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -53,7 +53,10 @@ def read_lora(path: str | Path, config: TransformerConfig) -> Lora:
         )
     if not here:
         raise ValueError(f"lora = {str(file)!r}: holds nothing for this model; {' '.join(notes) or 'it is empty'}")
-    pairs, diffs = _gather(file, here, tensors, _settings(file, keys, metadata))
+    where, settings = _settings(file, keys, metadata)
+    pairs, diffs = _gather(file, here, tensors, settings)
+    if where != file:
+        notes.append(f"{file.name}: alpha is what {where.name} beside it says")
     return Lora(file, pairs, diffs, tuple(notes), metadata)
 
 
@@ -171,15 +174,18 @@ def _check_shapes(
             )
 
 
-def _settings(file: Path, keys: Sequence[Key], metadata: Mapping[str, str]) -> Mapping[str, object]:
-    """peft's settings, from the file or from what lies beside one with peft's keys; kohya's alpha in the same words."""
+def _settings(file: Path, keys: Sequence[Key], metadata: Mapping[str, str]) -> tuple[Path, Mapping[str, object]]:
+    """peft's settings, and where they are: in the file, or beside one with peft's keys that says no alpha itself.
+
+    kohya's alpha of a whole file is given in the same words.
+    """
     beside = file.with_name("adapter_config.json")
     where, text = file, metadata.get(_PEFT)
-    if text is None and beside.is_file() and any(".lora_A." in key.name for key in keys):
+    if text is None and beside.is_file() and _needs_settings(keys):
         where, text = beside, beside.read_text(encoding="utf-8")
     try:
         if text is None:
-            return {"lora_alpha": float(metadata[_KOHYA_ALPHA])} if _KOHYA_ALPHA in metadata else {}
+            return file, {"lora_alpha": float(metadata[_KOHYA_ALPHA])} if _KOHYA_ALPHA in metadata else {}
         fields: Any = json.loads(text)
     except ValueError as error:
         raise ValueError(f"lora = {str(where)!r}: its settings cannot be read: {error}") from error
@@ -189,7 +195,11 @@ def _settings(file: Path, keys: Sequence[Key], metadata: Mapping[str, str]) -> M
     if settings.get("use_dora"):
         raise ValueError(f"lora = {str(where)!r}: use_dora: only LoRA can be merged")
     lora_keys.check_alphas(str(where), settings, {key.module for key in keys})
-    return settings
+    return where, settings
+
+
+def _needs_settings(keys: Sequence[Key]) -> bool:
+    return any(".lora_A." in key.name for key in keys) and not any(key.role == "alpha" for key in keys)
 
 
 def _gather(
