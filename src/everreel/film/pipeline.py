@@ -39,9 +39,10 @@ from everreel.film.state import NOTHING, Beginning, Block, FilmState
 from everreel.media import Pixels, Video
 from everreel.model.dit import Context, DiT
 from everreel.model.image_encoder import ImageEncoder
-from everreel.model.kv_cache import KVCache
 from everreel.model.text_encoder import TextEncoder, Tokenizer, Tokens
 from everreel.model.vae import CausalVAE
+from everreel.parallel.crew import Crew
+from everreel.parallel.shared import SharedDiT
 from everreel.shapes import latent_frames
 
 SCORES_BYTES_PER_TOKEN = 64  # activations alive at once, in model widths of bfloat16 a token (measured, rounded up)
@@ -112,7 +113,7 @@ class VideoPipeline:
     def __init__(
         self,
         card: ModelCard,
-        transformer: DiT,
+        transformer: DiT | SharedDiT,
         vae: CausalVAE,
         text_encoder: TextEncoder,
         tokenizer: Tokenizer,
@@ -127,24 +128,33 @@ class VideoPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str = "tiny", *, device: str | None = None, dtype: torch.dtype | None = None
+        cls,
+        name_or_path: str = "tiny",
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        crew: Crew | None = None,
     ) -> Self:
         """Load a model by name or from a folder.
 
         Args:
             device: by default a CUDA device if there is one, else the CPU.
             dtype: by default bfloat16 where the device computes in it, else float32.
+            crew: processes that share the transformer, each on its own device; the rest is in this one alone.
 
         Raises:
             ValueError: the model is unknown, cannot be used, or a file of it is not as it must be.
         """
         card = find_model(name_or_path)
         folder = card.require_folder()
-        chosen = torch.device(device or default_device())
+        if crew is not None and device not in (None, crew.parallel.device.type, str(crew.parallel.device)):
+            raise ValueError(f"device = {device}: the processes were started for {crew.parallel.device.type}")
+        chosen = torch.device(device or default_device()) if crew is None else crew.parallel.device
         dtype = dtype or default_dtype(chosen)
+        load = partial(load_transformer, folder, dtype=dtype)
         return cls(
             card,
-            load_transformer(folder, chosen, dtype),
+            load(chosen) if crew is None else SharedDiT(crew, load),
             load_vae(folder, chosen, dtype),
             load_text_encoder(folder, chosen, dtype),
             load_tokenizer(folder),
@@ -336,7 +346,7 @@ class VideoPipeline:
         return [
             Branch(
                 first,
-                KVCache(plan.context + plan.sink, plan.sink) if plan.remembers else None,
+                self.transformer.new_cache(plan.context + plan.sink, plan.sink) if plan.remembers else None,
                 [(at, texts[i]) for at, texts in told[1:]],
             )
             for i, first in enumerate(told[0][1])
@@ -421,10 +431,12 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
-def fits_as_batch(tokens: int, transformer: DiT) -> bool:
+def fits_as_batch(tokens: int, transformer: DiT | SharedDiT) -> bool:
     """Whether both branches of guidance can run as one batch, of so many video tokens each, in what memory is free."""
     device = next(transformer.parameters()).device
     if device.type != "cuda":
         return True
+    if isinstance(transformer, SharedDiT):
+        tokens = -(-tokens // transformer.processes)
     need = 2 * tokens * transformer.config.dim * SCORES_BYTES_PER_TOKEN
     return need < torch.cuda.mem_get_info(device)[0]
