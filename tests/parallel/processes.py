@@ -12,7 +12,7 @@ from everreel.parallel.crew import Crew, serve
 from everreel.parallel.launch import setup
 
 CONTEXT = multiprocessing.get_context("forkserver")  # what is long to import is imported once
-CONTEXT.set_forkserver_preload(["everreel.film.pipeline", "everreel.parallel.crew", "safetensors.torch"])
+CONTEXT.set_forkserver_preload(["everreel.film.pipeline", "transformers.models.umt5.modeling_umt5"])
 
 
 def together(size, job, *arguments, guidance=None):
@@ -28,7 +28,7 @@ def together(size, job, *arguments, guidance=None):
         process.start()
     theirs.close()
     try:
-        result = pickle.loads(ours.recv_bytes()) if ours.poll(60) else None
+        result = pickle.loads(ours.recv_bytes()) if ours.poll(120) else None
     except EOFError:
         result = None
     for process in started:

@@ -1,6 +1,7 @@
 """Films that several processes make against the film that one makes."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,14 +13,14 @@ from everreel.film.request import make_request
 from everreel.parallel.shared import SharedDiT
 from tests.parallel.processes import together
 
-SMALL = {"prompt": "a red fox", "height": 48, "width": 80, "num_inference_steps": 2, "seed": 3}
+SMALL = {"prompt": "a red fox", "height": 32, "width": 48, "num_inference_steps": 2, "seed": 3}
 FILMS = {
     "synchronous": {"num_frames": 9},
     "asynchronous": {"num_frames": 17, "ar_step": 1, "causal_block_size": 2},
-    "windows": {"num_frames": 41, "schedule": "windows", "join": "reencode", "overlap_history": 9},
-    "blocks with a cache and a sink": {"num_frames": 41, "schedule": "blockwise"},
-    "a story in blocks": {"num_frames": 33, "schedule": "blockwise", "story": {17: "a blue swan"}},
-    "without guidance": {"num_frames": 41, "schedule": "blockwise", "guidance_scale": 1.0},
+    "windows": {"num_frames": 33, "schedule": "windows", "join": "reencode", "overlap_history": 9},
+    "blocks with a cache and a sink": {"num_frames": 29, "schedule": "blockwise"},
+    "a story in blocks": {"num_frames": 21, "schedule": "blockwise", "story": {9: "a blue swan"}},
+    "without guidance": {"num_frames": 29, "schedule": "blockwise", "guidance_scale": 1.0},
 }
 
 
@@ -86,32 +87,19 @@ def go_on(crew, folder, state):
     return film(pipe, state, **FILMS["blocks with a cache and a sink"])
 
 
-def silent(folder):
+def silent(device, folder):
     """A transformer that says nothing: films of it are the noise that they begin with."""
-
-    def load(device):
-        model = load_transformer(folder, device, torch.float32)
-        torch.nn.init.zeros_(model.head.head.weight)
-        torch.nn.init.zeros_(model.head.head.bias)
-        return model
-
-    return load
-
-
-class Silent:
-    """`silent`, for other processes."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __call__(self, device):
-        return silent(self.folder)(device)
+    model = load_transformer(folder, device, torch.float32)
+    torch.nn.init.zeros_(model.head.head.weight)
+    torch.nn.init.zeros_(model.head.head.bias)
+    return model
 
 
 def noise(crew, folder):
     pipe = small(VideoPipeline.from_pretrained(folder, device="cpu", dtype=torch.float32))
-    pipe.transformer = Silent(folder)("cpu") if crew is None else SharedDiT(crew, Silent(folder))
-    return film(pipe, num_frames=33, schedule="blockwise", addnoise_condition=20)[0]
+    load = partial(silent, folder=folder)
+    pipe.transformer = load("cpu") if crew is None else SharedDiT(crew, load)
+    return film(pipe, num_frames=25, schedule="blockwise", addnoise_condition=20)[0]
 
 
 def test_going_on_and_noise(tiny_folder, alone, want):

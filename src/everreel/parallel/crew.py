@@ -74,13 +74,15 @@ class Crew:
             if not self._lost:
                 self._lost = True
                 with talking():
-                    dist.broadcast_object_list([([], STOP, ())], src=0)
+                    dist.broadcast_object_list([([], STOP, ())], src=0, group=self.parallel.commands)
                 dist.destroy_process_group()
 
     def _run(self, command: str, arguments: tuple[Any, ...]) -> Any:  # noqa: ANN401 -- as `run`
         dropped = [self._dropped.pop() for _ in range(len(self._dropped))]
         with talking():
-            dist.broadcast_object_list([(dropped, command, tree_map(_portable, arguments))], src=0)
+            dist.broadcast_object_list(
+                [(dropped, command, tree_map(_portable, arguments))], src=0, group=self.parallel.commands
+            )
         result, refused = None, None
         try:
             result = getattr(self._part, command)(*arguments)
@@ -88,7 +90,7 @@ class Crew:
             refused = error
         answers: list[str | None] = [None] * self.parallel.size
         with talking():
-            dist.gather_object(None, answers, dst=0)
+            dist.gather_object(None, answers, dst=0, group=self.parallel.commands)
         if refused is not None:
             raise refused
         for rank, answer in enumerate(answers):
@@ -129,7 +131,7 @@ def _told(part: Part) -> str:
     """Carry out the next command."""
     box: list[Any] = [None]
     with talking():
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=part.parallel.commands)
     dropped, command, arguments = box[0]
     for number in dropped:
         part.held.pop(number, None)
@@ -140,7 +142,7 @@ def _told(part: Part) -> str:
         except ValueError as error:
             refused = str(error)
         with talking():
-            dist.gather_object(refused, None, dst=0)
+            dist.gather_object(refused, None, dst=0, group=part.parallel.commands)
     return str(command)
 
 

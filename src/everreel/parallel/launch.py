@@ -39,6 +39,7 @@ class Parallel:
         rank, size: which process it is of how many; the first, 0, leads.
         device: what it computes on.
         store: what all processes can read and write a word in.
+        commands: all processes, for what the first tells the others.
         plain: for passes of one row: all processes share its tokens.
         guided: for passes of two rows: each half of the processes has one. As `plain` where they do not come in halves.
     """
@@ -47,6 +48,7 @@ class Parallel:
     size: int
     device: torch.device
     store: Store
+    commands: dist.ProcessGroup
     plain: Mesh
     guided: Mesh
 
@@ -65,12 +67,22 @@ def setup(device: str | None = None, *, guidance: bool | None = None) -> Paralle
 
     Args:
         device: "cuda" or "cpu"; by default CUDA where it is there. With CUDA each process takes the one of its number.
-        guidance: whether the two rows of guidance go to two halves of the processes, which takes far less talk than
-            sharing their tokens among all; by default wherever the number of processes is even.
+        guidance: whether the two rows of guidance go to two halves of the processes, which takes less talk than sharing
+            their tokens among all, none where there are two; by default wherever the number of processes is even.
 
     Raises:
         ValueError: the environment, the device or the number of processes does not allow it.
+        SystemExit: the same, in all but a machine's first process: it is enough that one says so.
     """
+    try:
+        return _setup(device, guidance)
+    except ValueError:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            raise SystemExit(2) from None
+        raise
+
+
+def _setup(device: str | None, guidance: bool | None) -> Parallel | None:
     size, rank, local = (_number(os.environ, name) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
     if size is None or size == 1:
         return None
@@ -82,15 +94,15 @@ def setup(device: str | None = None, *, guidance: bool | None = None) -> Paralle
         raise ValueError(
             f"processes = {size}: guidance parallelism needs an even number; nearest that works: {size - 1}"
         )
-    where = _device(device, local)
+    where = _device(device, local, _number(os.environ, "LOCAL_WORLD_SIZE") or local + 1)
     if where.type == "cuda":
         torch.cuda.set_device(where)
     store, rank, size = next(rendezvous("env://"))
-    # This group is for what the first process tells the others.
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=IDLE)
-    backend = "nccl" if where.type == "cuda" else "gloo"
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=ANSWER)
+    commands = dist.new_group(timeout=IDLE, backend="gloo")
 
     def group(ranks: list[int]) -> dist.ProcessGroup:
+        backend = "nccl" if where.type == "cuda" else "gloo"
         made: dist.ProcessGroup = dist.new_group(ranks, timeout=ANSWER, backend=backend)
         return made
 
@@ -102,7 +114,7 @@ def setup(device: str | None = None, *, guidance: bool | None = None) -> Paralle
         pairs = [group([other, other + half]) for other in range(half)]
         sequence = SequenceParallel(halves[rank // half]) if half > 1 else None
         guided = Mesh(sequence, GuidanceParallel(pairs[rank % half]))
-    return Parallel(rank, size, where, store, plain, guided)
+    return Parallel(rank, size, where, store, commands, plain, guided)
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:
@@ -112,17 +124,17 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
     return None if value is None else int(value)
 
 
-def _device(device: str | None, local: int) -> torch.device:
-    """The device of this host's process number `local`."""
+def _device(device: str | None, local: int, count: int) -> torch.device:
+    """The device of process number `local` of this machine's `count`."""
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
     if name != "cuda":
         raise ValueError(f"device = {name}: with several processes it must be cuda or cpu; each takes its own")
-    if local >= torch.cuda.device_count():
-        there = torch.cuda.device_count()
+    there = torch.cuda.device_count()
+    if count > there:
         raise ValueError(
-            f"processes = {local + 1} or more on this machine: it has {there} CUDA devices, a process needs one; "
+            f"processes = {count} on this machine: it has {there} CUDA devices, and a process needs one; "
             f"nearest that works: {f'--nproc-per-node {there}' if there else '--device cpu'}"
         )
     return torch.device("cuda", local)

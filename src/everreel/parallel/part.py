@@ -42,13 +42,13 @@ class Part:
     """The commands. Tensors come on the CPU, or in the leader on any device, and are whole; results too."""
 
     def __init__(self, parallel: Parallel) -> None:
-        self._parallel = parallel
+        self.parallel = parallel
         # In the leader things live as long as somebody there has them, and then they are dropped everywhere.
         self.held: MutableMapping[int, Any] = weakref.WeakValueDictionary() if parallel.leads else {}
 
     def open(self, number: int, load: Callable[[torch.device], DiT]) -> DiT:
         """Load a transformer."""
-        self.held[number] = model = load(self._parallel.device).eval()
+        self.held[number] = model = load(self.parallel.device).eval()
         return model
 
     @torch.no_grad()
@@ -75,7 +75,7 @@ class Part:
         """See `DiT.forward`; `texts` are numbers of frames and the numbers of the contexts that they read."""
         dit, batch = self._model(model), x_BCTHW.shape[0]
         own = self._own(batch, dit.config.num_heads)
-        mesh, past = self._parallel.mesh(batch), None
+        mesh, past = self.parallel.mesh(batch), None
         if cache is not None:
             past = self._cache(cache)
             past.own = own
@@ -94,7 +94,7 @@ class Part:
 
     def new_cache(self, number: int, max_frames: int, sink_frames: int) -> None:
         """Begin a cache; the leader has its own."""
-        if not self._parallel.leads:
+        if not self.parallel.leads:
             self.held[number] = PartCache(max_frames, sink_frames)
 
     def forget(self, number: int) -> None:
@@ -121,9 +121,9 @@ class Part:
         if own is not None and own.speaks:
             sides = [[x_BSHD.cpu().contiguous() for x_BSHD in side] for side in (mine.keys, mine.values)]
             answer = own.rows.start, own.heads.start, sides
-        answers: list[Any] | None = [None] * self._parallel.size if self._parallel.leads else None
+        answers: list[Any] | None = [None] * self.parallel.size if self.parallel.leads else None
         with talking():
-            dist.gather_object(answer, answers, dst=0)
+            dist.gather_object(answer, answers, dst=0, group=self.parallel.commands)
         if answers is None:
             return None
         pieces = {(row, head): sides for row, head, sides in filter(None, answers)}
@@ -137,7 +137,7 @@ class Part:
         return CacheState(mine.num_frames, keys, values)
 
     def _own(self, batch: int, heads: int) -> Own:
-        mesh = self._parallel.mesh(batch)
+        mesh = self.parallel.mesh(batch)
         rows = slice(0, batch) if mesh.guidance is None else mesh.guidance.rows(batch)
         if mesh.sequence is None:
             return Own(rows, slice(0, heads), True)
@@ -154,7 +154,7 @@ class Part:
         return cache
 
     def _here(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self._parallel.device)
+        return tensor.to(self.parallel.device)
 
 
 def _rows(context: Context, rows: slice) -> Context:
