@@ -131,7 +131,7 @@ def dense(model: DiT, x: torch.Tensor, time: torch.Tensor, text: Context, block:
     Written from the rules alone: one layer's keys by absolute frame, positions inside the window of the query's block.
     """
     frames, tokens = x.shape[2], 8
-    outs = model._patchify(x)
+    outs = model._patchify(x, range(8))
     time_BTC, modulation = model._modulation(time, None)
     keys: list[torch.Tensor] = []
     for layer, module in enumerate(model.blocks):

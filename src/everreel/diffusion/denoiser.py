@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from everreel.model.dit import Context, DiT
+from everreel.model.dit import Context, Transformer
 from everreel.model.kv_cache import KVCache
 
 
@@ -58,7 +58,7 @@ class Denoiser:
 
     def __init__(
         self,
-        model: DiT,
+        model: Transformer,
         branches: Sequence[Branch],
         guidance_scale: float = 1.0,
         *,

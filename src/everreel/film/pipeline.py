@@ -40,9 +40,10 @@ from everreel.film.state import NOTHING, Beginning, Block, FilmState
 from everreel.media import Pixels, Video
 from everreel.model.dit import Context, DiT
 from everreel.model.image_encoder import ImageEncoder
-from everreel.model.kv_cache import KVCache
 from everreel.model.text_encoder import TextEncoder, Tokenizer, Tokens
 from everreel.model.vae import CausalVAE
+from everreel.parallel.crew import Crew
+from everreel.parallel.shared import SharedDiT
 
 SCORES_BYTES_PER_TOKEN = 64  # activations alive at once, in model widths of bfloat16 a token (measured, rounded up)
 
@@ -112,7 +113,75 @@ class VideoPipeline:
     def __init__(
         self,
         card: ModelCard,
-        transformer: DiT,
+        transformer: DiT | SharedDiT,
+        vae: CausalVAE,
+        text_encoder: TextEncoder,
+        tokenizer: Tokenizer,
+        image_encoder: ImageEncoder | None = None,
+    ) -> None:
+        self.card = card
+        self.transformer = transformer.eval()
+        self.vae = vae.eval()
+        self.text_encoder = text_encoder.eval()
+        self.tokenizer = tokenizer
+        self.image_encoder = None if image_encoder is None else image_encoder.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path = "tiny",
+        *,
+        dtype: torch.dtype | str | None = None,
+        **options: Any,  # noqa: ANN401 -- the fields of ModelOptions
+    ) -> Self:
+        """Load a model by name or from a folder; options are those of `ModelOptions`.
+
+        Raises:
+            ValueError: the model is unknown, cannot be used, an option is wrong, or a file is not as it must be.
+        """
+        named = None if dtype is None else str(dtype).removeprefix("torch.")
+        return cls.load(model_options(model=str(name_or_path), dtype=named, **options))
+
+    @classmethod
+    def load(cls, options: ModelOptions, crew: Crew | None = None) -> Self:
+        """Load a model as its options say; raises as `from_pretrained`.
+
+        With a crew, its processes share the transformer, each on its own device; the rest is in this one alone.
+        """
+        card, options = options.card(), options.resolve(crew)
+        folder, where = card.require_folder(), (options.device or "cpu", options.torch_dtype)
+        load = partial(load_transformer, folder, dtype=options.torch_dtype)
+        return cls(
+            card,
+            load(where[0]) if crew is None else SharedDiT(crew, load),
+            load_vae(folder, *where),
+            load_text_encoder(folder, *where),
+            load_tokenizer(folder),
+            load_image_encoder(folder, *where) if card.image else None,
+        )
+
+    def __call__(self, glimpse: Glimpse) -> None:
+        if self._on_progress is not None:
+            elapsed = time.monotonic() - self._started
+            rows, preview = len(self._plan.schedule), partial(preview_of, glimpse, self._vae)
+            self._on_progress(Progress(glimpse.row + 1, rows, self._plan, elapsed, self._first, preview))
+        if self._control is not None:
+            self._started += self._control.check()
+
+
+class VideoPipeline:
+    """A model and everything around it.
+
+    Args:
+        card: what the model is and recommends.
+        transformer, vae, text_encoder, tokenizer: its parts, on one device.
+        image_encoder: for a card that says `image`.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        transformer: DiT | SharedDiT,
         vae: CausalVAE,
         text_encoder: TextEncoder,
         tokenizer: Tokenizer,
@@ -348,7 +417,7 @@ class VideoPipeline:
         return [
             Branch(
                 first,
-                KVCache(plan.context + plan.sink, plan.sink) if plan.remembers else None,
+                self.transformer.new_cache(plan.context + plan.sink, plan.sink) if plan.remembers else None,
                 [(at, texts[i]) for at, texts in told[1:]],
             )
             for i, first in enumerate(told[0][1])
@@ -406,10 +475,12 @@ def _temporary() -> Path:
     return path
 
 
-def fits_as_batch(tokens: int, transformer: DiT) -> bool:
+def fits_as_batch(tokens: int, transformer: DiT | SharedDiT) -> bool:
     """Whether both branches of guidance can run as one batch, of so many video tokens each, in what memory is free."""
     device = next(transformer.parameters()).device
     if device.type != "cuda":
         return True
+    if isinstance(transformer, SharedDiT):
+        tokens = -(-tokens // transformer.processes)
     need = 2 * tokens * transformer.config.dim * SCORES_BYTES_PER_TOKEN
     return need < torch.cuda.mem_get_info(device)[0]

@@ -9,6 +9,7 @@ Shape suffixes: B batch, L query tokens, S key tokens, H heads, D head width, C 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -51,15 +52,17 @@ def attend(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, bias_BS: Tensor | Non
 def attend_blocks(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, block_tokens: Sequence[int]) -> Tensor:
     """Block-causal attention: each block of queries sees the keys of its own block and of all that come before it.
 
-    Keys may reach further back than queries (S ≥ L): the sequences end together, and what is older is seen by all.
+    Keys may reach further back than queries: the sequences end together, and what is older is seen by all. A block has
+    `block_tokens` keys, and as many queries or, where other processes have the others, an equal part of each frame's.
     """
-    older = k_BSHD.shape[1] - q_BLHD.shape[1]
     if len(block_tokens) == 1:
         return attend(q_BLHD, k_BSHD, v_BSHD)
+    keys = sum(block_tokens)
+    older, queries = k_BSHD.shape[1] - keys, q_BLHD.shape[1]
     out, start = [], 0
-    for tokens in block_tokens:
-        stop = start + tokens
-        out.append(attend(q_BLHD[:, start:stop], k_BSHD[:, : older + stop], v_BSHD[:, : older + stop]))
+    for stop in itertools.accumulate(block_tokens):
+        seen, rows = older + stop, slice(start * queries // keys, stop * queries // keys)
+        out.append(attend(q_BLHD[:, rows], k_BSHD[:, :seen], v_BSHD[:, :seen]))
         start = stop
     return torch.cat(out, dim=1)
 

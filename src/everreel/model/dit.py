@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 
 from everreel.model.attention import RMSNorm, attend, attend_blocks, rope_table, rotate
 from everreel.model.config import TransformerConfig
+from everreel.model.group import SequenceGroup, Split
 from everreel.model.kv_cache import KVCache
 
 
@@ -38,6 +40,29 @@ class Context:
 
 Texts = Sequence[tuple[int, Context]]
 """Numbers of tokens, and the text that these tokens read."""
+
+
+class Transformer(Protocol):
+    """What films are made with: a `DiT`, or one that several processes share."""
+
+    def __call__(
+        self,
+        x_BCTHW: Tensor,
+        timestep_BT: Tensor,
+        context: Context | Sequence[tuple[int, Context]],
+        *,
+        fps_B: Tensor | None = None,
+        blocks: Sequence[int] | None = None,
+        cache: KVCache | None = None,
+        write_cache: bool = False,
+    ) -> Tensor:
+        """As `DiT.forward`."""
+
+    def encode_context(self, text_BSD: Tensor, length_B: Sequence[int], image_BSD: Tensor | None = None) -> Context:
+        """As `DiT.encode_context`."""
+
+    def new_cache(self, max_frames: int, sink_frames: int = 0) -> KVCache:
+        """As `DiT.new_cache`."""
 
 
 class DiT(nn.Module):
@@ -71,6 +96,7 @@ class DiT(nn.Module):
         blocks: Sequence[int] | None = None,
         cache: KVCache | None = None,
         write_cache: bool = False,
+        group: SequenceGroup | None = None,
     ) -> Tensor:
         """The velocity noise - data, (B, out_dim, T, H, W), in float32.
 
@@ -82,36 +108,44 @@ class DiT(nn.Module):
             blocks: sizes in latent frames of the blocks of block-causal attention; None is full attention.
             cache: earlier frames of the film; the frames of x follow them.
             write_cache: add the keys and values of these frames to the cache.
+            group: the processes that share the tokens, all of which make this call; each gets the whole velocity, and
+                keeps what it attends with of the cache. None where this process has all tokens.
 
         Raises:
-            ValueError: channels, size or blocks do not fit the model.
+            ValueError: channels, size or blocks do not fit the model, or there are too many processes for the size.
         """
         T, H, W = self._check(x_BCTHW, blocks)
         past = 0 if cache is None else cache.num_frames
         tokens = H * W
         device = x_BCTHW.device
         table = rope_table(0, past + T, H, W, self.config.head_dim, device)
+        table_past, table = table[: past * tokens], table[past * tokens :]
+        split = None if group is None else group.split(T, tokens, self.config.num_heads)
+        mine = range(tokens) if split is None else split.positions
         view = _View(
-            table_past=table[: past * tokens],
-            table=table[past * tokens :],
+            table_past=table_past,
+            table=table,
+            table_queries=table if split is None else _of_frames(table, T, mine),
             block_tokens=[tokens * size for size in blocks or (T,)],
             cache=cache,
             write_cache=write_cache,
+            split=split,
         )
         dtype = self.patch_embedding.weight.dtype
-        x_BLC = self._patchify(x_BCTHW.to(dtype))
+        x_BLC = self._patchify(x_BCTHW.to(dtype), mine)
         time_BTC, modulation_BT6C = self._modulation(timestep_BT, fps_B)
         texts = [(T, context)] if isinstance(context, Context) else context
         if sum(frames for frames, _ in texts) != T:
             raise ValueError(
                 f"context = {[frames for frames, _ in texts]} frames: must add up to the {T} latent frames"
             )
-        texts = [(tokens * frames, context) for frames, context in texts]
+        texts = [(len(mine) * frames, context) for frames, context in texts]
         for layer, block in enumerate(self.blocks):
             x_BLC = block(x_BLC, modulation_BT6C, texts, layer, view)
         if cache is not None and write_cache:
             cache.commit(T)
-        return self._unpatchify(self.head(x_BLC, time_BTC), T, H, W)
+        out_BLC = self.head(x_BLC, time_BTC)
+        return self._unpatchify(out_BLC if split is None else split.gather(out_BLC), T, H, W)
 
     def encode_context(self, text_BSD: Tensor, length_B: Sequence[int], image_BSD: Tensor | None = None) -> Context:
         """Keys and values of the text for every layer, the zero padding folded into one key.
@@ -148,6 +182,10 @@ class DiT(nn.Module):
             image_layers = tuple(block.image_keys_values(image) for block in self._cross_attentions())
         return Context(layers, bias, image_layers)
 
+    def new_cache(self, max_frames: int, sink_frames: int = 0) -> KVCache:
+        """An empty cache for one generation."""
+        return KVCache(max_frames, sink_frames)
+
     def init_weights(self, generator: torch.Generator) -> None:
         """The released initialisation: Xavier for linear layers, 0.02 for embeddings, a head of zeros (section 3.1)."""
         for name, parameter in self.named_parameters():
@@ -178,12 +216,13 @@ class DiT(nn.Module):
             raise ValueError(f"blocks = {tuple(blocks)}: must add up to the {T} latent frames")
         return T, H // ph, W // pw
 
-    def _patchify(self, x_BCTHW: Tensor) -> Tensor:
-        """Tokens in the order frame, row, column: the patch convolution as the matmul that it is."""
+    def _patchify(self, x_BCTHW: Tensor, positions: range) -> Tensor:
+        """Tokens in the order frame, row, column, some of each frame: the patch convolution as the matmul it is."""
         _, ph, pw = self.config.patch_size
         x_BTHWC = x_BCTHW.unflatten(4, (-1, pw)).unflatten(3, (-1, ph)).permute(0, 2, 3, 5, 1, 4, 6)
         weight = self.patch_embedding.weight.flatten(1)
-        return F.linear(x_BTHWC.flatten(4).flatten(1, 3), weight, self.patch_embedding.bias)
+        x_BTPC = x_BTHWC.flatten(4).flatten(2, 3)[:, :, positions.start : positions.stop]
+        return F.linear(x_BTPC.flatten(1, 2), weight, self.patch_embedding.bias)
 
     def _unpatchify(self, x_BLC: Tensor, T: int, H: int, W: int) -> Tensor:
         _, ph, pw = self.config.patch_size
@@ -208,9 +247,11 @@ class _View:
 
     table_past: Tensor
     table: Tensor
+    table_queries: Tensor  # rows of `table`: those of the tokens that this process has
     block_tokens: list[int]
     cache: KVCache | None
     write_cache: bool
+    split: Split | None
 
 
 class Block(nn.Module):
@@ -252,8 +293,10 @@ class SelfAttention(nn.Module):
     def forward(self, x_BLC: Tensor, layer: int, view: _View) -> Tensor:
         heads = (self.num_heads, -1)
         v = self.v(x_BLC).unflatten(2, heads)
-        q = rotate(self.norm_q(self.q(x_BLC)).unflatten(2, heads), view.table).to(v.dtype)
+        q = rotate(self.norm_q(self.q(x_BLC)).unflatten(2, heads), view.table_queries).to(v.dtype)
         raw_k = self.norm_k(self.k(x_BLC)).unflatten(2, heads)
+        if view.split is not None:
+            q, raw_k, v = view.split.exchange(q, raw_k, v)
         k = rotate(raw_k, view.table).to(v.dtype)
         cache = view.cache
         if cache is not None:
@@ -262,7 +305,10 @@ class SelfAttention(nn.Module):
             if cache.num_frames:
                 past_k, past_v = cache.context(layer, view.table_past)
                 k, v = torch.cat([past_k, k], dim=1), torch.cat([past_v, v], dim=1)
-        out_BLC: Tensor = self.o(attend_blocks(q, k, v, view.block_tokens).flatten(2))
+        out_BLHD = attend_blocks(q, k, v, view.block_tokens)
+        if view.split is not None:
+            out_BLHD = view.split.give_back(out_BLHD)
+        out_BLC: Tensor = self.o(out_BLHD.flatten(2))
         return out_BLC
 
 
@@ -358,6 +404,12 @@ class ImageProjection(nn.Module):
     def forward(self, image_BSC: Tensor) -> Tensor:
         out_BSC: Tensor = self.proj(image_BSC)
         return out_BSC
+
+
+def _of_frames(table_LD: Tensor, frames: int, positions: range) -> Tensor:
+    """The rows of some tokens of each frame."""
+    rows_LD: Tensor = table_LD.unflatten(0, (frames, -1))[:, positions.start : positions.stop].flatten(0, 1)
+    return rows_LD
 
 
 def timestep_embedding(timestep: Tensor, width: int) -> Tensor:

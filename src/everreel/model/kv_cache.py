@@ -85,17 +85,20 @@ class KVCache:
 
     def load(self, state: CacheState) -> None:
         """Hold what `save` gave, and nothing else."""
-        self.num_frames = state.num_frames
-        self._keys, self._values = list(state.keys), list(state.values)
-        self._rotated.clear()
+        self._hold(state)
 
     def forget(self) -> None:
         """Hold nothing but the sink: what comes next does not follow what was held."""
         kept = min(self.sink_frames, self.num_frames)
         tokens = self._keys[0].shape[1] // self.num_frames * kept if self._keys and self.num_frames else 0
-        self.load(
+        self._hold(
             CacheState(kept, tuple(k[:, :tokens] for k in self._keys), tuple(v[:, :tokens] for v in self._values))
         )
+
+    def _hold(self, state: CacheState) -> None:
+        self.num_frames = state.num_frames
+        self._keys, self._values = list(state.keys), list(state.values)
+        self._rotated.clear()
 
     @property
     def num_bytes(self) -> int:
