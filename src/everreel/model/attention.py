@@ -17,20 +17,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everreel.model.backends import Run, sdpa
+
 QUERY_CHUNK = 512  # rows of scores held at once by the CPU form: bounds memory, keeps them in the cache
 SMALL_SCORES = 256 * 256  # up to this many scores a head, batched matmuls are the fastest form on a CPU
 SAFE_LOGIT = 60.0  # e^±60, and sums of a million such, are well inside bfloat16's range
 
 
-def attend(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, bias_BS: Tensor | None = None) -> Tensor:
+def attend(
+    q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, bias_BS: Tensor | None = None, kernel: Run | None = None
+) -> Tensor:
     """Softmax attention of every query over every key.
 
     Args:
         q_BLHD, k_BSHD, v_BSHD: queries, keys and values.
         bias_BS: added to the logits of a key: 0, the logarithm of how many equal keys it stands for, or -inf.
+        kernel: what computes it where there is no bias, instead of torch's own; see `backends.Attention`.
 
     Returns: (B, L, H, D).
     """
+    if kernel is not None and bias_BS is None:
+        return kernel(q_BLHD, k_BSHD, v_BSHD)
     if q_BLHD.device.type == "cpu" and q_BLHD.dtype == torch.bfloat16:
         if q_BLHD.shape[1] * k_BSHD.shape[1] <= SMALL_SCORES:
             return _attend_batched(q_BLHD, k_BSHD, v_BSHD, bias_BS)
@@ -41,25 +48,23 @@ def attend(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, bias_BS: Tensor | Non
                 q_BLHD, k_BSHD, v_BSHD, bias_BS
             )
             return out_BLHD
-    mask = None if bias_BS is None else bias_BS[:, None, None, :].to(q_BLHD.dtype)
-    out_BHLD = F.scaled_dot_product_attention(
-        q_BLHD.transpose(1, 2), k_BSHD.transpose(1, 2), v_BSHD.transpose(1, 2), attn_mask=mask
-    )
-    return out_BHLD.transpose(1, 2)
+    return sdpa(q_BLHD, k_BSHD, v_BSHD, bias_BS)
 
 
-def attend_blocks(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, block_tokens: Sequence[int]) -> Tensor:
+def attend_blocks(
+    q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, block_tokens: Sequence[int], kernel: Run | None = None
+) -> Tensor:
     """Block-causal attention: each block of queries sees the keys of its own block and of all that come before it.
 
     Keys may reach further back than queries (S ≥ L): the sequences end together, and what is older is seen by all.
     """
     older = k_BSHD.shape[1] - q_BLHD.shape[1]
     if len(block_tokens) == 1:
-        return attend(q_BLHD, k_BSHD, v_BSHD)
+        return attend(q_BLHD, k_BSHD, v_BSHD, kernel=kernel)
     out, start = [], 0
     for tokens in block_tokens:
         stop = start + tokens
-        out.append(attend(q_BLHD[:, start:stop], k_BSHD[:, : older + stop], v_BSHD[:, : older + stop]))
+        out.append(attend(q_BLHD[:, start:stop], k_BSHD[:, : older + stop], v_BSHD[:, : older + stop], None, kernel))
         start = stop
     return torch.cat(out, dim=1)
 

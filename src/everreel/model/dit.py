@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everreel.model.attention import RMSNorm, attend, attend_blocks, rope_table, rotate
+from everreel.model.backends import Attention, Run
 from everreel.model.config import TransformerConfig
 from everreel.model.kv_cache import KVCache
 
@@ -41,11 +42,15 @@ Texts = Sequence[tuple[int, Context]]
 
 
 class DiT(nn.Module):
-    """The transformer. Holds weights only; caches and contexts are arguments."""
+    """The transformer. Holds weights only; caches and contexts are arguments.
+
+    `attention` says which kernels compute the attention among video tokens: another one may be put there at any time.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.attention = Attention()
         dim = config.dim
         self.patch_embedding = nn.Conv3d(config.in_dim, dim, config.patch_size, config.patch_size)
         self.text_embedding = nn.Sequential(
@@ -90,6 +95,7 @@ class DiT(nn.Module):
         past = 0 if cache is None else cache.num_frames
         tokens = H * W
         device = x_BCTHW.device
+        dtype = self.patch_embedding.weight.dtype
         table = rope_table(0, past + T, H, W, self.config.head_dim, device)
         view = _View(
             table_past=table[: past * tokens],
@@ -97,8 +103,8 @@ class DiT(nn.Module):
             block_tokens=[tokens * size for size in blocks or (T,)],
             cache=cache,
             write_cache=write_cache,
+            kernel=self.attention.kernel(device, dtype, self.config.head_dim),
         )
-        dtype = self.patch_embedding.weight.dtype
         x_BLC = self._patchify(x_BCTHW.to(dtype))
         time_BTC, modulation_BT6C = self._modulation(timestep_BT, fps_B)
         texts = [(T, context)] if isinstance(context, Context) else context
@@ -211,6 +217,7 @@ class _View:
     block_tokens: list[int]
     cache: KVCache | None
     write_cache: bool
+    kernel: Run | None
 
 
 class Block(nn.Module):
@@ -262,7 +269,7 @@ class SelfAttention(nn.Module):
             if cache.num_frames:
                 past_k, past_v = cache.context(layer, view.table_past)
                 k, v = torch.cat([past_k, k], dim=1), torch.cat([past_v, v], dim=1)
-        out_BLC: Tensor = self.o(attend_blocks(q, k, v, view.block_tokens).flatten(2))
+        out_BLC: Tensor = self.o(attend_blocks(q, k, v, view.block_tokens, view.kernel).flatten(2))
         return out_BLC
 
 
