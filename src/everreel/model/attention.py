@@ -175,9 +175,10 @@ def rope_table(
     device: torch.device,
     theta: float = 10000.0,
 ) -> Tensor:
-    """The rotations of a video's tokens as complex numbers, (frames·height·width, head_dim / 2), complex64.
+    """The rotations of a video's tokens as cosine and sine, (frames·height·width, head_dim / 2, 2), float32.
 
-    Angles are made in float64. Of the head's pairs the temporal axis takes what two equal shares of a third leave over.
+    Angles are made in float64 on the CPU, for not every device has it. Of the head's pairs the temporal axis takes
+    what two equal shares of a third leave over.
 
     Args:
         start: position of the first frame on the temporal axis.
@@ -193,10 +194,15 @@ def rope_table(
         shape[axis] = length
         grids.append(torch.outer(position, frequency).reshape(shape).expand(frames, height, width, -1))
     angles = torch.cat(grids, dim=-1).reshape(frames * height * width, head_dim // 2)
-    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).float().to(device)
 
 
-def rotate(x_BLHD: Tensor, table_LD: Tensor) -> Tensor:
+def rotate(x_BLHD: Tensor, table_LD2: Tensor) -> Tensor:
     """Turn each pair of neighbouring channels by the angle of its token, in float32; given back in x's type."""
-    pairs = torch.view_as_complex(x_BLHD.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * table_LD[None, :, None]).flatten(-2).to(x_BLHD.dtype)
+    pairs = x_BLHD.to(torch.float32, copy=True).unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling() or x_BLHD.device.type == "mps":  # a compiler fuses these, not complex numbers
+        a, b = pairs.unbind(-1)
+        cos, sin = table_LD2[None, :, None].unbind(-1)
+        return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2).to(x_BLHD.dtype)
+    torch.view_as_complex(pairs).mul_(torch.view_as_complex(table_LD2)[None, :, None])
+    return pairs.flatten(-2).to(x_BLHD.dtype)

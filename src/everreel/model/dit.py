@@ -23,6 +23,9 @@ from everreel.model.backends import Attention, Run
 from everreel.model.config import TransformerConfig
 from everreel.model.kv_cache import KVCache
 
+# Tokens that go through a feed-forward net at once: enough to keep the device busy, few enough that they are no peak.
+FFN_TOKENS_CPU, FFN_TOKENS = 2048, 16384
+
 
 @dataclass(frozen=True)
 class Context:
@@ -239,7 +242,15 @@ class Block(nn.Module):
         )
         x_BLC = _gated(x_BLC, self.self_attn(_modulate(x_BLC, shift, scale, self.eps), layer, view), gate)
         x_BLC = x_BLC + self.cross_attn(self.norm3(x_BLC), texts, layer)
-        return _gated(x_BLC, self.ffn(_modulate(x_BLC, shift2, scale2, self.eps)), gate2)
+        return _gated(x_BLC, self._feed_forward(_modulate(x_BLC, shift2, scale2, self.eps)), gate2)
+
+    def _feed_forward(self, x_BLC: Tensor) -> Tensor:
+        """A part of the tokens at a time, where no gradients are wanted: what is between the layers is the largest."""
+        tokens = FFN_TOKENS_CPU if x_BLC.device.type == "cpu" else FFN_TOKENS
+        if torch.is_grad_enabled() or x_BLC.shape[1] <= tokens:
+            out_BLC: Tensor = self.ffn(x_BLC)
+            return out_BLC
+        return torch.cat([self.ffn(part) for part in x_BLC.split(tokens, dim=1)], dim=1)
 
 
 class SelfAttention(nn.Module):
@@ -369,9 +380,10 @@ class ImageProjection(nn.Module):
 
 def timestep_embedding(timestep: Tensor, width: int) -> Tensor:
     """Cosines, then sines, of a timestep at `width` / 2 frequencies; float64 inside, float32 out, shape + (width,)."""
-    frequency = 10000.0 ** -(torch.arange(width // 2, dtype=torch.float64, device=timestep.device) / (width // 2))
-    angle = timestep.double()[..., None] * frequency
-    return torch.cat([angle.cos(), angle.sin()], dim=-1).float()
+    device = torch.device("cpu") if timestep.device.type == "mps" else timestep.device  # which has no float64
+    frequency = 10000.0 ** -(torch.arange(width // 2, dtype=torch.float64, device=device) / (width // 2))
+    angle = timestep.to(device, torch.float64)[..., None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1).float().to(timestep.device)
 
 
 def _modulate(x_BLC: Tensor, shift_BTC: Tensor, scale_BTC: Tensor, eps: float) -> Tensor:
