@@ -165,7 +165,7 @@ def dense(model: DiT, x: torch.Tensor, time: torch.Tensor, text: Context, block:
             parts.append(torch.einsum("bhls,bshd->blhd", logits.softmax(-1), v[:, index]))
         keys.append(k)
         outs = outs + attention.o(torch.cat(parts, dim=1).flatten(2)) * by_frame(gate)
-        outs = outs + module.cross_attn(module.norm3(outs), [(outs.shape[1], text)], layer)
+        outs = outs + module.cross_attn(module.norm3(outs), [(outs.shape[1], text.of(layer))])
         normed = torch.nn.functional.layer_norm(outs, outs.shape[-1:], eps=1e-6)
         outs = outs + module.ffn(normed * (1 + by_frame(scale2)) + by_frame(shift2)) * by_frame(gate2)
     return model._unpatchify(model.head(outs, time_BTC), frames, 2, 4)

@@ -203,6 +203,7 @@ def rotate(x_BLHD: Tensor, table_LD2: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or x_BLHD.device.type == "mps":  # a compiler fuses these, not complex numbers
         a, b = pairs.unbind(-1)
         cos, sin = table_LD2[None, :, None].unbind(-1)
-        return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2).to(x_BLHD.dtype)
+        pairs = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
+        return pairs.flatten(-2).to(x_BLHD.dtype)
     torch.view_as_complex(pairs).mul_(torch.view_as_complex(table_LD2)[None, :, None])
     return pairs.flatten(-2).to(x_BLHD.dtype)

@@ -6,18 +6,22 @@ the forward pass and its results stay what they are, and all blocks share one co
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import nn
 
 from everreel.model.dit import DiT
 
 
-def compile_blocks(model: DiT) -> DiT:
+def compile_blocks(model: DiT, backend: str | Callable[..., Any] = "inductor") -> DiT:
     """Have torch compile the blocks when they are first run; gives `model` back.
 
-    One program serves all blocks, and all sizes after the second: lengths are taken as they come. It needs a C++
-    compiler on a CPU and Triton on a GPU, and torch says so if there is none.
+    One program serves all blocks. At the second size of a film it is made anew to take lengths as they come, and then
+    serves all later sizes. It needs a C++ compiler on a CPU and Triton on a GPU; torch says so where there is none.
+    With a KV cache the number of a block matters, and each has its own program, as far as torch makes that many.
     """
     for block in model.blocks:
         assert isinstance(block, nn.Module)
-        block.compile(dynamic=None)
+        block.compile(backend=backend)
     return model

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +40,22 @@ class Context:
     bias: Tensor
     image_layers: tuple[tuple[Tensor, Tensor], ...] = ()
 
+    def of(self, layer: int) -> LayerContext:
+        """What one layer reads."""
+        image = self.image_layers[layer] if self.image_layers else None
+        return LayerContext(*self.layers[layer], self.bias, image)
 
-Texts = Sequence[tuple[int, Context]]
+
+class LayerContext(NamedTuple):
+    """A layer's keys and values of the text, the bias of the keys, and the pair of the image, where there is one."""
+
+    key: Tensor
+    value: Tensor
+    bias: Tensor
+    image: tuple[Tensor, Tensor] | None
+
+
+Texts = Sequence[tuple[int, LayerContext]]
 """Numbers of tokens, and the text that these tokens read."""
 
 
@@ -117,7 +132,9 @@ class DiT(nn.Module):
             )
         texts = [(tokens * frames, context) for frames, context in texts]
         for layer, block in enumerate(self.blocks):
-            x_BLC = block(x_BLC, modulation_BT6C, texts, layer, view)
+            # Not all layers' contexts and a number: a compiler would make a program for each number.
+            read = [(part, context.of(layer)) for part, context in texts]
+            x_BLC = block(x_BLC, modulation_BT6C, read, layer, view)
         if cache is not None and write_cache:
             cache.commit(T)
         return self._unpatchify(self.head(x_BLC, time_BTC), T, H, W)
@@ -241,7 +258,7 @@ class Block(nn.Module):
             (modulation_BT6C + self.modulation[:, None]).to(x_BLC.dtype).unbind(2)
         )
         x_BLC = _gated(x_BLC, self.self_attn(_modulate(x_BLC, shift, scale, self.eps), layer, view), gate)
-        x_BLC = x_BLC + self.cross_attn(self.norm3(x_BLC), texts, layer)
+        x_BLC = x_BLC + self.cross_attn(self.norm3(x_BLC), texts)
         return _gated(x_BLC, self._feed_forward(_modulate(x_BLC, shift2, scale2, self.eps)), gate2)
 
     def _feed_forward(self, x_BLC: Tensor) -> Tensor:
@@ -302,10 +319,10 @@ class CrossAttention(nn.Module):
             self.v_img = nn.Linear(dim, dim)
             self.norm_k_img = RMSNorm(dim, config.eps)
 
-    def forward(self, x_BLC: Tensor, texts: Texts, layer: int) -> Tensor:
-        q = self.norm_q(self.q(x_BLC)).unflatten(2, (self.num_heads, -1)).to(texts[0][1].layers[layer][1].dtype)
+    def forward(self, x_BLC: Tensor, texts: Texts) -> Tensor:
+        q = self.norm_q(self.q(x_BLC)).unflatten(2, (self.num_heads, -1)).to(texts[0][1].value.dtype)
         read = [
-            _read(part, context, layer)
+            _read(part, context)
             for part, (_, context) in zip(q.split([tokens for tokens, _ in texts], dim=1), texts, strict=True)
         ]
         out_BLC: Tensor = self.o((read[0] if len(read) == 1 else torch.cat(read, dim=1)).flatten(2))
@@ -324,10 +341,10 @@ class CrossAttention(nn.Module):
         return self.norm_k_img(self.k_img(image_BSC)).unflatten(2, heads).to(v.dtype), v
 
 
-def _read(q_BLHD: Tensor, context: Context, layer: int) -> Tensor:
+def _read(q_BLHD: Tensor, context: LayerContext) -> Tensor:
     """What these tokens take from the text, and from the image where there is one."""
-    out_BLHD = attend(q_BLHD, *context.layers[layer], context.bias)
-    return out_BLHD + attend(q_BLHD, *context.image_layers[layer]) if context.image_layers else out_BLHD
+    out_BLHD = attend(q_BLHD, context.key, context.value, context.bias)
+    return out_BLHD if context.image is None else out_BLHD + attend(q_BLHD, *context.image)
 
 
 class Head(nn.Module):
