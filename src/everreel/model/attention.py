@@ -199,7 +199,7 @@ def rope_table(
 
 def rotate(x_BLHD: Tensor, table_LD2: Tensor) -> Tensor:
     """Turn each pair of neighbouring channels by the angle of its token, in float32; given back in x's type."""
-    pairs = x_BLHD.to(torch.float32, copy=True).unflatten(-1, (-1, 2))
+    pairs: Tensor = x_BLHD.to(torch.float32, copy=True).unflatten(-1, (-1, 2))
     if torch.compiler.is_compiling() or x_BLHD.device.type == "mps":  # a compiler fuses these, not complex numbers
         a, b = pairs.unbind(-1)
         cos, sin = table_LD2[None, :, None].unbind(-1)

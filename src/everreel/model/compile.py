@@ -19,7 +19,8 @@ def compile_blocks(model: DiT, backend: str | Callable[..., Any] = "inductor") -
 
     One program serves all blocks. At the second size of a film it is made anew to take lengths as they come, and then
     serves all later sizes. It needs a C++ compiler on a CPU and Triton on a GPU; torch says so where there is none.
-    With a KV cache the number of a block matters, and each has its own program, as far as torch makes that many.
+    A CPU gains little: 1.15 times the speed in bfloat16 with the embedded model, none in float32, for 8 seconds of
+    compiling. With a KV cache the number of a block matters, and each has its own program, as far as torch makes many.
     """
     for block in model.blocks:
         assert isinstance(block, nn.Module)
