@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from benchmarks import against_diffusers, length
+from benchmarks import against_diffusers, gpu, length, real_size
 from benchmarks.measure import Comparison
 from everreel.evaluate.follow import GOALS
 from everreel.evaluate.markdown import paragraph, table, verdict
@@ -16,9 +16,14 @@ MB = 2**20
 
 
 def render_page(
-    against: against_diffusers.Result | None, long_film: length.Result | None, machine: dict[str, str], command: str
+    against: against_diffusers.Result | None,
+    long_film: length.Result | None,
+    machine: dict[str, str],
+    command: str,
+    real: real_size.Result | None = None,
+    on_gpu: gpu.Result | None = None,
 ) -> str:
-    """The whole page; a benchmark that did not run has no section."""
+    """The whole page; a benchmark that did not run has no section, but for the one that needs a GPU: it says so."""
     lines = [
         "# Benchmarks",
         "",
@@ -35,6 +40,9 @@ def render_page(
         lines += [*against_diffusers_section(against), ""]
     if long_film is not None:
         lines += [*length_section(long_film), ""]
+    if real is not None:
+        lines += [*real_size_section(real), ""]
+    lines += [*gpu_section(on_gpu), ""]
     return "\n".join(lines)
 
 
@@ -101,6 +109,77 @@ def length_section(result: length.Result) -> list[str]:
         "",
         *_reading(result),
     ]
+
+
+def real_size_section(result: real_size.Result) -> list[str]:
+    """Speed, the share of the peak, and memory."""
+    setting, found = result.setting, result.forward
+    peaks = ", ".join(f"{peak / 1e9:.0f} GFLOP/s in {name}" for name, peak in result.peaks.items())
+    rows = [
+        (*_compared(found), *(f"{result.shares[side]:.0%}" for side in real_size.SIDES)),
+    ]
+    lines = [
+        "## At the layer sizes of the released 1.3B",
+        "",
+        *paragraph(
+            f"One row of {setting.shape.tokens:,} tokens ({setting.latent_frames} latent frames of {setting.width}x"
+            f"{setting.height}) through {setting.layers} of its layers, with random weights that both sides share, by "
+            f"turns in one process. A large matrix product reaches {peaks} on this machine; the last columns are the "
+            "share of it that the products of the pass reach, all else that the pass does counted as lost time."
+        ),
+        "",
+        *table(("what", "goal", "measured", "", "everreel", "diffusers", "share, everreel", "share, diffusers"), rows),
+    ]
+    if result.memory:
+        taken = {(memory.side, memory.causal): f"{memory.bytes / MB:.0f} MB" for memory in result.memory}
+        passes = (("full attention", False), (f"block-causal, blocks of {real_size.CAUSAL_BLOCK}", True))
+        lines += [
+            "",
+            *paragraph(
+                "What one pass through one layer takes in bfloat16, above what the loaded process holds, each in a "
+                "process of its own, with an even number of latent frames."
+            ),
+            "",
+            *table(
+                ("memory of a pass", *real_size.SIDES),
+                [(name, *(taken[side, causal] for side in real_size.SIDES)) for name, causal in passes],
+            ),
+        ]
+    arithmetic = [
+        (f"{what}, {size}", *(_size(count) for count in counts))
+        for size in real_size.SIZES
+        for what, counts in real_size.released_bytes(size).items()
+    ]
+    return [
+        *lines,
+        "",
+        "By arithmetic, for one pass of the 14B:",
+        "",
+        *table(("what is held", "the released code", "everreel"), arithmetic),
+    ]
+
+
+def gpu_section(result: gpu.Result | None) -> list[str]:
+    """Real sizes on a GPU, or how to have them."""
+    lines = ["## Real sizes on a GPU", ""]
+    if result is None:
+        return [
+            *lines,
+            *paragraph(
+                "No GPU was to be had where this page was written, so nothing was measured. Where there is one, "
+                f"`python -m benchmarks.gpu` measures it with random weights, needs nothing but torch, and writes "
+                f"`{gpu.RESULT.name}` beside this page, which the next run reads."
+            ),
+            "",
+            *gpu.rows_table([]),
+        ]
+    return [*lines, *gpu.section(result)]
+
+
+def _size(count: float) -> str:
+    if not count:
+        return "none"
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _compared(found: Comparison) -> tuple[str, ...]:

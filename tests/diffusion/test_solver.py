@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from everreel.diffusion.schedule import asynchronous
 from everreel.diffusion.solver import (
@@ -191,3 +192,28 @@ def test_bad_values_are_named():
     ]:
         with pytest.raises(ValueError, match=words):
             make()
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_step_of_many_frames_is_as_few_operations_as_one_of_few(name):
+    """The released code holds a scheduler a latent frame: kernels for each, and a wait for the device for each."""
+
+    class Calls(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.names: list[str] = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.names.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    solver, seen = solver_for(name, 8, 3.0), []
+    for frames in (2, 40):
+        state = solver.start(torch.zeros(1, 2, frames, 2, 2))
+        levels, update = torch.arange(frames) % 8, torch.arange(frames) % 3 > 0
+        solver.step(state, torch.ones(1, 2, frames, 2, 2), levels, update)
+        with Calls() as calls:
+            solver.step(state, torch.ones(1, 2, frames, 2, 2), levels, update)
+        seen.append(calls.names)
+    assert seen[0] == seen[1]
+    assert not [call for call in seen[0] if "_local_scalar_dense" in call or "equal" in call]

@@ -68,4 +68,19 @@ def test_rotations_depend_on_differences_of_position_only():
         table = rope_table(start, 2, 2, 2, 16, torch.device("cpu"))
         dots.append(torch.einsum("blhd,bshd->bhls", rotate(q, table), rotate(k, table)))
     assert torch.allclose(dots[0], dots[1], atol=1e-4)
-    assert rope_table(0, 2, 2, 2, 16, torch.device("cpu")).shape == (8, 8)
+    assert rope_table(0, 2, 2, 2, 16, torch.device("cpu")).shape == (8, 8, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_forms_of_rotation_agree_and_leave_what_they_turn(dtype, monkeypatch):
+    """The form for compilers and for devices without complex numbers, and the other one; backward, too."""
+    table = rope_table(3, 2, 2, 2, 16, torch.device("cpu"))
+    x = tensors(8, 8, dtype)[0].requires_grad_()
+    before, found = x.detach().clone(), []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        turned = rotate(x, table)
+        found.append((turned, *torch.autograd.grad(turned.float().square().sum() + turned.float()[0, 0].sum(), x)))
+    assert torch.equal(x, before)
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == dtype and torch.allclose(one.float(), other.float(), rtol=1e-2, atol=1e-5)

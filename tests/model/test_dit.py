@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from everreel.model.attention import rope_table
 from everreel.model.config import TransformerConfig
@@ -157,14 +158,14 @@ def dense(model: DiT, x: torch.Tensor, time: torch.Tensor, text: Context, block:
 
             def turned(value, table):
                 pairs = torch.view_as_complex(value.unflatten(-1, (-1, 2)))
-                return torch.view_as_real(pairs * table[None, :, None]).flatten(-2)
+                return torch.view_as_real(pairs * torch.view_as_complex(table)[None, :, None]).flatten(-2)
 
             query = turned(q[:, start * tokens : (start + block) * tokens], place[-block * tokens :])
             logits = torch.einsum("blhd,bshd->bhls", query, turned(k[:, index], place)) / math.sqrt(12)
             parts.append(torch.einsum("bhls,bshd->blhd", logits.softmax(-1), v[:, index]))
         keys.append(k)
         outs = outs + attention.o(torch.cat(parts, dim=1).flatten(2)) * by_frame(gate)
-        outs = outs + module.cross_attn(module.norm3(outs), [(outs.shape[1], text)], layer)
+        outs = outs + module.cross_attn(module.norm3(outs), [(outs.shape[1], text.of(layer))])
         normed = torch.nn.functional.layer_norm(outs, outs.shape[-1:], eps=1e-6)
         outs = outs + module.ffn(normed * (1 + by_frame(scale2)) + by_frame(shift2)) * by_frame(gate2)
     return model._unpatchify(model.head(outs, time_BTC), frames, 2, 4)
@@ -244,3 +245,50 @@ def test_each_frame_reads_its_own_text():
     assert error(both[:, :, 4:], model(x, time, first, blocks=[4, 2])[:, :, 4:]) > 1e-4
     with pytest.raises(ValueError, match=r"context = \[4, 1\] frames: must add up to the 6 latent frames"):
         model(x, time, [(4, first), (1, second)])
+
+
+class Made(TorchDispatchMode):
+    """The numbers of elements of what is computed, by operation; views are not."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes: list[tuple[int, str]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given = {x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)}
+        for x in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in given:
+                self.sizes.append((x.untyped_storage().nbytes() // x.element_size(), str(func)))
+        return out
+
+
+@pytest.mark.parametrize("blocks", [None, (2, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_neither_modulation_by_token_nor_a_mask_of_tokens_by_tokens_is_made(blocks, dtype, monkeypatch):
+    """The released code holds six vectors a token, twice over, and a mask of all tokens by all tokens in every pass."""
+    monkeypatch.setattr("everreel.model.attention.QUERY_CHUNK", 64)  # of a size that goes with so few tokens
+    model = small(ffn_dim=48).to(dtype)
+    context = model.encode_context(random(1, 9, 24).to(dtype), [9])
+    x, time = random(1, 16, 4, 32, 40), random(1, 4).abs() * 300
+    tokens, dim = 4 * 16 * 20, 48
+    with Made() as made:
+        model(x, time, context, blocks=blocks)
+    largest = max(made.sizes)
+    assert largest[0] >= tokens * dim  # what goes from layer to layer was seen
+    assert largest[0] < min(tokens * 6 * dim, tokens * tokens // 2), largest
+
+
+@torch.no_grad()
+def test_feeding_forward_by_parts_is_the_same(monkeypatch):
+    """What is between the layers of the feed-forward nets, the largest of all, is made for a part of the tokens."""
+    model = small()
+    context = model.encode_context(random(1, 9, 24), [9])
+    x, time = random(1, 16, 4, 8, 8), random(1, 4).abs() * 300
+    whole = model(x, time, context)
+    monkeypatch.setattr("everreel.model.dit.FFN_TOKENS_CPU", 24)
+    with Made() as made:
+        parts = model(x, time, context)
+    assert error(parts, whole) < 1e-6
+    assert 64 * 96 not in {size for size, _ in made.sizes}

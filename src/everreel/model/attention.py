@@ -18,20 +18,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everreel.model.backends import Run, sdpa
+
 QUERY_CHUNK = 512  # rows of scores held at once by the CPU form: bounds memory, keeps them in the cache
 SMALL_SCORES = 256 * 256  # up to this many scores a head, batched matmuls are the fastest form on a CPU
 SAFE_LOGIT = 60.0  # e^±60, and sums of a million such, are well inside bfloat16's range
 
 
-def attend(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, bias_BS: Tensor | None = None) -> Tensor:
+def attend(
+    q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, bias_BS: Tensor | None = None, kernel: Run | None = None
+) -> Tensor:
     """Softmax attention of every query over every key.
 
     Args:
         q_BLHD, k_BSHD, v_BSHD: queries, keys and values.
         bias_BS: added to the logits of a key: 0, the logarithm of how many equal keys it stands for, or -inf.
+        kernel: what computes it where there is no bias, instead of torch's own; see `backends.Attention`.
 
     Returns: (B, L, H, D).
     """
+    if kernel is not None and bias_BS is None:
+        return kernel(q_BLHD, k_BSHD, v_BSHD)
     if q_BLHD.device.type == "cpu" and q_BLHD.dtype == torch.bfloat16:
         if q_BLHD.shape[1] * k_BSHD.shape[1] <= SMALL_SCORES:
             return _attend_batched(q_BLHD, k_BSHD, v_BSHD, bias_BS)
@@ -42,27 +49,25 @@ def attend(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, bias_BS: Tensor | Non
                 q_BLHD, k_BSHD, v_BSHD, bias_BS
             )
             return out_BLHD
-    mask = None if bias_BS is None else bias_BS[:, None, None, :].to(q_BLHD.dtype)
-    out_BHLD = F.scaled_dot_product_attention(
-        q_BLHD.transpose(1, 2), k_BSHD.transpose(1, 2), v_BSHD.transpose(1, 2), attn_mask=mask
-    )
-    return out_BHLD.transpose(1, 2)
+    return sdpa(q_BLHD, k_BSHD, v_BSHD, bias_BS)
 
 
-def attend_blocks(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, block_tokens: Sequence[int]) -> Tensor:
+def attend_blocks(
+    q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, block_tokens: Sequence[int], kernel: Run | None = None
+) -> Tensor:
     """Block-causal attention: each block of queries sees the keys of its own block and of all that come before it.
 
     Keys may reach further back than queries: the sequences end together, and what is older is seen by all. A block has
     `block_tokens` keys, and as many queries or, where other processes have the others, an equal part of each frame's.
     """
     if len(block_tokens) == 1:
-        return attend(q_BLHD, k_BSHD, v_BSHD)
+        return attend(q_BLHD, k_BSHD, v_BSHD, kernel=kernel)
     keys = sum(block_tokens)
     older, queries = k_BSHD.shape[1] - keys, q_BLHD.shape[1]
     out, start = [], 0
     for stop in itertools.accumulate(block_tokens):
         seen, rows = older + stop, slice(start * queries // keys, stop * queries // keys)
-        out.append(attend(q_BLHD[:, rows], k_BSHD[:, :seen], v_BSHD[:, :seen]))
+        out.append(attend(q_BLHD[:, rows], k_BSHD[:, :seen], v_BSHD[:, :seen], None, kernel))
         start = stop
     return torch.cat(out, dim=1)
 
@@ -173,9 +178,10 @@ def rope_table(
     device: torch.device,
     theta: float = 10000.0,
 ) -> Tensor:
-    """The rotations of a video's tokens as complex numbers, (frames·height·width, head_dim / 2), complex64.
+    """The rotations of a video's tokens as cosine and sine, (frames·height·width, head_dim / 2, 2), float32.
 
-    Angles are made in float64. Of the head's pairs the temporal axis takes what two equal shares of a third leave over.
+    Angles are made in float64 on the CPU, for not every device has it. Of the head's pairs the temporal axis takes
+    what two equal shares of a third leave over.
 
     Args:
         start: position of the first frame on the temporal axis.
@@ -191,10 +197,16 @@ def rope_table(
         shape[axis] = length
         grids.append(torch.outer(position, frequency).reshape(shape).expand(frames, height, width, -1))
     angles = torch.cat(grids, dim=-1).reshape(frames * height * width, head_dim // 2)
-    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).float().to(device)
 
 
-def rotate(x_BLHD: Tensor, table_LD: Tensor) -> Tensor:
+def rotate(x_BLHD: Tensor, table_LD2: Tensor) -> Tensor:
     """Turn each pair of neighbouring channels by the angle of its token, in float32; given back in x's type."""
-    pairs = torch.view_as_complex(x_BLHD.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * table_LD[None, :, None]).flatten(-2).to(x_BLHD.dtype)
+    pairs: Tensor = x_BLHD.to(torch.float32, copy=True).unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling() or x_BLHD.device.type == "mps":  # a compiler fuses these, not complex numbers
+        a, b = pairs.unbind(-1)
+        cos, sin = table_LD2[None, :, None].unbind(-1)
+        pairs = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
+        return pairs.flatten(-2).to(x_BLHD.dtype)
+    torch.view_as_complex(pairs).mul_(torch.view_as_complex(table_LD2)[None, :, None])
+    return pairs.flatten(-2).to(x_BLHD.dtype)

@@ -13,16 +13,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everreel.model.attention import RMSNorm, attend, attend_blocks, rope_table, rotate
+from everreel.model.backends import Attention, Run
 from everreel.model.config import TransformerConfig
 from everreel.model.group import SequenceGroup, Split
 from everreel.model.kv_cache import KVCache
+
+# Tokens that go through a feed-forward net at once: enough to keep the device busy, few enough that they are no peak.
+FFN_TOKENS_CPU, FFN_TOKENS = 2048, 16384
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,22 @@ class Context:
     bias: Tensor
     image_layers: tuple[tuple[Tensor, Tensor], ...] = ()
 
+    def of(self, layer: int) -> LayerContext:
+        """What one layer reads."""
+        image = self.image_layers[layer] if self.image_layers else None
+        return LayerContext(*self.layers[layer], self.bias, image)
 
-Texts = Sequence[tuple[int, Context]]
+
+class LayerContext(NamedTuple):
+    """A layer's keys and values of the text, the bias of the keys, and the pair of the image, where there is one."""
+
+    key: Tensor
+    value: Tensor
+    bias: Tensor
+    image: tuple[Tensor, Tensor] | None
+
+
+Texts = Sequence[tuple[int, LayerContext]]
 """Numbers of tokens, and the text that these tokens read."""
 
 
@@ -66,11 +84,15 @@ class Transformer(Protocol):
 
 
 class DiT(nn.Module):
-    """The transformer. Holds weights only; caches and contexts are arguments."""
+    """The transformer. Holds weights only; caches and contexts are arguments.
+
+    `attention` says which kernels compute the attention among video tokens: another one may be put there at any time.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.attention = Attention()
         dim = config.dim
         self.patch_embedding = nn.Conv3d(config.in_dim, dim, config.patch_size, config.patch_size)
         self.text_embedding = nn.Sequential(
@@ -118,6 +140,7 @@ class DiT(nn.Module):
         past = 0 if cache is None else cache.num_frames
         tokens = H * W
         device = x_BCTHW.device
+        dtype = self.patch_embedding.weight.dtype
         table = rope_table(0, past + T, H, W, self.config.head_dim, device)
         table_past, table = table[: past * tokens], table[past * tokens :]
         split = None if group is None else group.split(T, tokens, self.config.num_heads)
@@ -130,8 +153,8 @@ class DiT(nn.Module):
             cache=cache,
             write_cache=write_cache,
             split=split,
+            kernel=self.attention.kernel(device, dtype, self.config.head_dim),
         )
-        dtype = self.patch_embedding.weight.dtype
         x_BLC = self._patchify(x_BCTHW.to(dtype), mine)
         time_BTC, modulation_BT6C = self._modulation(timestep_BT, fps_B)
         texts = [(T, context)] if isinstance(context, Context) else context
@@ -141,7 +164,9 @@ class DiT(nn.Module):
             )
         texts = [(len(mine) * frames, context) for frames, context in texts]
         for layer, block in enumerate(self.blocks):
-            x_BLC = block(x_BLC, modulation_BT6C, texts, layer, view)
+            # Not all layers' contexts and a number: a compiler would make a program for each number.
+            read = [(part, context.of(layer)) for part, context in texts]
+            x_BLC = block(x_BLC, modulation_BT6C, read, layer, view)
         if cache is not None and write_cache:
             cache.commit(T)
         out_BLC = self.head(x_BLC, time_BTC)
@@ -252,6 +277,7 @@ class _View:
     cache: KVCache | None
     write_cache: bool
     split: Split | None
+    kernel: Run | None
 
 
 class Block(nn.Module):
@@ -272,8 +298,16 @@ class Block(nn.Module):
             (modulation_BT6C + self.modulation[:, None]).to(x_BLC.dtype).unbind(2)
         )
         x_BLC = _gated(x_BLC, self.self_attn(_modulate(x_BLC, shift, scale, self.eps), layer, view), gate)
-        x_BLC = x_BLC + self.cross_attn(self.norm3(x_BLC), texts, layer)
-        return _gated(x_BLC, self.ffn(_modulate(x_BLC, shift2, scale2, self.eps)), gate2)
+        x_BLC = x_BLC + self.cross_attn(self.norm3(x_BLC), texts)
+        return _gated(x_BLC, self._feed_forward(_modulate(x_BLC, shift2, scale2, self.eps)), gate2)
+
+    def _feed_forward(self, x_BLC: Tensor) -> Tensor:
+        """A part of the tokens at a time, where no gradients are wanted: what is between the layers is the largest."""
+        tokens = FFN_TOKENS_CPU if x_BLC.device.type == "cpu" else FFN_TOKENS
+        if torch.is_grad_enabled() or x_BLC.shape[1] <= tokens:
+            out_BLC: Tensor = self.ffn(x_BLC)
+            return out_BLC
+        return torch.cat([self.ffn(part) for part in x_BLC.split(tokens, dim=1)], dim=1)
 
 
 class SelfAttention(nn.Module):
@@ -305,7 +339,7 @@ class SelfAttention(nn.Module):
             if cache.num_frames:
                 past_k, past_v = cache.context(layer, view.table_past)
                 k, v = torch.cat([past_k, k], dim=1), torch.cat([past_v, v], dim=1)
-        out_BLHD = attend_blocks(q, k, v, view.block_tokens)
+        out_BLHD = attend_blocks(q, k, v, view.block_tokens, view.kernel)
         if view.split is not None:
             out_BLHD = view.split.give_back(out_BLHD)
         out_BLC: Tensor = self.o(out_BLHD.flatten(2))
@@ -330,10 +364,10 @@ class CrossAttention(nn.Module):
             self.v_img = nn.Linear(dim, dim)
             self.norm_k_img = RMSNorm(dim, config.eps)
 
-    def forward(self, x_BLC: Tensor, texts: Texts, layer: int) -> Tensor:
-        q = self.norm_q(self.q(x_BLC)).unflatten(2, (self.num_heads, -1)).to(texts[0][1].layers[layer][1].dtype)
+    def forward(self, x_BLC: Tensor, texts: Texts) -> Tensor:
+        q = self.norm_q(self.q(x_BLC)).unflatten(2, (self.num_heads, -1)).to(texts[0][1].value.dtype)
         read = [
-            _read(part, context, layer)
+            _read(part, context)
             for part, (_, context) in zip(q.split([tokens for tokens, _ in texts], dim=1), texts, strict=True)
         ]
         out_BLC: Tensor = self.o((read[0] if len(read) == 1 else torch.cat(read, dim=1)).flatten(2))
@@ -352,10 +386,10 @@ class CrossAttention(nn.Module):
         return self.norm_k_img(self.k_img(image_BSC)).unflatten(2, heads).to(v.dtype), v
 
 
-def _read(q_BLHD: Tensor, context: Context, layer: int) -> Tensor:
+def _read(q_BLHD: Tensor, context: LayerContext) -> Tensor:
     """What these tokens take from the text, and from the image where there is one."""
-    out_BLHD = attend(q_BLHD, *context.layers[layer], context.bias)
-    return out_BLHD + attend(q_BLHD, *context.image_layers[layer]) if context.image_layers else out_BLHD
+    out_BLHD = attend(q_BLHD, context.key, context.value, context.bias)
+    return out_BLHD if context.image is None else out_BLHD + attend(q_BLHD, *context.image)
 
 
 class Head(nn.Module):
@@ -414,9 +448,10 @@ def _of_frames(table_LD: Tensor, frames: int, positions: range) -> Tensor:
 
 def timestep_embedding(timestep: Tensor, width: int) -> Tensor:
     """Cosines, then sines, of a timestep at `width` / 2 frequencies; float64 inside, float32 out, shape + (width,)."""
-    frequency = 10000.0 ** -(torch.arange(width // 2, dtype=torch.float64, device=timestep.device) / (width // 2))
-    angle = timestep.double()[..., None] * frequency
-    return torch.cat([angle.cos(), angle.sin()], dim=-1).float()
+    device = torch.device("cpu") if timestep.device.type == "mps" else timestep.device  # which has no float64
+    frequency = 10000.0 ** -(torch.arange(width // 2, dtype=torch.float64, device=device) / (width // 2))
+    angle = timestep.to(device, torch.float64)[..., None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1).float().to(timestep.device)
 
 
 def _modulate(x_BLC: Tensor, shift_BTC: Tensor, scale_BTC: Tensor, eps: float) -> Tensor:

@@ -47,10 +47,10 @@ class KVCache:
         if not 0 <= self.sink_frames < self.max_frames:
             raise ValueError(f"sink_frames = {self.sink_frames}: must be 0 to max_frames - 1 = {self.max_frames - 1}")
 
-    def context(self, layer: int, table_SD: Tensor) -> tuple[Tensor, Tensor]:
+    def context(self, layer: int, table_SD2: Tensor) -> tuple[Tensor, Tensor]:
         """The layer's cached keys, rotated to their places in the window, and its values: (B, S, H, D) each."""
         if layer not in self._rotated:
-            self._rotated[layer] = rotate(self._keys[layer], table_SD)
+            self._rotated[layer] = rotate(self._keys[layer], table_SD2)
         return self._rotated[layer], self._values[layer]
 
     def write(self, key_BSHD: Tensor, value_BSHD: Tensor) -> None:
