@@ -50,6 +50,13 @@ def test_what_was_written_is_read_to_the_bit(tmp_path, dtype, form):
         found.packed("a.weight")
 
 
+def test_no_length_of_a_header_looks_like_another_format(tmp_path):
+    """A header of 128 bytes and more of 256 begins a file with the mark of a pickle."""
+    for length in range(200):
+        save_file({"a": torch.ones(1)}, tmp_path / "f", metadata={"x": "y" * 8 * length})
+        assert open_tensors(tmp_path / "f").format == "safetensors"
+
+
 def test_whole_numbers_keep_their_type(tmp_path):
     save_file({"n": torch.arange(3)}, tmp_path / "n")
     assert open_tensors(tmp_path / "n").read("n", dtype=torch.float16).dtype == torch.int64

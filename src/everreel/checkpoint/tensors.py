@@ -103,6 +103,8 @@ def open_tensors(path: str | Path) -> TensorFile:
     size = file.stat().st_size
     if not size:
         raise ValueError(f"{file} is empty: {AGAIN}")
+    if _looks_like_safetensors(head):
+        return _Safetensors.open(file, size)
     if head.startswith(b"GGUF"):
         from everreel.checkpoint.gguf import GGUFFile
 
@@ -113,8 +115,6 @@ def open_tensors(path: str | Path) -> TensorFile:
         raise ValueError(f"{file} is a bare pickle, which could run code: take the model as safetensors")
     if head.startswith(b"version https://git-lfs"):
         raise ValueError(f"{file} is what git puts in the place of a large file: run `git lfs pull`, or {AGAIN}")
-    if _looks_like_safetensors(head):
-        return _Safetensors.open(file, size)
     raise ValueError(f"{file} is neither safetensors nor GGUF nor a file of torch: {AGAIN}")
 
 
@@ -142,7 +142,7 @@ def write_safetensors(
             info, read = tensors[name]
             tensor = read().detach().cpu().contiguous()
             assert tensor.dtype == _dtype(info.dtype) and tuple(tensor.shape) == info.shape, name
-            stream.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
             yield name
 
 
@@ -159,7 +159,7 @@ class _Safetensors(TensorFile):
         from safetensors import safe_open
 
         try:
-            handle = safe_open(path, framework="pt")
+            handle: Any = safe_open(path, framework="pt")
             names = list(handle.keys())
             metadata = handle.metadata() or {}
             pieces = {name: handle.get_slice(name) for name in names}
@@ -197,7 +197,8 @@ class _Safetensors(TensorFile):
         tensor: Tensor = self._handle.get_tensor(name)
         if name in self._scales:
             scale = self._handle.get_tensor(self._scales[name]).float()
-            return tensor.float() * scale.reshape(-1, *[1] * (tensor.ndim - 1))
+            scaled: Tensor = tensor.float() * scale.reshape(-1, *[1] * (tensor.ndim - 1))
+            return scaled
         # fp8 is a way to store; no network computes with it as it is.
         return tensor.float() if tensor.dtype in (torch.float8_e4m3fn, torch.float8_e5m2) else tensor
 
