@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from everreel.checkpoint import configs, keymap
-from everreel.checkpoint.contents import TIED, Role, Shapes, Shards
+from everreel.checkpoint.contents import SENTENCEPIECE, TIED, Role, Shapes, Shards
 from everreel.checkpoint.source import Part, Source, find_part, find_tokenizer, find_transformer, lacking
-from everreel.checkpoint.tensors import Device
+from everreel.checkpoint.spiece import tokenizer_from_spiece
+from everreel.checkpoint.tensors import Device, open_tensors
 from everreel.model.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 from everreel.model.dit import DiT
 from everreel.model.image_encoder import ImageEncoder
@@ -40,60 +42,44 @@ def load_transformer(model: str | Path | Source, device: Device = "cpu", dtype: 
     Raises:
         ValueError: a file, a field of the config or a tensor is missing, unknown or of the wrong shape.
     """
-    part = model.transformer if isinstance(model, Source) else find_transformer(Path(model))[0]
-    assert isinstance(part.config, TransformerConfig)
-    with torch.device("meta"):
-        module = DiT(part.config)
-    to_file, from_file = transformer_names(part)
-    _fill(module, part.open(), to_file, from_file, device, dtype)
-    return module.eval()
+    module = _load(model.transformer if isinstance(model, Source) else find_transformer(Path(model))[0], device, dtype)
+    assert isinstance(module, DiT)
+    return module
 
 
 def load_vae(model: str | Path | Source, device: Device = "cpu", dtype: torch.dtype = torch.float32) -> CausalVAE:
     """The VAE of a model; as `load_transformer`."""
-    part = _part(model, "vae")
-    assert isinstance(part.config, VAEConfig)
-    with torch.device("meta"):
-        module = CausalVAE(part.config)
-    to_file, from_file = vae_names(part)
-    _fill(module, part.open(), to_file, from_file, device, dtype)
-    return module.eval()
+    module = _load(part_of(model, "vae"), device, dtype)
+    assert isinstance(module, CausalVAE)
+    return module
 
 
 def load_text_encoder(
     model: str | Path | Source, device: Device = "cpu", dtype: torch.dtype = torch.float32
 ) -> TextEncoder:
     """The text encoder of a model; as `load_transformer`."""
-    part = _part(model, "text_encoder")
-    assert isinstance(part.config, TextEncoderConfig)
-    with torch.device("meta"):
-        module = TextEncoder(part.config)
-    shards = part.open()
-    to_file, from_file = text_names(part, shards)
-    _fill(module.model, shards, lambda state: to_file(_untied(state)), lambda s: _tied(from_file(s)), device, dtype)
+    module = _load(part_of(model, "text_encoder"), device, dtype)
+    assert isinstance(module, TextEncoder)
     module.tie()
-    return module.eval()
+    return module
 
 
 def load_image_encoder(
     model: str | Path | Source, device: Device = "cpu", dtype: torch.dtype = torch.float32
 ) -> ImageEncoder:
     """The image encoder of an I2V model; as `load_transformer`."""
-    part = _part(model, "image_encoder")
-    assert isinstance(part.config, ImageEncoderConfig)
-    with torch.device("meta"):
-        module = ImageEncoder(part.config)
-    to_file, from_file = image_names(part)
-    _fill(module.model, part.open(), to_file, from_file, device, dtype)
+    module = _load(part_of(model, "image_encoder"), device, dtype)
+    assert isinstance(module, ImageEncoder)
     module.number_positions(device)
-    return module.eval()
+    return module
 
 
 def load_tokenizer(model: str | Path | Source) -> Tokenizer:
     """The tokenizer of a model.
 
     Raises:
-        ValueError: there is no `tokenizer.json`, or its padding token is not in its vocabulary.
+        ValueError: there is no `tokenizer.json` and no text encoder that holds one, or its padding token is not in its
+            vocabulary.
     """
     import tokenizers
 
@@ -101,6 +87,12 @@ def load_tokenizer(model: str | Path | Source) -> Tokenizer:
     where = model.tokenizer if isinstance(model, Source) else find_tokenizer(path)
     if where is None:
         raise lacking(path, "tokenizer")
+    if where.is_file():
+        content = open_tensors(where).read(SENTENCEPIECE)
+        try:
+            return Tokenizer(tokenizer_from_spiece(bytes(content.to(torch.uint8).tolist())))
+        except ValueError as error:
+            raise ValueError(f"tensor {SENTENCEPIECE!r} in {where}: {error}") from None
     settings = configs.read_json(where / "tokenizer_config.json")
     pad = settings.get("pad_token") or "<pad>"
     pad_token = str(pad["content"] if isinstance(pad, dict) else pad)
@@ -110,38 +102,47 @@ def load_tokenizer(model: str | Path | Source) -> Tokenizer:
     return Tokenizer(backend, pad_token=pad_token, max_length=max_length)
 
 
-def transformer_names(part: Part) -> tuple[Rename, Rename]:
-    """How the transformer's tensors are renamed from our module to its files, and back."""
-    if part.content.names == "official":
-        return dict, dict
-    return keymap.transformer_to_diffusers, keymap.transformer_from_diffusers
+def part_of(model: str | Path | Source, role: Role) -> Part:
+    """A network of a model; raises ValueError where it is nowhere."""
+    path = model.path if isinstance(model, Source) else Path(model)
+    part: Part | None = getattr(model, role) if isinstance(model, Source) else find_part(path, role)
+    if part is None:
+        raise lacking(path, role)
+    return part
 
 
-def vae_names(part: Part) -> tuple[Rename, Rename]:
-    """As `transformer_names`, of the VAE."""
-    if part.content.names == "official":
-        return dict, dict
-    assert isinstance(part.config, VAEConfig)
-    return (
-        partial(keymap.vae_to_diffusers, config=part.config),
-        partial(keymap.vae_from_diffusers, config=part.config),
-    )
+@dataclass(frozen=True)
+class Opened:
+    """A network on the meta device, and its tensors: unread, but all there and of the right shapes."""
+
+    module: nn.Module
+    inner: nn.Module
+    """What of it the tensors are of."""
+    shards: Shards
+    from_file: Rename
+    """The tensors of the files, by the names of `inner`."""
 
 
-def text_names(part: Part, shards: Shards) -> tuple[Rename, Rename]:
-    """As `transformer_names`, of the text encoder, whose token embedding is called `shared.weight` alone."""
-    if part.content.names == "official":
-        return keymap.umt5_to_official, keymap.umt5_from_official
-    if TIED in shards.infos:
-        return partial(_renamed, old="shared.weight", new=TIED), partial(_renamed, old=TIED, new="shared.weight")
-    return dict, dict
+def open_part(part: Part) -> Opened:
+    """A network before its weights are read.
 
-
-def image_names(part: Part) -> tuple[Rename, Rename]:
-    """As `transformer_names`, of the image encoder."""
-    if part.content.names == "official":
-        return keymap.clip_to_official, keymap.clip_from_official
-    return dict, dict
+    Raises:
+        ValueError: a tensor is missing, unknown or of the wrong shape.
+    """
+    config, shards = part.config, part.open()
+    with torch.device("meta"):
+        module: nn.Module
+        if isinstance(config, TransformerConfig):
+            module = DiT(config)
+        elif isinstance(config, VAEConfig):
+            module = CausalVAE(config)
+        else:
+            module = TextEncoder(config) if isinstance(config, TextEncoderConfig) else ImageEncoder(config)
+    to_file, from_file = _renames(part, shards)
+    inner = module.model if isinstance(module, TextEncoder | ImageEncoder) else module
+    shapes = {name: tuple(tensor.shape) for name, tensor in to_file(_untied(inner.state_dict())).items()}
+    _check(shards, shapes)
+    return Opened(module, inner, shards, from_file)
 
 
 def save_diffusers(
@@ -160,8 +161,8 @@ def save_diffusers(
     With an image encoder it is one of an I2V model, for its `SkyReelsV2ImageToVideoPipeline`.
     """
     root = Path(folder)
-    _write_json(root / "model_index.json", configs.MODEL_INDEX if image_encoder is None else configs.IMAGE_MODEL_INDEX)
-    _write_json(root / "scheduler" / "scheduler_config.json", configs.scheduler_config(shift))
+    write_json(root / "model_index.json", configs.MODEL_INDEX if image_encoder is None else configs.IMAGE_MODEL_INDEX)
+    write_json(root / "scheduler" / "scheduler_config.json", configs.scheduler_config(shift))
     fields = configs.transformer_config_to_diffusers(transformer.config)
     state = keymap.transformer_to_diffusers(transformer.state_dict())
     _save_network(root / "transformer", _DIFFUSERS_WEIGHTS, fields, state, dtype)
@@ -171,31 +172,39 @@ def save_diffusers(
     fields = configs.text_config_to_transformers(text_encoder.config, str(dtype).removeprefix("torch."))
     state = _untied(text_encoder.model.state_dict())
     _save_network(root / "text_encoder", _TRANSFORMERS_WEIGHTS, fields, state, dtype)
-    _save_tokenizer(root / "tokenizer", tokenizer)
+    save_tokenizer(root / "tokenizer", tokenizer)
     if image_encoder is not None:
         fields = configs.image_config_to_transformers(image_encoder.config, str(dtype).removeprefix("torch."))
-        state = _with_prefix(image_encoder.model.state_dict(), "vision_model.")
+        state = with_prefix(image_encoder.model.state_dict())
         _save_network(root / "image_encoder", _TRANSFORMERS_WEIGHTS, fields, state, dtype)
         settings = configs.image_processor_config(image_encoder.config.image_size)
-        _write_json(root / "image_processor" / "preprocessor_config.json", settings)
+        write_json(root / "image_processor" / "preprocessor_config.json", settings)
 
 
-def _part(model: str | Path | Source, role: Role) -> Part:
-    path = model.path if isinstance(model, Source) else Path(model)
-    part: Part | None = getattr(model, role) if isinstance(model, Source) else find_part(path, role)
-    if part is None:
-        raise lacking(path, role)
-    return part
+def _load(part: Part, device: Device, dtype: torch.dtype) -> nn.Module:
+    opened = open_part(part)
+    state = opened.from_file({name: opened.shards.read(name, device, dtype) for name in opened.shards.infos})
+    if isinstance(opened.module, TextEncoder):
+        state[TIED] = state["shared.weight"]
+    opened.inner.load_state_dict(state, strict=True, assign=True)
+    return opened.module.eval()
 
 
-def _fill(
-    module: nn.Module, shards: Shards, to_file: Rename, from_file: Rename, device: Device, dtype: torch.dtype
-) -> None:
-    """Give `module`, whose tensors are on the meta device, those of its files: one after the other, none copied that
-    is in the device's memory and in `dtype` already."""
-    _check(shards, {name: tuple(tensor.shape) for name, tensor in to_file(module.state_dict()).items()})
-    state = {name: shards.read(name, device, dtype) for name in shards.infos}
-    module.load_state_dict(from_file(state), strict=True, assign=True)
+def _renames(part: Part, shards: Shards) -> tuple[Rename, Rename]:
+    """How tensors are renamed from our module to the files, and back."""
+    official = part.content.names == "official"
+    if isinstance(part.config, VAEConfig) and not official:
+        size = part.config
+        return partial(keymap.vae_to_diffusers, config=size), partial(keymap.vae_from_diffusers, config=size)
+    if isinstance(part.config, TransformerConfig) and not official:
+        return keymap.transformer_to_diffusers, keymap.transformer_from_diffusers
+    if isinstance(part.config, TextEncoderConfig) and official:
+        return keymap.umt5_to_official, keymap.umt5_from_official
+    if isinstance(part.config, ImageEncoderConfig) and official:
+        return keymap.clip_to_official, keymap.clip_from_official
+    if TIED in shards.infos:  # under its second name alone
+        return partial(_renamed, old="shared.weight", new=TIED), partial(_renamed, old=TIED, new="shared.weight")
+    return dict, dict
 
 
 def _check(shards: Shards, expected: Shapes) -> None:
@@ -223,25 +232,23 @@ def _renamed(state: State, old: str, new: str) -> dict[str, Tensor]:
     return {new if name == old else name: tensor for name, tensor in state.items()}
 
 
-def _with_prefix(state: State, prefix: str) -> dict[str, Tensor]:
-    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+def with_prefix(state: State) -> dict[str, Tensor]:
+    """The names of an image encoder as published files have them."""
+    return {f"vision_model.{name}": tensor for name, tensor in state.items()}
 
 
 def _untied(state: State) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if name != TIED}
 
 
-def _tied(state: State) -> dict[str, Tensor]:
-    return {**state, TIED: state["shared.weight"]}
-
-
 def _save_network(folder: Path, stem: str, fields: Mapping[str, object], state: State, dtype: torch.dtype) -> None:
-    _write_json(folder / "config.json", fields)
+    write_json(folder / "config.json", fields)
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})
 
 
-def _save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Write a folder of `tokenizer.json`, as transformers and `load_tokenizer` read it."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.backend.save(str(folder / "tokenizer.json"))
     marks = {"pad_token": tokenizer.pad_token, "eos_token": "</s>", "unk_token": "<unk>"}
@@ -249,9 +256,10 @@ def _save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
         name: mark for name, mark in marks.items() if tokenizer.backend.token_to_id(mark) is not None
     }
     settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": tokenizer.max_length}
-    _write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "tokenizer_config.json", settings)
 
 
-def _write_json(file: Path, content: Mapping[str, object]) -> None:
+def write_json(file: Path, content: Mapping[str, object]) -> None:
+    """Write a JSON object as people like to read it, and its folder if need be."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
