@@ -187,7 +187,6 @@ def test_what_a_model_is_for_comes_from_its_publisher(official, comfy, small, tm
     [
         ("SkyReelsV2Pipeline", "t2v"),
         ("SkyReelsV2DiffusionForcingVideoToVideoPipeline", "df"),
-        ("SkyReelsV2ImageToVideoPipeline", "i2v"),
         ("WanPipeline", None),
     ],
 )
@@ -195,6 +194,14 @@ def test_the_class_of_a_diffusers_folder_says_its_kind(diffusers_folder, class_n
     folder = diffusers_folder("t2v")
     (folder / "model_index.json").write_text(json.dumps(configs.MODEL_INDEX | {"_class_name": class_name}))
     assert find_source(folder).kind == kind
+
+
+def test_the_image_branch_outranks_a_class(diffusers_folder):
+    for name, class_name in (("i2v", "SkyReelsV2DiffusionForcingPipeline"), ("t2v", "SkyReelsV2ImageToVideoPipeline")):
+        folder = diffusers_folder(name, name)
+        (folder / "model_index.json").write_text(json.dumps(configs.MODEL_INDEX | {"_class_name": class_name}))
+    assert find_source(folder.parent / "i2v").kind == "i2v"
+    refused(folder, "kind = 'i2v'", "has no image branch", "must be df or t2v")
 
 
 def test_a_folder_with_two_models_is_refused(official, comfy):

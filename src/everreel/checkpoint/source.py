@@ -420,14 +420,14 @@ def _kind(folder: Path | None, part: Part, shards: Shards) -> tuple[Kind | None,
     stated = notes.get("kind", shards.metadata.get("everreel.kind"))
     config = part.config
     assert isinstance(config, TransformerConfig)
-    kind: Kind | None = None
-    if stated in KINDS:
-        kind = stated
-    elif config.image_dim is not None:
-        kind = "i2v"
-    elif published:
+    kind: Kind | None = stated if stated in KINDS else None
+    if config.image_dim is not None:
+        kind = "i2v"  # whatever a class says: no other has the branch
+    elif kind == "i2v":
+        raise ValueError(f"{part.paths[0]}: kind = 'i2v', and its transformer has no image branch; must be df or t2v")
+    elif kind is None and published:
         kind = {"DF": "df", "T2V": "t2v", "I2V": "i2v"}[published[1]]  # type: ignore[assignment]
-    elif config.inject_sample_info:
+    elif kind is None and config.inject_sample_info:
         kind = "df"  # of all published models one has the frame rate's embedding
     return kind, published[0] if published else None
 
