@@ -1,6 +1,10 @@
 """Loading and saving: law 7 against diffusers, and strictness: an error names the tensor or field."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import diffusers
 import pytest
@@ -255,7 +259,6 @@ def test_the_official_layout_loads(networks, tmp_path, monkeypatch):
     untied = {k: v for k, v in text.model.state_dict().items() if "embed_tokens" not in k}
     torch.save(keymap.umt5_to_official(untied), tmp_path / "models_t5_umt5-xxl-enc-bf16.pth")
     monkeypatch.setattr(configs, "released_vae_config", lambda: VAE)
-    monkeypatch.setattr(load, "TextEncoderConfig", lambda: TEXT)
     for loaded, saved in (
         (load.load_transformer(tmp_path), dit),
         (load.load_vae(tmp_path), vae),
@@ -268,15 +271,14 @@ def test_the_official_layout_loads(networks, tmp_path, monkeypatch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("layout", ["official", "diffusers"])
-def test_the_image_encoder_loads(tmp_path, monkeypatch, layout):
-    config = ImageEncoderConfig(image_size=28, dim=16, ffn_dim=32, num_heads=2, num_layers=2)
+def test_the_image_encoder_loads(tmp_path, layout):
+    config = ImageEncoderConfig(image_size=28, dim=160, ffn_dim=32, num_heads=2, num_layers=2)
     saved = randomise(ImageEncoder(config), 5)
     state = saved.model.state_dict()
     if layout == "official":
-        monkeypatch.setattr(load, "ImageEncoderConfig", lambda: config)
         extra = {
             "textual.head": torch.zeros(2),
-            "visual.head": torch.zeros(16, 4),
+            "visual.head": torch.zeros(160, 4),
             "log_scale": torch.zeros(()),
         }
         path = tmp_path / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
@@ -285,8 +287,70 @@ def test_the_image_encoder_loads(tmp_path, monkeypatch, layout):
         saved.model.save_pretrained(tmp_path / "image_encoder")
         file = tmp_path / "image_encoder" / "model.safetensors"
         nested = {f"vision_model.{name}": tensor for name, tensor in state.items()}
-        save_file(nested | {"visual_projection.weight": torch.zeros(4, 16)}, file)
+        save_file(nested | {"visual_projection.weight": torch.zeros(4, 160)}, file)
     loaded = load.load_image_encoder(tmp_path)
     assert loaded.config == config
     pixels = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(6))
     assert torch.equal(loaded(pixels), saved(pixels))
+
+
+# Anonymous memory is what a process has to itself: pages of a mapped file are the system's, and shared by processes.
+MEASURE = """
+import json, sys, threading, torch
+from everreel.checkpoint.contents import Shards
+from everreel.checkpoint.load import load_transformer
+
+def private():
+    with open("/proc/self/smaps_rollup") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Anonymous:"))
+
+torch.set_num_threads(1)
+folder, warm, found = sys.argv[1], sys.argv[2], {}
+read, seen = Shards.read, [0]
+
+def watched(*arguments):
+    tensor = read(*arguments)
+    seen[0] = max(seen[0], private())
+    return tensor
+
+Shards.read = watched
+load_transformer(warm, dtype=torch.bfloat16)
+for device, dtype in (("cpu", "bfloat16"), ("meta", "bfloat16"), ("meta", "float32"), ("cpu", "float32")):
+    before = seen[0] = private()
+    module = load_transformer(folder, device, getattr(torch, dtype))
+    found[f"{device} {dtype}"] = max(seen[0], private()) - before
+    if device == "cpu":
+        total = sum(float(parameter.sum()) for parameter in module.parameters())
+    del module
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is measured as Linux tells it")
+def test_private_memory_of_a_load_is_below_the_largest_shard(tmp_path, networks):
+    """From shards in bfloat16: as they are on the CPU, to another device (meta takes no memory), and in float32."""
+    config = TransformerConfig(dim=512, ffn_dim=2048, num_heads=4, num_layers=8, text_dim=32, freq_dim=32)
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in DiT(config).state_dict().items()}
+    folder = tmp_path / "large"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(configs.transformer_config_to_official(config)))
+    sizes = []
+    for number in range(4):
+        held = [name for name in shapes if name.startswith(tuple(f"blocks.{2 * number + k}." for k in range(2)))]
+        held += [name for name in shapes if not name.startswith("blocks.")] if number == 0 else []
+        file = folder / f"m-{number + 1:05d}-of-00004.safetensors"
+        save_file({name: torch.ones(shapes[name], dtype=torch.bfloat16) for name in held}, file)
+        sizes.append(file.stat().st_size)
+    load.save_diffusers(tmp_path / "warm", **networks)
+    # Freed memory goes back at once, so that what is counted is what is held.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    command = [sys.executable, "-c", MEASURE, str(folder), str(tmp_path / "warm")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    limit = 1.1 * max(sizes)
+    assert sum(sizes) > 3 * limit
+    assert found["cpu bfloat16"] < limit / 4
+    assert found["meta bfloat16"] < limit / 4 and found["meta float32"] < limit / 4
+    # Here the network itself is in private memory: twice the bytes of its files.
+    assert found["cpu float32"] - 2 * sum(sizes) < limit / 2

@@ -39,6 +39,7 @@ MODEL_INDEX = {
     "transformer": ["diffusers", "SkyReelsV2Transformer3DModel"],
     "vae": ["diffusers", "AutoencoderKLWan"],
 }
+TEXT_MODEL_INDEX = {**MODEL_INDEX, "_class_name": "SkyReelsV2Pipeline"}
 IMAGE_MODEL_INDEX = {
     **MODEL_INDEX,
     "_class_name": "SkyReelsV2ImageToVideoPipeline",
@@ -148,6 +149,28 @@ def transformer_config_from_official(fields: Fields) -> TransformerConfig:
     image_dim = 1280 if found.pop("model_type") == "i2v" else None
     found["patch_size"] = _patch(found["patch_size"])
     return TransformerConfig(**found, image_dim=image_dim)
+
+
+def transformer_config_to_official(config: TransformerConfig) -> dict[str, Any]:
+    """Our config → the `config.json` of an official folder; the width of image tokens is left to the tensors."""
+    names = (
+        "dim",
+        "ffn_dim",
+        "num_heads",
+        "num_layers",
+        "in_dim",
+        "out_dim",
+        "text_dim",
+        "text_len",
+        "freq_dim",
+        "eps",
+    )
+    return {
+        "_class_name": "WanModel",
+        "model_type": "t2v" if config.image_dim is None else "i2v",
+        **{name: getattr(config, name) for name in names},
+        "inject_sample_info": config.inject_sample_info,
+    }
 
 
 def vae_config_from_diffusers(fields: Fields) -> VAEConfig:

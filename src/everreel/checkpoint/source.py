@@ -1,0 +1,436 @@
+"""What a path holds: a model in one of the layouts that weights are published in, and where each of its parts is.
+
+Sources: the released folders and diffusers' folders of SkyReels-V2; single files as ComfyUI users have them, whose
+VAE, text and image encoders lie in sibling folders (`vae/`, `text_encoders/`, `clip/`, `clip_vision/`). The one
+invariant: networks are told by their tensors, and what a model was trained for by what its publisher wrote down (a
+class, a config, metadata), never by the name of a folder; where nothing says it, `kind` is None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from everreel.checkpoint import configs, contents
+from everreel.checkpoint.contents import SENTENCEPIECE, Config, Content, Role, Shards, recognise
+from everreel.checkpoint.tensors import AGAIN, open_tensors
+from everreel.model.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+
+Kind = Literal["df", "t2v", "i2v"]
+"""What a checkpoint was trained for: diffusion forcing, text to video, image to video."""
+Layout = Literal["diffusers", "official", "single"]
+
+KINDS: tuple[Kind, ...] = ("df", "t2v", "i2v")
+CLASSES: Mapping[str, Kind] = {
+    "SkyReelsV2DiffusionForcingPipeline": "df",
+    "SkyReelsV2DiffusionForcingImageToVideoPipeline": "df",
+    "SkyReelsV2DiffusionForcingVideoToVideoPipeline": "df",
+    "SkyReelsV2Pipeline": "t2v",
+    "SkyReelsV2ImageToVideoPipeline": "i2v",
+}
+NOTES = "everreel.json"
+"""Beside an official config.json: what that layout has no words for. Kind, name, and the configs of the parts."""
+TOKENIZERS = ("tokenizer", "google/umt5-xxl", "umt5-xxl", ".")
+"""Where a folder keeps its tokenizer.json."""
+OFFICIAL = {
+    "vae": "Wan2.1_VAE.pth",
+    "text_encoder": "models_t5_umt5-xxl-enc-bf16.pth",
+    "image_encoder": "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
+}
+
+_SIBLINGS = ("vae", "text_encoders", "clip", "clip_vision")
+_SUFFIXES = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
+_PUBLISHED = re.compile(r"SkyReels-V2-(DF|T2V|I2V)-[\d.]+B-\d+P")
+_TITLES = ("everreel.name", "modelspec.title", "general.name")
+_NEEDED = {
+    "vae": "its VAE (wan_2.1_vae.safetensors or Wan2.1_VAE.pth)",
+    "text_encoder": "its text encoder (umt5_xxl_*.safetensors or models_t5_umt5-xxl-enc-bf16.pth)",
+    "image_encoder": f"its image encoder (clip_vision_h.safetensors or {OFFICIAL['image_encoder']})",
+    "tokenizer": "tokenizer.json of its tokenizer (google/umt5-xxl)",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network: its files, how their tensors are called, and its config."""
+
+    paths: tuple[Path, ...]
+    content: Content
+    config: Config
+
+    def open(self) -> Shards:
+        """Its tensors, unread."""
+        return Shards(self.paths, self.content)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model on disk. The parts beside the transformer are looked for when they are asked for; None is not found."""
+
+    path: Path
+    layout: Layout
+    transformer: Part
+    kind: Kind | None
+    name: str | None
+    """That of the published repository, where the files say it."""
+    parts: Path | None = None
+
+    @property
+    def config(self) -> TransformerConfig:
+        """The transformer's."""
+        assert isinstance(self.transformer.config, TransformerConfig)
+        return self.transformer.config
+
+    @cached_property
+    def vae(self) -> Part | None:
+        """The VAE."""
+        return find_part(self.path, "vae", self.parts, self.config)
+
+    @cached_property
+    def text_encoder(self) -> Part | None:
+        """The text encoder."""
+        return find_part(self.path, "text_encoder", self.parts, self.config)
+
+    @cached_property
+    def image_encoder(self) -> Part | None:
+        """The image encoder of an I2V model."""
+        return find_part(self.path, "image_encoder", self.parts, self.config)
+
+    @cached_property
+    def tokenizer(self) -> Path | None:
+        """The folder of tokenizer.json, or the text encoder's file that holds the tokenizer as a tensor."""
+        return find_tokenizer(self.path, self.parts)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The parts that it needs and that are nowhere, in words."""
+        needed = ["vae", "text_encoder", "tokenizer", *(["image_encoder"] if self.config.image_dim else [])]
+        return tuple(_NEEDED[part] for part in needed if getattr(self, part) is None)
+
+
+def find_source(path: str | Path, parts: str | Path | None = None) -> Source:
+    """What a model's path holds.
+
+    Args:
+        path: a folder in the released or in diffusers' layout, a file of the transformer, or a folder of single files.
+        parts: a model's folder, or one of single files, with the parts that are not beside `path`.
+
+    Raises:
+        ValueError: there is no model, there are two, a file is torn, or a config contradicts the tensors.
+    """
+    where, beside = Path(path).expanduser(), None if parts is None else Path(parts).expanduser()
+    if beside is not None and not beside.is_dir():
+        raise ValueError(f"parts = {str(parts)!r}: must be a folder")
+    for folder in where.parents[:2]:
+        if where.parts[len(folder.parts)] == "transformer" and (folder / "model_index.json").is_file():
+            where = folder  # what was given is a part of it
+            break
+    if not where.exists():
+        raise ValueError(f"model = {str(path)!r}: no such file or folder")
+    transformer, layout = find_transformer(where)
+    shards = transformer.open()
+    folder = where if where.is_dir() else where.parent
+    kind, name = _kind(folder if where.is_dir() or layout == "official" else None, transformer, shards)
+    return Source(where, layout, transformer, kind, name, beside)
+
+
+def find_transformer(path: Path) -> tuple[Part, Layout]:
+    """The transformer at a path, and the layout that it is in; raises as `find_source`."""
+    if (path / "transformer").is_dir():
+        where = path / "transformer"
+        config = configs.transformer_config_from_diffusers(configs.read_json(where / "config.json"))
+        part = Part(_indexed(where, "diffusion_pytorch_model"), Content("transformer", "diffusers"), config)
+        contents.check_transformer(config, part.open(), where / "config.json")
+        return part, "diffusers"
+    if path.is_dir():
+        fields = _official_config(path)
+        found, errors = _scan(path, deep=False)
+        models = [group for group in found if group.content.role == "transformer"]
+        if len(models) > 1:
+            raise ValueError(
+                f"model = {str(path)!r}: {_two([group.paths[0] for group in models])}; give the file of one"
+            )
+        if not models:
+            raise errors[0] if errors else _no_transformer(path)
+        group = models[0]
+    else:
+        fields = _official_config(path.parent)
+        group = _group_of(path)
+    return _single(group, fields)
+
+
+def find_part(
+    path: str | Path, role: Role, parts: Path | None = None, transformer: TransformerConfig | None = None
+) -> Part | None:
+    """A network beside a transformer: in a model's own folder, in `parts`, or where ComfyUI keeps such files.
+
+    Args:
+        path: of the model.
+        role: which network.
+        parts: is looked in first.
+        transformer: what it must fit, where several files could be meant.
+
+    Raises:
+        ValueError: its files are torn or incomplete, or there are two that differ in more than precision.
+    """
+    where = Path(path)
+    errors: list[ValueError] = []
+    for folder in [*([parts] if parts else []), where if where.is_dir() else where.parent]:
+        if (folder / role).is_dir() and (
+            (folder / "transformer").is_dir() or (folder / role / "config.json").is_file()
+        ):
+            return _diffusers_part(folder / role, role)
+        found, torn = _scan(folder, deep=False)
+        errors += torn
+        if part := _choose(found, role, transformer):
+            return part
+    base = where if where.is_dir() else where.parent
+    for folder in _siblings(parts) + _siblings(base):
+        if part := _choose(_scan(folder, deep=True)[0], role, transformer):
+            return part
+    # The torn file that carries the part's published name, or failing that any: it may be the one.
+    errors.sort(key=lambda error: OFFICIAL.get(role, "") not in str(error))
+    if errors:
+        raise errors[0]
+    return None
+
+
+def find_tokenizer(path: str | Path, parts: Path | None = None) -> Path | None:
+    """The folder that holds tokenizer.json, or a text encoder's file with the tokenizer in it."""
+    where = Path(path)
+    base = where if where.is_dir() else where.parent
+    places = [*([parts] if parts else []), base, *_siblings(parts), *_siblings(base)]
+    for folder in places:
+        for inner in TOKENIZERS:
+            if (folder / inner / "tokenizer.json").is_file():
+                return folder / inner
+    for folder in places:
+        for group in _scan(folder, deep=folder != base and folder != parts)[0]:
+            held = group.content.role == "text_encoder" and len(group.paths) == 1
+            if held and SENTENCEPIECE in open_tensors(group.paths[0]).tensors:
+                return group.paths[0]
+    return None
+
+
+def lacking(path: str | Path, part: str) -> ValueError:
+    """The error of a part that is nowhere: what is needed, and how to give it."""
+    return ValueError(
+        f"model = {str(path)!r}: {_NEEDED[part]} is missing; put it beside the model or in ComfyUI's folder for it, "
+        "or give the folder that holds it as parts"
+    )
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Files that hold one network."""
+
+    paths: tuple[Path, ...]
+    content: Content
+
+
+def _single(group: _Group, fields: Mapping[str, Any] | None) -> tuple[Part, Layout]:
+    """A transformer out of single files, with the official config beside it if there is one."""
+    part = Part(group.paths, group.content, TransformerConfig())
+    shards = part.open()
+    if fields is None:
+        return replace(part, config=contents.transformer_config(shards)), "single"
+    config, where = configs.transformer_config_from_official(fields), group.paths[0].parent / "config.json"
+    names = contents.official_names(shards)
+    if config.image_dim is not None and "img_emb.proj.1.weight" in names:
+        # The official config has no word for this width; the released models are all of the same.
+        shape = shards.infos[names["img_emb.proj.1.weight"]].shape
+        config = replace(config, image_dim=shape[-1])
+    contents.check_transformer(config, shards, where)
+    return replace(part, config=config), "official"
+
+
+def _official_config(folder: Path) -> Mapping[str, Any] | None:
+    """The official config.json of a folder; None where there is none, or one of something else."""
+    if not (folder / "config.json").is_file():
+        return None
+    fields = configs.read_json(folder / "config.json")
+    kind = fields.get("model_type")
+    return fields if kind in ("t2v", "i2v") or (kind is None and "_class_name" not in fields) else None
+
+
+def _diffusers_part(folder: Path, role: Role) -> Part:
+    fields = configs.read_json(folder / "config.json")
+    readers: dict[Role, tuple[str, Callable[[Mapping[str, Any]], Config]]] = {
+        "vae": ("diffusion_pytorch_model", configs.vae_config_from_diffusers),
+        "text_encoder": ("model", configs.text_config_from_transformers),
+        "image_encoder": ("model", configs.image_config_from_transformers),
+    }
+    stem, reader = readers[role]
+    config = reader(fields)
+    paths = _indexed(folder, stem)
+    if role == "vae":
+        return Part(paths, Content(role, "diffusers"), config)
+    names = [name for path in paths for name in open_tensors(path).tensors]
+    nested = role == "image_encoder" and any(name.startswith("vision_model.") for name in names)
+    return Part(paths, Content(role, "transformers", "vision_model." if nested else ""), config)
+
+
+def _indexed(folder: Path, stem: str) -> tuple[Path, ...]:
+    """The files that a folder's index names, or its one file `stem`.safetensors; all of them are there."""
+    index = folder / f"{stem}.safetensors.index.json"
+    files = [folder / f"{stem}.safetensors"]
+    if index.is_file():
+        files = [folder / name for name in sorted(set(configs.read_json(index)["weight_map"].values()))]
+    return _present(files)
+
+
+def _present(files: Iterable[Path]) -> tuple[Path, ...]:
+    files = tuple(files)
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"model = {str(file.parent)!r}: {file} is missing: {AGAIN}")
+    return files
+
+
+def _scan(folder: Path, *, deep: bool) -> tuple[list[_Group], list[ValueError]]:
+    """The networks whose files lie in a folder, and why files could not be read."""
+    if not folder.is_dir():
+        return [], []
+    files = folder.rglob("*") if deep else folder.iterdir()
+    left = sorted(file for file in files if file.suffix.lower() in _SUFFIXES and file.is_file())
+    groups, errors = [], []
+    while left:
+        try:
+            shards = _shards_of(left[0])
+            content = _content_of(shards)
+            if content is not None:
+                groups.append(_Group(shards, content))
+        except ValueError as error:
+            shards = (left[0],)
+            errors.append(error)
+        left = [file for file in left if file not in shards]
+    return groups, errors
+
+
+def _content_of(paths: Iterable[Path]) -> Content | None:
+    return recognise({name for path in paths for name in open_tensors(path).tensors})
+
+
+def _no_transformer(path: Path) -> ValueError:
+    """Why a folder or a file is no model, in terms of what it holds."""
+    files = sorted(path.glob("*.gguf")) if path.is_dir() else [path]
+    for file in files:
+        opened = open_tensors(file)
+        if opened.format == "gguf":
+            other = opened.metadata.get("general.architecture", "an unknown one")
+            rule = "must be one of Wan2.1 or SkyReels-V2, which holds 'patch_embedding.weight'"
+            return ValueError(f"{file} is a GGUF of another model ({other}): {rule}")
+    if path.is_dir():
+        missing = f"{path / 'config.json'} is missing, and no file beside it holds a transformer"
+        return ValueError(f"model = {str(path)!r}: {missing}")
+    return ValueError(f"model = {str(path)!r}: holds no transformer of this model; give the file of one")
+
+
+def _shards_of(file: Path) -> tuple[Path, ...]:
+    """All the files of the network that `file` holds a part of: by an index beside it, or by their numbers."""
+    for index in sorted(file.parent.glob("*.safetensors.index.json")):
+        names = set(configs.read_json(index).get("weight_map", {}).values())
+        if file.name in names:
+            return _present(file.parent / name for name in sorted(names))
+    match = re.fullmatch(r"(.+)-(\d+)-of-(\d+)(\.\w+)", file.name)
+    if match is None:
+        return (file,)
+    stem, digits, total, suffix = match[1], len(match[2]), match[3], match[4]
+    return _present(
+        file.with_name(f"{stem}-{number:0{digits}}-of-{total}{suffix}") for number in range(1, int(total) + 1)
+    )
+
+
+def _group_of(file: Path) -> _Group:
+    """The transformer that a file holds, or its part of one."""
+    paths = _shards_of(file)
+    content = _content_of(paths)
+    if content is None:
+        raise _no_transformer(file)
+    if content.role != "transformer":
+        what = content.role.replace("_", " ")
+        raise ValueError(f"model = {str(file)!r}: holds the {what} of a model; give the file of the transformer")
+    return _Group(paths, content)
+
+
+def _choose(groups: list[_Group], role: Role, transformer: TransformerConfig | None) -> Part | None:
+    """The one of them that is the part; of one network in several precisions, the largest file."""
+    fitting = []
+    for group in groups:
+        if group.content.role == role:
+            part = _with_config(group)
+            if transformer is None or _fits(part.config, transformer):
+                fitting.append(part)
+    if len(fitting) > 1 and role == "vae":
+        # Another model's VAE has the same tensors; files of this one say whose it is.
+        fitting = [part for part in fitting if "wan" in part.paths[0].name.lower()] or fitting
+        if not any("wan" in part.paths[0].name.lower() for part in fitting):
+            paths = [part.paths[0] for part in fitting]
+            raise ValueError(f"{_two(paths)} for the VAE; leave one in {paths[0].parent}")
+    return max(fitting, key=lambda part: sum(path.stat().st_size for path in part.paths), default=None)
+
+
+def _with_config(group: _Group) -> Part:
+    """A part out of single files: its config from notes or metadata, else off its shapes."""
+    role, folder = group.content.role, group.paths[0].parent
+    shards = Shards(group.paths, group.content)
+    notes = _notes(folder).get(role) if group.paths[0].name == OFFICIAL.get(role) else None
+    readers: dict[Role, tuple[Callable[[Any], Config], Callable[[Shards], Config]]] = {
+        "vae": (configs.vae_config_from_diffusers, contents.vae_config),
+        "text_encoder": (configs.text_config_from_transformers, contents.text_config),
+        "image_encoder": (configs.image_config_from_transformers, contents.image_config),
+    }
+    noted, shaped = readers[role]
+    return Part(group.paths, group.content, shaped(shards) if notes is None else noted(notes))
+
+
+def _fits(config: Config, transformer: TransformerConfig) -> bool:
+    if isinstance(config, TextEncoderConfig):
+        return config.d_model == transformer.text_dim
+    if isinstance(config, VAEConfig):
+        return config.z_dim == transformer.out_dim
+    return isinstance(config, ImageEncoderConfig) and config.dim == transformer.image_dim
+
+
+def _siblings(folder: Path | None) -> list[Path]:
+    """ComfyUI's folders of parts, beside the one of a model, which may be nested in that, or in `folder` itself."""
+    roots = [] if folder is None else [folder, *folder.absolute().parents[:2]]
+    return [root / name for root in roots for name in _SIBLINGS if (root / name).is_dir()]
+
+
+def _notes(folder: Path) -> Mapping[str, Any]:
+    return configs.read_json(folder / NOTES) if (folder / NOTES).is_file() else {}
+
+
+def _kind(folder: Path | None, part: Part, shards: Shards) -> tuple[Kind | None, str | None]:
+    """What the model is for and its published name, from what its publisher wrote; the tensors where they tell."""
+    notes = _notes(folder) if folder else {}
+    texts = [str(notes.get("name", "")), *(shards.metadata.get(key, "") for key in _TITLES), *shards.strays]
+    for inner in (Path("config.json"), Path("transformer") / "config.json", Path("model_index.json")):
+        if folder and (folder / inner).is_file():
+            fields = configs.read_json(folder / inner)
+            texts += [str(fields.get("_name_or_path", ""))]
+            if fields.get("_class_name") in CLASSES:
+                notes = {"kind": CLASSES[fields["_class_name"]], **notes}
+    published = next((match for text in texts if (match := _PUBLISHED.search(text))), None)
+    stated = notes.get("kind", shards.metadata.get("everreel.kind"))
+    config = part.config
+    assert isinstance(config, TransformerConfig)
+    kind: Kind | None = stated if stated in KINDS else None
+    if config.image_dim is not None:
+        kind = "i2v"  # whatever a class says: no other has the branch
+    elif kind == "i2v":
+        raise ValueError(f"{part.paths[0]}: kind = 'i2v', and its transformer has no image branch; must be df or t2v")
+    elif kind is None and published:
+        kind = {"DF": "df", "T2V": "t2v", "I2V": "i2v"}[published[1]]  # type: ignore[assignment]
+    elif kind is None and config.inject_sample_info:
+        kind = "df"  # of all published models one has the frame rate's embedding
+    return kind, published[0] if published else None
+
+
+def _two(paths: list[Path]) -> str:
+    return f"holds two models, {paths[0].name} and {paths[1].name}"
