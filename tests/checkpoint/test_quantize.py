@@ -130,5 +130,18 @@ def test_torchao_says_nothing():
         "block = quantize(model, 'int8_dynamic').blocks[0]\n"
         "with torch.no_grad(): block.ffn(torch.ones(1, 3, 64))\n"
     )
+    assert what_it_says(code) == ""
+
+
+def test_transformers_says_nothing_of_torchao():
+    code = (
+        "import warnings; warnings.simplefilter('always')\n"
+        "from everreel.model.config import TextEncoderConfig\nfrom everreel.model.text_encoder import TextEncoder\n"
+        "TextEncoder(TextEncoderConfig(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_heads=2, num_layers=1))\n"
+    )
+    assert what_it_says(code) == ""
+
+
+def what_it_says(code):
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout + ended.stderr == ""
+    return ended.stdout + ended.stderr

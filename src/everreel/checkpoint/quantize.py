@@ -7,8 +7,7 @@ the device cannot compute is refused before a weight is touched.
 
 from __future__ import annotations
 
-import logging
-import warnings
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from everreel.model.dit import DiT
 from everreel.model.packed import PackedLinear
+from everreel.model.quiet import quiet
 
 Quantization = Literal["int8", "fp8", "int8_dynamic", "fp8_dynamic", "q8_0", "q4_0"]
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
@@ -60,7 +60,7 @@ def quantize(model: DiT, how: Quantization, device: str | torch.device | None = 
         for owner, name, layer in linears:
             setattr(owner, name, _packed(layer, how))
         return model
-    with _quiet():
+    with quiet():
         torchao = _package("torchao.quantization", how)
         try:
             torchao.quantize_(model.blocks.requires_grad_(False), _config(torchao, how))
@@ -176,8 +176,6 @@ def _config(torchao: Any, how: Quantization) -> object:  # noqa: ANN401 -- a mod
 
 
 def _package(name: str, how: str) -> Any:  # noqa: ANN401 -- a module
-    import importlib
-
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -185,16 +183,3 @@ def _package(name: str, how: str) -> Any:  # noqa: ANN401 -- a module
         raise ValueError(
             f"quantization = {how}: needs the package {package}; pip install 'everreel[quantize]'"
         ) from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torchao warns of libraries for other devices and of its own deprecations: nothing that a user can act on."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
