@@ -22,6 +22,8 @@ from torch import Tensor
 
 from everreel.checkpoint.catalog import ModelCard, find_model
 from everreel.checkpoint.load import load_image_encoder, load_text_encoder, load_tokenizer, load_transformer, load_vae
+from everreel.checkpoint.offload import offload
+from everreel.checkpoint.quantize import quantize
 from everreel.diffusion.conditioning import FPS_INDEX, Conditioning
 from everreel.diffusion.denoiser import Branch, Denoiser
 from everreel.diffusion.noise import draw_noise
@@ -29,10 +31,11 @@ from everreel.diffusion.rollout import Glimpse, LatentBlock, RolloutState, rollo
 from everreel.diffusion.solver import solver_for
 from everreel.film.anchor import ColorAnchor
 from everreel.film.control import Control
-from everreel.film.decoding import DECODE_FRAMES, FrameDecoder, preview_of
+from everreel.film.decoding import FrameDecoder, at_work, latents_at_once, preview_of
 from everreel.film.given import encode_frames, encode_pictures, read_pictures
 from everreel.film.image_to_video import image_beginning
 from everreel.film.journal import journal_path
+from everreel.film.placement import Placement
 from everreel.film.plan import Plan, make_plan, opening_of, turn_latent
 from everreel.film.request import RequestError, VideoRequest
 from everreel.film.state import NOTHING, Beginning, Block, FilmState
@@ -84,17 +87,17 @@ class _Watch:
         self,
         plan: Plan,
         state: FilmState | None,
-        vae: CausalVAE,
+        preview: Callable[[Glimpse], Pixels],
         on_progress: Callable[[Progress], None] | None,
         control: Control | None,
     ) -> None:
-        self._plan, self._vae, self._on_progress, self._control = plan, vae, on_progress, control
+        self._plan, self._preview, self._on_progress, self._control = plan, preview, on_progress, control
         self._first, self._started = state.rollout.row if state else 0, time.monotonic()
 
     def __call__(self, glimpse: Glimpse) -> None:
         if self._on_progress is not None:
             elapsed = time.monotonic() - self._started
-            rows, preview = len(self._plan.schedule), partial(preview_of, glimpse, self._vae)
+            rows, preview = len(self._plan.schedule), partial(self._preview, glimpse)
             self._on_progress(Progress(glimpse.row + 1, rows, self._plan, elapsed, self._first, preview))
         if self._control is not None:
             self._started += self._control.check()
@@ -107,6 +110,7 @@ class VideoPipeline:
         card: what the model is and recommends.
         transformer, vae, text_encoder, tokenizer: its parts, on one device.
         image_encoder: for a card that says `image`.
+        placement: where its parts are and how they compute, if a budget has decided it.
     """
 
     def __init__(
@@ -117,8 +121,10 @@ class VideoPipeline:
         text_encoder: TextEncoder,
         tokenizer: Tokenizer,
         image_encoder: ImageEncoder | None = None,
+        placement: Placement | None = None,
     ) -> None:
         self.card = card
+        self.placement = placement
         self.transformer = transformer.eval()
         self.vae = vae.eval()
         self.text_encoder = text_encoder.eval()
@@ -127,28 +133,37 @@ class VideoPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str = "tiny", *, device: str | None = None, dtype: torch.dtype | None = None
+        cls,
+        name_or_path: str = "tiny",
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        placement: Placement | None = None,
     ) -> Self:
         """Load a model by name or from a folder.
 
         Args:
             device: by default a CUDA device if there is one, else the CPU.
             dtype: by default bfloat16 where the device computes in it, else float32.
+            placement: says both and more; `film.budget.place` makes one.
 
         Raises:
             ValueError: the model is unknown, cannot be used, or a file of it is not as it must be.
         """
         card = find_model(name_or_path)
         folder = card.require_folder()
-        chosen = torch.device(device or default_device())
-        dtype = dtype or default_dtype(chosen)
+        chosen = torch.device(device or default_device()) if placement is None else placement.device
+        dtype = (dtype or default_dtype(chosen)) if placement is None else placement.dtype
+        home = torch.device("cpu") if placement is not None and placement.parked else chosen
+        text_home = torch.device("cpu") if placement is not None and placement.text_on_host else home
         return cls(
             card,
-            load_transformer(folder, chosen, dtype),
-            load_vae(folder, chosen, dtype),
-            load_text_encoder(folder, chosen, dtype),
+            _placed_transformer(folder, chosen, dtype, placement),
+            load_vae(folder, home, dtype),
+            load_text_encoder(folder, text_home, dtype),
             load_tokenizer(folder),
-            load_image_encoder(folder, chosen, dtype) if card.image else None,
+            load_image_encoder(folder, home, dtype) if card.image else None,
+            placement,
         )
 
     def __call__(
@@ -200,7 +215,8 @@ class VideoPipeline:
         beginning = beginning or self.begin(request)
         plan = make_plan(request, self.card, beginning.history, len(beginning.spare))
         branches = self._branches(plan, state, beginning.image_tokens)
-        watch = _Watch(plan, state, self.vae, on_progress, control)
+        preview = partial(preview_of, vae=self.vae, tile=self._tile, device=self._parks)
+        watch = _Watch(plan, state, preview, on_progress, control)
         return self._stream(plan, branches, beginning, state, watch)
 
     @torch.no_grad()
@@ -214,8 +230,10 @@ class VideoPipeline:
         plan = make_plan(request, self.card)
         pictures, ring = read_pictures(plan.request), plan.ring
         if self.image_encoder is not None:
-            return image_beginning(pictures[0].pixels_HWC, plan.shape.frames, self.vae, self.image_encoder)
-        known = encode_pictures(pictures, self.vae)
+            with at_work(self.vae, self._parks), at_work(self.image_encoder, self._parks):
+                return image_beginning(pictures[0].pixels_HWC, plan.shape.frames, self.vae, self.image_encoder)
+        with at_work(self.vae, self._parks):
+            known = encode_pictures(pictures, self.vae)
         if ring is None:
             return Beginning(known)
         opening = Beginning({frame: latent for frame, latent in known.items() if frame < ring.opening})
@@ -226,7 +244,8 @@ class VideoPipeline:
         # The first of a stream is a latent of another kind, so the frame before them is encoded with them.
         met_THWC = shown[ring.met.start - 1 : ring.met.stop]
         known |= dict(enumerate(latents_CTHW.unbind(1)))
-        known[ring.num_latents - 1] = encode_frames(met_THWC, self.vae)[:, -1]
+        with at_work(self.vae, self._parks):
+            known[ring.num_latents - 1] = encode_frames(met_THWC, self.vae)[:, -1]
         return Beginning(known)
 
     @torch.no_grad()  # on the generator itself: what `stream` returns runs only when it is asked for its next block
@@ -253,7 +272,8 @@ class VideoPipeline:
             causal=plan.remembers,
         )
         solver = solver_for(self.card.solver, request.num_inference_steps, request.shift)
-        decoder = FrameDecoder(self.vae, plan.join, plan.overlap, request.blend_overlap)
+        tile, parks = self._tile, self._parks
+        decoder = FrameDecoder(self.vae, plan.join, plan.overlap, request.blend_overlap, tile=tile, device=parks)
         anchor = ColorAnchor(request.anchor_color or 0, latent_frames(self.card.num_frames))
         if state is not None:
             decoder.state, decoder.tail, decoder.held = state.decoder, state.tail, state.held
@@ -298,6 +318,8 @@ class VideoPipeline:
         """Latents to frames, a few at a time, cut to the length asked for."""
         num_frames, hidden = plan.request.num_frames, plan.request.hidden
         assert num_frames
+        at_once = latents_at_once(plan.shape.pixel_height, plan.shape.pixel_width)
+        at_once = at_once if self.placement is None else self.placement.decode_latents
         start, left = state.num_frames if state else 0, NOTHING
         num_made = state.num_made if state else 0
         if state is None and len(beginning.spare):
@@ -307,7 +329,7 @@ class VideoPipeline:
         for block in blocks:
             seen = max(beginning.history - block.start, 0)
             made, spare = Block(start, NOTHING), NOTHING
-            pieces = torch.split(block.latents_CTHW[:, seen:], DECODE_FRAMES, dim=1)
+            pieces = torch.split(block.latents_CTHW[:, seen:], at_once, dim=1)
             last = block.start + block.latents_CTHW.shape[1] == plan.schedule.num_frames
             for number, piece in enumerate(pieces, 1):
                 if len(made.frames):
@@ -330,7 +352,8 @@ class VideoPipeline:
         request = plan.request
         tokens = plan.schedule.longest_window * plan.shape.tokens_per_frame
         # A film that is taken up goes on as it began, whatever memory is free now.
-        together = len(state.caches) == 1 if state and state.caches else fits_as_batch(tokens, self.transformer)
+        fits = fits_as_batch(tokens, self.transformer) if self.placement is None else self.placement.together
+        together = len(state.caches) == 1 if state and state.caches else fits
         parts = [("prompt", 0, request.prompt), *((f"story[{f}]", turn_latent(f), p) for f, p in request.story.items())]
         told = [(latent, self._contexts(plan, field, prompt, together, image_BND)) for field, latent, prompt in parts]
         return [
@@ -361,13 +384,36 @@ class VideoPipeline:
     def _embedding(self, field: str, prompt: str) -> tuple[Tensor, int]:
         tokens = self.tokenizer([prompt])
         length = check_tokens(field, tokens, self.transformer.config.text_len)
-        embedding = self.text_encoder(tokens.ids.to(self.device), tokens.mask.to(self.device))
-        return embedding[:, :length], length
+        on_host = self.placement is not None and self.placement.text_on_host
+        where = torch.device("cpu") if on_host else self.device
+        with at_work(self.text_encoder, None if on_host else self._parks):
+            embedding = self.text_encoder(tokens.ids.to(where), tokens.mask.to(where))
+        return embedding[:, :length].to(self.device), length
+
+    @property
+    def _tile(self) -> int | None:
+        return None if self.placement is None else self.placement.tile
+
+    @property
+    def _parks(self) -> torch.device | None:
+        """Where encoders and VAE have to be brought to work; None: they are there."""
+        return self.device if self.placement is not None and self.placement.parked else None
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.transformer.parameters()).device
+
+
+def _placed_transformer(folder: Path, device: torch.device, dtype: torch.dtype, placement: Placement | None) -> DiT:
+    """On the device, or streaming to it from host memory; quantised before."""
+    streams = placement is not None and placement.resident is not None
+    transformer = load_transformer(folder, "cpu" if streams else device, dtype)
+    if placement is not None and placement.quantization is not None:
+        quantize(transformer, placement.quantization, device)
+    if placement is not None and placement.resident is not None:
+        offload(transformer, device, placement.resident)
+    return transformer
 
 
 def check_tokens(field: str, tokens: Tokens, limit: int) -> int:
