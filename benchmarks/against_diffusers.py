@@ -133,7 +133,7 @@ class _Bench:
 
     def __init__(self, card: ModelCard, request: VideoRequest) -> None:
         self.card, self.request = card, request
-        self.folder = card.require_folder()
+        self.folder = card.require_path()
         self.plan = make_plan(request, card)
         assert request.guidance_scale is not None and request.guidance_scale > 1
         self.guidance_scale = request.guidance_scale

@@ -29,7 +29,7 @@ def folder(request, tiny_folder):
     if request.param == "random":
         return tiny_folder
     try:
-        return find_model("tiny").require_folder()
+        return find_model("tiny").require_path()
     except ValueError:
         pytest.skip("the embedded model is not in this checkout")
 

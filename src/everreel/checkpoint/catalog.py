@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from everreel.checkpoint import configs, places
 from everreel.checkpoint.configs import Kind
-from everreel.model.config import TransformerConfig
+from everreel.checkpoint.source import SUFFIXES, find_source
 from everreel.shapes import LATENT_CHANNELS, TEMPORAL
 
 LongSchedule = Literal["blockwise", "rolling", "windows"]
@@ -93,7 +93,7 @@ class ModelCard:
         side = round((self.height * self.width) ** 0.5 / 16) * 16
         return {"16:9": (self.height, self.width), "9:16": (self.width, self.height), "1:1": (side, side)}
 
-    def require_folder(self) -> Path:
+    def require_path(self) -> Path:
         """The folder of its files.
 
         Raises:
@@ -226,7 +226,7 @@ _OWNERS = re.compile(r"(?:skywork(?:ai)?/)?(?:skyreels-v2-)?")  # as the release
 
 
 def find_model(name_or_path: str | Path, *, here: bool = True, kind: Kind | None = None) -> ModelCard:
-    """The card of a model: a name of the catalog, the name of a published repository, or a folder that `load` reads.
+    """The card of a model: a name of the catalog, the name of a published repository, or a folder or file that `load` reads.
 
     With `here`, only of one that can be loaded now, and without, of any that is known. `kind` is for files that do not
     say what they were trained for.
@@ -243,12 +243,13 @@ def find_model(name_or_path: str | Path, *, here: bool = True, kind: Kind | None
             return replace(card, path=str(path))
         return _placed(card, wanted, here)
     if wanted and _is_model(path):
-        return _card_of_folder(path, kind)
-    if wanted and path.is_dir():
-        raise ValueError(f"model = {wanted!r}: a folder must hold model_index.json and transformer/")
+        return _card_of(path, kind)
+    if wanted and path.exists():
+        find_source(path)  # which says what is wrong with it
+        raise ValueError(f"model = {wanted!r}: holds no model that can be run")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", wanted):
         if copy := places.copy_of(wanted):
-            return _card_of_folder(copy, kind)
+            return _card_of(copy, kind)
         rule = "there is no such folder, and no whole copy of a repository of that name in the Hugging Face cache"
         raise ValueError(f"model = {wanted!r}: {rule}; everreel models lists what can be downloaded")
     raise _unknown(wanted)
@@ -319,47 +320,36 @@ def _placed(card: ModelCard, wanted: str, here: bool) -> ModelCard:
     )
 
 
-def _is_model(folder: Path) -> bool:
-    if (folder / "model_index.json").is_file():
-        return (folder / "transformer" / "config.json").is_file()
-    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+def _is_model(path: Path) -> bool:
+    """Whether there may be one; what it is takes longer to see."""
+    if path.is_file():
+        return path.suffix.lower() in SUFFIXES
+    if (path / "model_index.json").is_file():
+        return (path / "transformer" / "config.json").is_file()
+    return path.is_dir() and any(file.suffix.lower() in (".safetensors", ".sft", ".gguf") for file in path.iterdir())
 
 
-def _read(folder: Path) -> tuple[TransformerConfig, Kind | None]:
-    """The transformer's config, and what the files say that it was trained for."""
-    if (folder / "transformer").is_dir():
-        config = configs.transformer_config_from_diffusers(configs.read_json(folder / "transformer" / "config.json"))
-        pipeline = configs.read_json(folder / "model_index.json").get("_class_name")
-        return config, configs.KIND_OF_PIPELINE.get(str(pipeline))
-    config = configs.transformer_config_from_official(configs.read_json(folder / "config.json"))
-    # Models of diffusion forcing alone were told the frame rate.
-    return config, "df" if config.inject_sample_info else None
-
-
-def _card_of_folder(folder: Path, kind: Kind | None) -> ModelCard:
-    """The published model that the folder is, else the most alike under the folder's name; for others, tiny's settings.
+def _card_of(path: Path, kind: Kind | None) -> ModelCard:
+    """The published model that lies there, else the most alike under the path's name; for others, tiny's settings.
 
     Raises:
         ValueError: the transformer's channels are those of no model that can be run, or it is not known what it was
             trained for, or it was not trained for `kind`.
     """
-    config, found = _read(folder)
-    repository = places.repository_of(folder)
+    source = find_source(path)
+    config, found = source.config, source.kind
+    repository = (places.repository_of(path) if path.is_dir() else None) or source.name
     card = published(repository) if repository else None
-    if config.image_dim is not None:
-        found = "i2v"
-    elif found == "i2v":
-        raise ValueError(f"model = {str(folder)!r}: is said to be of kind i2v, and its transformer takes no picture")
-    kind = _settle(str(folder), kind, found or (card.kind if card else None))
+    kind = _settle(str(path), kind, found or (card.kind if card else None))
     channels = 2 * LATENT_CHANNELS + TEMPORAL if kind == "i2v" else LATENT_CHANNELS
     if config.in_dim != channels:
         rule = f"must be {channels} {'with' if kind == 'i2v' else 'without'} image_dim"
-        raise ValueError(f"model = {str(folder)!r}: in_channels = {config.in_dim}: {rule}")
-    name = card.name if card else folder.resolve().name
+        raise ValueError(f"model = {str(path)!r}: in_channels = {config.in_dim}: {rule}")
+    name = card.name if card else (path.stem if path.is_file() else path.resolve().name)
     if card is None or (card.kind, card.dim) != (kind, config.dim):
         card = _most_alike(kind, config.dim, name)
     card = replace(card, dim=config.dim, ffn_dim=config.ffn_dim, num_layers=config.num_layers)
-    return replace(card, name=name, path=str(folder), released=False)
+    return replace(card, name=name, path=str(path), released=False)
 
 
 def _settle(model: str, asked: Kind | None, found: Kind | None) -> Kind:

@@ -38,7 +38,9 @@ from everreel.checkpoint.load import (
     with_prefix,
     write_json,
 )
-from everreel.checkpoint.source import KINDS, NOTES, OFFICIAL, Kind, Part, Source, find_source, lacking
+from everreel.checkpoint.configs import Kind
+from everreel.checkpoint.places import RECORD
+from everreel.checkpoint.source import KINDS, OFFICIAL, Part, Source, find_source, lacking
 from everreel.checkpoint.tensors import TensorInfo, describe, write_safetensors
 from everreel.model.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 from everreel.model.image_encoder import ImageEncoder
@@ -141,7 +143,7 @@ class _Job:
             notes[role] = _fields(part, tensors)
             _save_pickle({name: _alone(read()) for name, (_, read) in tensors.items()}, folder / OFFICIAL[role])
             self.follow(iter(opened.shards.infos))
-        write_json(folder / NOTES, notes)
+        write_json(folder / RECORD, notes)
         _copy_tokenizer(self.model, folder / "google" / "umt5-xxl")
 
     def diffusers(self, folder: Path) -> None:
@@ -160,7 +162,7 @@ class _Job:
             if isinstance(part.config, ImageEncoderConfig):
                 settings = configs.image_processor_config(part.config.image_size)
                 write_json(folder / "image_processor" / "preprocessor_config.json", settings)
-        write_json(folder / NOTES, self.notes())
+        write_json(folder / RECORD, self.notes())
         _copy_tokenizer(self.model, folder / "tokenizer")
 
     def parts(self) -> dict[Role, tuple[Part, Opened]]:

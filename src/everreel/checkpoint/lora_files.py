@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from everreel.checkpoint import lora_keys
-from everreel.checkpoint.lora import Lora, Pair
+from everreel.checkpoint.lora import Lora, Pair, Preset, preset_of
 from everreel.checkpoint.lora_keys import Key, Names, Role
+from everreel.checkpoint.tensors import open_tensors
 from everreel.model.config import TransformerConfig
 from everreel.shapes import LATENT_CHANNELS, TEMPORAL
 
@@ -58,6 +59,16 @@ def read_lora(path: str | Path, config: TransformerConfig) -> Lora:
     if where != file:
         notes.append(f"{file.name}: alpha is what {where.name} beside it says")
     return Lora(file, pairs, diffs, tuple(notes), metadata)
+
+
+def preset_for(path: str | Path) -> Preset | None:
+    """The settings of a published few-step LoRA, by its file's name or title alone; see `preset_of`.
+
+    Raises:
+        ValueError: there is no such file, or it is torn.
+    """
+    file = _one_file(Path(path).expanduser())
+    return preset_of(Lora(file, {}, {}, metadata=open_tensors(file).metadata))
 
 
 def write_lora(path: str | Path, lora: Lora, style: Style = "diffusers") -> None:

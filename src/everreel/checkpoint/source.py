@@ -13,27 +13,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from everreel.checkpoint import configs, contents
+from everreel.checkpoint.configs import KIND_OF_PIPELINE, Kind
 from everreel.checkpoint.contents import SENTENCEPIECE, Config, Content, Role, Shards, recognise
+from everreel.checkpoint.places import record_of
 from everreel.checkpoint.tensors import AGAIN, open_tensors
 from everreel.model.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 
-Kind = Literal["df", "t2v", "i2v"]
-"""What a checkpoint was trained for: diffusion forcing, text to video, image to video."""
 Layout = Literal["diffusers", "official", "single"]
 
-KINDS: tuple[Kind, ...] = ("df", "t2v", "i2v")
-CLASSES: Mapping[str, Kind] = {
-    "SkyReelsV2DiffusionForcingPipeline": "df",
-    "SkyReelsV2DiffusionForcingImageToVideoPipeline": "df",
-    "SkyReelsV2DiffusionForcingVideoToVideoPipeline": "df",
-    "SkyReelsV2Pipeline": "t2v",
-    "SkyReelsV2ImageToVideoPipeline": "i2v",
-}
-NOTES = "everreel.json"
-"""Beside an official config.json: what that layout has no words for. Kind, name, and the configs of the parts."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 TOKENIZERS = ("tokenizer", "google/umt5-xxl", "umt5-xxl", ".")
 """Where a folder keeps its tokenizer.json."""
 OFFICIAL = {
@@ -43,7 +34,7 @@ OFFICIAL = {
 }
 
 _SIBLINGS = ("vae", "text_encoders", "clip", "clip_vision")
-_SUFFIXES = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
+SUFFIXES = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
 _PUBLISHED = re.compile(r"SkyReels-V2-(DF|T2V|I2V)-[\d.]+B-\d+P")
 _TITLES = ("everreel.name", "modelspec.title", "general.name")
 _NEEDED = {
@@ -296,7 +287,7 @@ def _scan(folder: Path, *, deep: bool) -> tuple[list[_Group], list[ValueError]]:
     if not folder.is_dir():
         return [], []
     files = folder.rglob("*") if deep else folder.iterdir()
-    left = sorted(file for file in files if file.suffix.lower() in _SUFFIXES and file.is_file())
+    left = sorted(file for file in files if file.suffix.lower() in SUFFIXES and file.is_file())
     groups, errors = [], []
     while left:
         try:
@@ -378,7 +369,7 @@ def _with_config(group: _Group) -> Part:
     """A part out of single files: its config from notes or metadata, else off its shapes."""
     role, folder = group.content.role, group.paths[0].parent
     shards = Shards(group.paths, group.content)
-    notes = _notes(folder).get(role) if group.paths[0].name == OFFICIAL.get(role) else None
+    notes = record_of(folder).get(role) if group.paths[0].name == OFFICIAL.get(role) else None
     readers: dict[Role, tuple[Callable[[Any], Config], Callable[[Shards], Config]]] = {
         "vae": (configs.vae_config_from_diffusers, contents.vae_config),
         "text_encoder": (configs.text_config_from_transformers, contents.text_config),
@@ -402,20 +393,16 @@ def _siblings(folder: Path | None) -> list[Path]:
     return [root / name for root in roots for name in _SIBLINGS if (root / name).is_dir()]
 
 
-def _notes(folder: Path) -> Mapping[str, Any]:
-    return configs.read_json(folder / NOTES) if (folder / NOTES).is_file() else {}
-
-
 def _kind(folder: Path | None, part: Part, shards: Shards) -> tuple[Kind | None, str | None]:
     """What the model is for and its published name, from what its publisher wrote; the tensors where they tell."""
-    notes = _notes(folder) if folder else {}
+    notes: Mapping[str, Any] = record_of(folder) if folder else {}
     texts = [str(notes.get("name", "")), *(shards.metadata.get(key, "") for key in _TITLES), *shards.strays]
     for inner in (Path("config.json"), Path("transformer") / "config.json", Path("model_index.json")):
         if folder and (folder / inner).is_file():
             fields = configs.read_json(folder / inner)
             texts += [str(fields.get("_name_or_path", ""))]
-            if fields.get("_class_name") in CLASSES:
-                notes = {"kind": CLASSES[fields["_class_name"]], **notes}
+            if fields.get("_class_name") in KIND_OF_PIPELINE:
+                notes = {"kind": KIND_OF_PIPELINE[fields["_class_name"]], **notes}
     published = next((match for text in texts if (match := _PUBLISHED.search(text))), None)
     stated = notes.get("kind", shards.metadata.get("everreel.kind"))
     config = part.config

@@ -81,7 +81,7 @@ def model_card(card: ModelCard, report: Report, critic: Path, sheet: str | None 
         critic: the folder of the critic that made the report; its own `report.json` is looked for there.
         sheet: where the contact sheet lies, seen from the card.
     """
-    folder = card.require_folder()
+    folder = card.require_path()
     if not (folder / "transformer").is_dir():
         raise ValueError(f"model = {str(folder)!r}: a card takes a folder with transformer/, vae/ and text_encoder/")
     facts = read_facts(folder)

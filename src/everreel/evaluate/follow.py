@@ -188,7 +188,7 @@ class Evaluation:
         self.prompts: list[Prompt] = held_out_prompts(settings.num_films, settings.seed)
         self.requests = [settings.request(prompt.text, n).resolve(card) for n, prompt in enumerate(self.prompts)]
         common = self.requests[0].model_dump(exclude={"prompt", "seed", "seconds", "resolution", "aspect"})
-        self.settings = {"model": card.name, "weights": digest(card.require_folder()), **common, "seed": settings.seed}
+        self.settings = {"model": card.name, "weights": digest(card.require_path()), **common, "seed": settings.seed}
         self._claim()
 
     def path(self, number: int) -> Path:

@@ -10,19 +10,28 @@ Shape suffixes: B batch, C channels, T frames, H height, W width.
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from everreel.checkpoint.catalog import Join
+from everreel.checkpoint.offload import parked
 from everreel.diffusion.rollout import Glimpse
 from everreel.film.state import NOTHING
 from everreel.media import Pixels
+from everreel.model.tiles import decode_tiles
 from everreel.model.vae import CausalVAE, DecoderState
-from everreel.shapes import video_frames
+from everreel.shapes import SPATIAL, TEMPORAL, video_frames
 
 DECODE_FRAMES = 5  # latent frames decoded and written at a time where many finish at once
+DECODE_PIXELS = 5 * 4 * 192 * 320  # and of large pictures as many as have so many pixels, but one at least
+
+
+def latents_at_once(height: int, width: int) -> int:
+    """How many latent frames of pictures of so many pixels are decoded at a time."""
+    return max(1, min(DECODE_FRAMES, DECODE_PIXELS // (TEMPORAL * height * width)))
 
 
 class FrameDecoder:
@@ -36,9 +45,21 @@ class FrameDecoder:
         overlap: latent frames that a join is asked for at most.
         blend: fade from a window's last frames into what the next window makes of them. They are handed out that much
             later; `flush` hands out the film's last ones.
+        tile: decode in tiles of so many latents a side.
+        device: where a VAE that is elsewhere is to be while it works.
     """
 
-    def __init__(self, vae: CausalVAE, join: Join, overlap: int, blend: bool = False) -> None:
+    def __init__(
+        self,
+        vae: CausalVAE,
+        join: Join,
+        overlap: int,
+        blend: bool = False,
+        *,
+        tile: int | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self._tile, self._device = tile, device
         self.vae = vae if join == "carry" else copy.deepcopy(vae).float()
         self._join = join
         self._tail_frames = 0 if join == "carry" else video_frames(overlap)
@@ -67,7 +88,8 @@ class FrameDecoder:
     @torch.no_grad()
     def look_back(self, latents_CTHW: Tensor) -> None:
         """Stand behind these latents, which were shown before: the next ones decode without a seam."""
-        for piece in torch.split(latents_CTHW, DECODE_FRAMES, dim=1):
+        height, width = (SPATIAL * size for size in latents_CTHW.shape[2:])
+        for piece in torch.split(latents_CTHW, latents_at_once(height, width), dim=1):
             self._next(piece)
 
     @torch.no_grad()
@@ -78,10 +100,12 @@ class FrameDecoder:
         assert self.tail is not None
         count = history_CTHW.shape[1]
         pixels_BCTHW = self.tail[None, :, -video_frames(count) :]
-        if self._join == "reencode":
-            joined_CTHW = self.vae.encode(pixels_BCTHW)[0]
-        else:
-            joined_CTHW = torch.cat([self.vae.encode(pixels_BCTHW[:, :, :1])[0], history_CTHW[:, 1:].float()], dim=1)
+        with at_work(self.vae, self._device):
+            if self._join == "reencode":
+                joined_CTHW = self.vae.encode(pixels_BCTHW)[0]
+            else:
+                first_CTHW = self.vae.encode(pixels_BCTHW[:, :, :1])[0]
+                joined_CTHW = torch.cat([first_CTHW, history_CTHW[:, 1:].float()], dim=1)
         self.state = None
         again_CTHW = self._decode(joined_CTHW)
         if self.held is not None:
@@ -101,15 +125,23 @@ class FrameDecoder:
 
     def _decode(self, latents_CTHW: Tensor) -> Tensor:
         dtype = next(self.vae.parameters()).dtype
-        video_BCTHW, self.state = self.vae.decode_stream(latents_CTHW[None].to(dtype), self.state)
+        with at_work(self.vae, self._device):
+            if self._tile is None:
+                video_BCTHW, self.state = self.vae.decode_stream(latents_CTHW[None].to(dtype), self.state)
+            else:
+                video_BCTHW, self.state = decode_tiles(self.vae, latents_CTHW[None].to(dtype), self.state, self._tile)
         return video_BCTHW[0]
 
 
+def at_work(module: nn.Module, device: torch.device | None) -> AbstractContextManager[None]:
+    """Have a module on a device for a while; None leaves it where it is."""
+    return nullcontext() if device is None else parked(module, device)
+
+
 @torch.no_grad()
-def preview_of(glimpse: Glimpse, vae: CausalVAE) -> Pixels:
+def preview_of(glimpse: Glimpse, vae: CausalVAE, tile: int | None = None, device: torch.device | None = None) -> Pixels:
     """What a row was working at, (T, H, W, 3) uint8, decoded by itself as if the film began there."""
-    clean_BCTHW = glimpse.clean()[None].to(next(vae.parameters()).dtype)
-    return to_uint8(vae.decode_stream(clean_BCTHW, None)[0][0])
+    return FrameDecoder(vae, "carry", 0, tile=tile, device=device)(glimpse.clean())
 
 
 def to_uint8(video_CTHW: Tensor) -> Pixels:

@@ -1,67 +1,151 @@
-"""What a film will cost, before anything is loaded: time from the work there is and how fast this machine multiplies,
+"""What a film will cost, before anything is loaded: time from the work there is and how fast this machine does it,
 memory from what is held at once.
 
-The one invariant: nothing is loaded and nothing is downloaded; a twentieth of a second of multiplying is all the work.
+The one invariant: nothing is loaded and nothing is downloaded; without a calibration, a twentieth of a second of
+multiplying is all the work.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from everreel.checkpoint.catalog import ModelCard
 from everreel.diffusion.schedule import Row
-from everreel.film.device import default_device, default_dtype
-from everreel.film.pipeline import SCORES_BYTES_PER_TOKEN
+from everreel.film.budget import HOST_PROGRAM_BYTES, needs, place
+from everreel.film.device import default_device
+from everreel.film.placement import Placement
 from everreel.film.plan import Plan
+from everreel.shapes import LATENT_CHANNELS, LatentShape
+
+if TYPE_CHECKING:
+    from everreel.film.pipeline import VideoPipeline
 
 SAMPLED_ROWS = 200  # of a schedule, evenly spread
 EFFICIENCY = 0.5  # of the machine's speed in matrix products: what a step of the transformer reaches
 DECODING = 1.1  # the decoder's share comes on top
 TEXT_TOKENS = 64
-PROGRAM_BYTES = 450e6  # Python and its libraries
-LATENT_BYTES = 16 * 4 * 4  # a latent position: 16 channels in float32, and three of the solver's history
+CALIBRATED_FRAMES = 5  # latent frames that are computed to measure a machine
+CALIBRATED_SIZE = (12, 20)  # their height and width, where the model's own would take long
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How fast a model runs here, as measured by `calibrate`."""
+
+    operations: float
+    """Floating-point operations of the transformer, a second."""
+    pixels: float
+    """Pixels of frames decoded a second."""
+
+    def save(self, model: str, device: torch.device, dtype: torch.dtype) -> Path:
+        """Keep it for later runs, among those of other models, devices, dtypes and numbers of threads."""
+        file = _calibrations()
+        known = _read(file) | {_key(model, device, dtype): asdict(self)}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        part.replace(file)
+        return file
+
+    @classmethod
+    def find(cls, model: str, device: torch.device, dtype: torch.dtype) -> Calibration | None:
+        """The one that was kept for this model, device, dtype and number of threads, if any."""
+        found = _read(_calibrations()).get(_key(model, device, dtype))
+        try:
+            return None if found is None else cls(float(found["operations"]), float(found["pixels"]))
+        except (KeyError, TypeError, ValueError):  # of another version, or spoilt: as if there were none
+            return None
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds and bytes, each known to about a factor of two."""
+    """Seconds and bytes: time to about a factor of two, or within a third once calibrated; memory never too low."""
 
     seconds: float
     rows: int
     weights: float
     held: float
-    """Activations, keys and values, latents: what is held at once besides weights."""
+    """Activations, keys and values, latents, the decoder's: what is held at once besides weights."""
+    placement: Placement
+    calibrated: bool
+
+    @property
+    def memory(self) -> float:
+        """Bytes on the device; of a CPU, beyond what the program takes without a model."""
+        return self.weights + self.held
 
     def describe(self) -> list[str]:
         """Lines for people."""
-        total = self.weights + self.held + PROGRAM_BYTES
+        total = self.memory + (HOST_PROGRAM_BYTES if self.placement.device.type == "cpu" else 0)
+        how = "as measured here" if self.calibrated else "loading not counted"
         return [
-            f"time: about {_clock(self.seconds)} here, {self.seconds / self.rows:.2g} s a step, loading not counted",
+            f"time: about {_clock(self.seconds)} here, {self.seconds / self.rows:.2g} s a step, {how}",
             f"memory: about {total / 1e9:.1f} GB, {self.weights / 1e9:.2g} GB of it weights; no more for longer films",
         ]
 
 
-def estimate(plan: Plan, card: ModelCard, device: str | None = None) -> Estimate:
-    """The cost of a plan on this machine."""
+def estimate(plan: Plan, card: ModelCard, device: str | None = None, placement: Placement | None = None) -> Estimate:
+    """The cost of a plan on this machine, by default with the model as it is placed without a budget."""
     where = torch.device(device or default_device())
-    dtype = default_dtype(where)
-    request = plan.request
-    branches = 1 if request.guidance_scale == 1.0 else 2
+    placement = placement or place(plan, card, where)
+    branches = 1 if plan.request.guidance_scale == 1.0 else 2
     rows, per_frame = len(plan.schedule), plan.shape.tokens_per_frame
     step = max(1, rows // SAMPLED_ROWS)
     sampled = [_work(row, plan, card, per_frame) for row in plan.schedule[::step]]
     work = branches * rows * sum(sampled) / len(sampled)
-    width, weights = dtype.itemsize, _weights(card, dtype.itemsize)
-    tokens = plan.schedule.longest_window * per_frame
-    kept = (plan.context + plan.sink) * per_frame if plan.remembers else 0
-    cache = 3 * kept * card.num_layers * branches * width * card.dim
-    held = branches * tokens * card.dim * SCORES_BYTES_PER_TOKEN + cache + tokens * 4 * LATENT_BYTES
-    return Estimate(work * DECODING / (EFFICIENCY * _speed(where, dtype)), rows, weights, held)
+    known = Calibration.find(card.name, where, placement.dtype)
+    if known is None:
+        seconds = work * DECODING / (EFFICIENCY * _speed(where, placement.dtype))
+    else:
+        pixels = plan.shape.num_frames * plan.shape.pixel_height * plan.shape.pixel_width
+        seconds = work / known.operations + pixels / known.pixels
+    held = needs(plan, card, placement)
+    return Estimate(seconds, rows, held.weights, held.peak - held.weights, placement, known is not None)
+
+
+@torch.no_grad()
+def calibrate(pipe: VideoPipeline) -> Calibration:
+    """Measure a loaded model: one step with a block of frames, and decoding them. Kept for `estimate`."""
+    model, card, device = pipe.transformer, pipe.card, pipe.device
+    dtype = model.patch_embedding.weight.dtype
+    height, width = CALIBRATED_SIZE if device.type == "cpu" else (card.height // 8, card.width // 8)
+    shape = LatentShape(CALIBRATED_FRAMES, height, width)
+    channels = model.config.in_dim
+    x_BCTHW = torch.zeros(1, channels, shape.frames, height, width, device=device)
+    text_BSD = torch.zeros(1, TEXT_TOKENS, model.config.text_dim, device=device, dtype=dtype)
+    image_dim = model.config.image_dim
+    image_BSD = None if image_dim is None else torch.zeros(1, 257, image_dim, device=device, dtype=dtype)
+    context = model.encode_context(text_BSD, [TEXT_TOKENS], image_BSD)
+    timestep_BT = torch.full((1, shape.frames), 500.0, device=device)
+    fps_B = torch.zeros(1, dtype=torch.long, device=device)
+    latents_BCTHW = x_BCTHW[:, :LATENT_CHANNELS].to(next(pipe.vae.parameters()).dtype)
+    steps = _seconds(lambda: model(x_BCTHW, timestep_BT, context, fps_B=fps_B), device)
+    decoding = _seconds(lambda: pipe.vae.decode_stream(latents_BCTHW), device)
+    work = _operations(shape.tokens, shape.tokens, card)
+    found = Calibration(work / steps, shape.num_frames * shape.pixel_height * shape.pixel_width / decoding)
+    found.save(card.name, device, dtype)
+    return found
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
+    """The median of three runs, warm."""
+    times = []
+    for _ in range(4):
+        started = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return sorted(times[1:])[1]
 
 
 def _work(row: Row, plan: Plan, card: ModelCard, per_frame: int) -> float:
@@ -70,17 +154,12 @@ def _work(row: Row, plan: Plan, card: ModelCard, per_frame: int) -> float:
     fresh = seen
     if plan.remembers and not row.ahead:
         fresh = sum(level < plan.schedule.num_steps for level in row.levels)
-    tokens, keys, dim = fresh * per_frame, seen * per_frame, card.dim
-    products = 2 * tokens * (6 * dim * dim + 2 * dim * card.ffn_dim)
-    return card.num_layers * (products + 4 * tokens * (keys + TEXT_TOKENS) * dim)
+    return _operations(fresh * per_frame, seen * per_frame, card)
 
 
-def _weights(card: ModelCard, width: int) -> float:
-    """Bytes of a model in memory: those of its files, or of its transformer where there are none."""
-    folder = Path(card.path)
-    files = [file.stat().st_size for file in folder.rglob("*.safetensors")] if card.usable else []
-    transformer = card.num_layers * (8 * card.dim**2 + 2 * card.dim * card.ffn_dim) * width
-    return max(math.fsum(files), transformer)
+def _operations(tokens: int, keys: int, card: ModelCard) -> float:
+    products = 2 * tokens * (6 * card.dim**2 + 2 * card.dim * card.ffn_dim)
+    return float(card.num_layers * (products + 4 * tokens * (keys + TEXT_TOKENS) * card.dim))
 
 
 def _speed(device: torch.device, dtype: torch.dtype) -> float:
@@ -93,6 +172,27 @@ def _speed(device: torch.device, dtype: torch.dtype) -> float:
         (a @ b)[0, 0].item()
         fastest = min(fastest, time.perf_counter() - started)
     return 2 * size**3 / fastest
+
+
+def _calibrations() -> Path:
+    """Where the system keeps what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everreel" / "calibration.json"
+
+
+def _read(file: Path) -> dict[str, dict[str, float]]:
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _key(model: str, device: torch.device, dtype: torch.dtype) -> str:
+    if device.type == "cuda":
+        where = torch.cuda.get_device_name(device)
+    else:
+        where = f"{device.type}, {torch.get_num_threads()} threads"
+    return f"{model}, {where}, {str(dtype).removeprefix('torch.')}"
 
 
 def _clock(seconds: float) -> str:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class Maker:
     dtype: str
     threads: int
     """Of the CPU: sums split among threads are not the same to the last bit."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The other `ModelOptions` that were given."""
 
 
 @dataclass(frozen=True)
@@ -185,12 +187,16 @@ def read_journal(film: Path, device: str | torch.device = "cpu") -> Journal:
         raise ValueError(f"journal = {path}: cannot be read: {reason}; make the film again") from error
 
 
-def fingerprint(folder: Path) -> str:
-    """A model's files, hashed: their names, their sizes and pieces of each; gigabytes would take longer than a film."""
+def fingerprint(*places: Path) -> str:
+    """The files of a model and of what goes with it, hashed: their names, their sizes and pieces of each; gigabytes would
+    take longer than a film."""
     hashed = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".pth")):
+    within = [(place, path) for place in places for path in (sorted(place.rglob("*")) if place.is_dir() else [place])]
+    for place, path in within:
+        if path != place and path.suffix not in (".safetensors", ".json", ".pth", ".gguf"):
+            continue
         size = path.stat().st_size
-        hashed.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
+        hashed.update(f"{path.relative_to(place).as_posix()} {size}\n".encode())
         with path.open("rb") as file:
             for piece in range(PIECES):
                 file.seek(piece * size // PIECES)

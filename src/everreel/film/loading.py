@@ -5,18 +5,33 @@ The one invariant: what is wrong with an option is said before anything is loade
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from everreel.checkpoint.catalog import ModelCard, find_model
 from everreel.checkpoint.configs import Kind
 from everreel.film.request import one_line
+from everreel.model.config import AttentionKernel, Quantization, TransformerConfig
 
 if TYPE_CHECKING:
     import torch
 
+    from everreel.checkpoint.lora import Lora, Preset
+    from everreel.checkpoint.source import Source
+    from everreel.parallel.crew import Crew
+
 Dtype = Literal["bfloat16", "float32", "float16"]
+
+
+def _memory(text: str | None) -> str | None:
+    if text is not None:
+        parse_memory(text)
+    return text
 
 
 class ModelOptions(BaseModel):
@@ -24,24 +39,75 @@ class ModelOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field("tiny", description="A name from `everreel models`, or a folder.")
-    kind: Kind | None = Field(None, description="What a model was trained for, where its files do not say: df, t2v or i2v.")
+    model: str = Field("tiny", description="A name from `everreel models`, a folder, a file, or the name of a repository.")
+    kind: Kind | None = Field(None, description="What its files do not say that it was trained for: df, t2v or i2v.")
+    parts: Path | None = Field(
+        None, description="Of a model in a single file: the folder of its VAE, text encoder and tokenizer."
+    )
+    lora: tuple[str, ...] = Field((), description="A LoRA's PATH, or PATH=STRENGTH; any number of them.")
     device: str | None = Field(None, description="cpu, cuda, cuda:1, ...; by default a CUDA device if there is one.")
     dtype: Dtype | None = Field(None, description="bfloat16, float32 or float16; by default what suits the device.")
+    memory: Annotated[str | None, AfterValidator(_memory)] = Field(
+        None, description="At most so much of the device's memory, as in 24GB: what has to be is quantised or streamed."
+    )
+    quantization: Quantization | None = Field(
+        None, description="The transformer's weights in int8, fp8, int8_dynamic, fp8_dynamic, q8_0 or q4_0."
+    )
+    attention: AttentionKernel = Field("auto", description="auto, sdpa, flash, sage or cudnn.")
+    compile: bool = Field(False, description="Let torch compile the transformer's blocks: slower to start, then faster.")
+
+    @field_validator("lora")
+    @classmethod
+    def _loras(cls, asked: tuple[str, ...]) -> tuple[str, ...]:
+        for text in asked:
+            _lora(text)
+        return asked
 
     def card(self, *, here: bool = True) -> ModelCard:
-        """What the model is; with `here` only of one that can be loaded now.
+        """What the model is; with `here` only of one that can be loaded now. A few-step LoRA's settings are its own.
 
         Raises:
             ValueError: there is no such model, or its files are not as they must be.
         """
-        return find_model(self.model, here=here, kind=self.kind)
+        card = find_model(self.model, here=here, kind=self.kind)
+        for preset in self._presets():
+            few = {"num_inference_steps": preset.num_inference_steps, "shift": preset.shift}
+            card = replace(card, guidance_scale=preset.guidance_scale, **few)
+        return card
 
-    def resolve(self) -> ModelOptions:
-        """With the device, by its number, and the type that are used.
+    def source(self, card: ModelCard) -> Source:
+        """Where the parts of the model are.
 
         Raises:
-            ValueError: the device is not on this machine.
+            ValueError: one is nowhere, or is not as it must be.
+        """
+        from everreel.checkpoint.source import find_source
+
+        return find_source(card.require_path(), self.parts)
+
+    def loras(self, config: TransformerConfig) -> list[tuple[Lora, float]]:
+        """The LoRAs, read, each with its strength.
+
+        Raises:
+            ValueError: one cannot be read, or is of another model.
+        """
+        from everreel.checkpoint.lora_files import read_lora
+
+        return [(read_lora(path, config), strength) for path, strength in map(_lora, self.lora)]
+
+    def notes(self, config: TransformerConfig) -> list[str]:
+        """What the user should know of the LoRAs; raises as `loras`."""
+        notes = [f"lora {lora.path}: {note}" for lora, _ in self.loras(config) for note in lora.notes]
+        for preset in self._presets():
+            steps = f"{preset.num_inference_steps} steps, guidance {preset.guidance_scale:g}, shift {preset.shift:g}"
+            notes.append(f"lora: made for {steps} ({preset.name}); that is what is taken where nothing else is asked")
+        return notes
+
+    def resolve(self, crew: Crew | None = None) -> ModelOptions:
+        """With the device, by its number, and the type that are used; those of the processes that share the model.
+
+        Raises:
+            ValueError: the device is not on this machine, or not the one that the processes were started for.
         """
         import torch
 
@@ -49,8 +115,26 @@ class ModelOptions(BaseModel):
 
         check_device(self.device)
         chosen = torch.zeros(0, device=self.device or default_device()).device  # cuda is cuda:0
+        if crew is not None:
+            theirs = crew.parallel.device
+            if self.device not in (None, theirs.type, str(theirs)):
+                raise ValueError(f"device = {self.device}: the processes were started for {theirs.type}")
+            chosen = theirs
         dtype = self.dtype or str(default_dtype(chosen)).removeprefix("torch.")
         return self.model_copy(update={"device": str(chosen), "dtype": dtype})
+
+    def others(self) -> dict[str, Any]:
+        """What was given beside model, device and type, as JSON has it; paths are whole."""
+        given = self.model_dump(mode="json", exclude_defaults=True, exclude={"model", "device", "dtype"})
+        if self.parts:
+            given["parts"] = str(self.parts.resolve())
+        if self.lora:
+            given["lora"] = [f"{path.resolve()}={strength!r}" for path, strength in map(_lora, self.lora)]
+        return given
+
+    def files(self) -> list[Path]:
+        """What changes the films beside the model's own files: LoRAs and parts."""
+        return [path for path, _ in map(_lora, self.lora)] + ([self.parts] if self.parts else [])
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -60,6 +144,14 @@ class ModelOptions(BaseModel):
         assert self.dtype is not None
         found: torch.dtype = getattr(torch, self.dtype)
         return found
+
+    def _presets(self) -> list[Preset]:
+        if not self.lora:
+            return []
+        from everreel.checkpoint.lora_files import preset_for
+
+        found = (preset_for(path) for path, _ in map(_lora, self.lora))
+        return [preset for preset in found if preset is not None]
 
 
 def model_options(**values: Any) -> ModelOptions:  # noqa: ANN401 -- whatever a command line or a JSON body holds
@@ -72,3 +164,33 @@ def model_options(**values: Any) -> ModelOptions:  # noqa: ANN401 -- whatever a 
         return ModelOptions(**values)
     except ValidationError as error:
         raise ValueError(one_line(error)) from None
+
+
+def parse_memory(text: str) -> float:
+    """Bytes of "24GB", "500 MB" or "8e9".
+
+    Raises:
+        ValueError: it is no amount of memory.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    if not match or not float(match[1]):
+        raise ValueError(f"memory = {text!r}: must be an amount of memory; 24GB works")
+    power = " KMGT".index(match[2].upper() or " ")
+    return float(match[1]) * (1024 if match[3] else 1000) ** power
+
+
+def _lora(text: str) -> tuple[Path, float]:
+    """The file and its strength."""
+    path, equals, strength = text.rpartition("=")
+    if not equals or Path(text).exists():
+        path, strength = text, "1"
+    try:
+        number = float(strength)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"lora = {text!r}: its strength {strength!r} must be a number, as in {path}=0.8")
+    file = Path(path).expanduser()
+    if not file.exists():
+        raise ValueError(f"lora = {text!r}: there is no {path}")
+    return file, number

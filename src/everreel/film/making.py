@@ -20,7 +20,7 @@ from everreel.film.given import encode_frames
 from everreel.film.journal import Journal, Maker, Source, fingerprint, read_journal
 from everreel.film.loading import ModelOptions, model_options
 from everreel.film.pipeline import Progress, VideoPipeline
-from everreel.film.plan import OVERLAP, check_can_go_on
+from everreel.film.plan import OVERLAP, check_can_go_on, make_plan
 from everreel.film.request import RESOLUTIONS, RequestError, VideoRequest
 from everreel.film.source import SourceFilm
 from everreel.film.splice import Splice
@@ -71,6 +71,7 @@ def resume(
     *,
     on_progress: Callable[[Progress], None] | None = None,
     control: Control | None = None,
+    crew: Crew | None = None,
 ) -> Video:
     """Go on with a film that was stopped, with the model that it was begun with; it becomes what it would have been.
 
@@ -83,25 +84,36 @@ def resume(
     journal = read_journal(path)
     if not journal.finished:
         journal.open_source()
-        pipe = pipeline_of(journal)
+        pipe = pipeline_of(journal, crew)
         journal = read_journal(path, pipe.device)
         with journal.open_film(path) as writer:
             write(pipe, journal, writer, on_progress, control=control)
     return Video(path)
 
 
-def pipeline_of(journal: Journal) -> VideoPipeline:
-    """The model that a film was begun with, and as many threads.
+def pipeline_of(journal: Journal, crew: Crew | None = None) -> VideoPipeline:
+    """The model that a film was begun with, run as it was, with as many threads.
 
     Raises:
         ValueError: its files are others by now, or its device is not here.
     """
     maker = journal.maker
-    if fingerprint(find_model(maker.model).require_folder()) != maker.fingerprint:
+    options = options_of(maker)
+    card = options.card()
+    if fingerprint(card.require_path(), *options.files()) != maker.fingerprint:
         raise ValueError(f"model = {maker.model}: its files are not those that the film was begun with; put them back")
-    options = model_options(model=maker.model, device=maker.device, dtype=maker.dtype).resolve()
     torch.set_num_threads(maker.threads)
-    return VideoPipeline.load(options)
+    beginning = journal.beginning
+    return VideoPipeline.load(options, make_plan(journal.request, card, beginning.history, len(beginning.spare)), crew)
+
+
+def options_of(maker: Maker) -> ModelOptions:
+    """How the model of a film was run.
+
+    Raises:
+        ValueError: a LoRA of it is gone.
+    """
+    return model_options(model=maker.model, device=maker.device, dtype=maker.dtype, **maker.options)
 
 
 def go_on_with(pipe: VideoPipeline, journal: Journal, request: VideoRequest, told: bool = True) -> Journal:
@@ -224,6 +236,8 @@ def history_frames(request: VideoRequest, card: ModelCard) -> int:
 
 def maker_of(pipe: VideoPipeline) -> Maker:
     """Who makes films with this pipeline."""
+    if pipe.options is not None:
+        return maker_for(pipe.card, pipe.options)
     dtype = str(next(pipe.transformer.parameters()).dtype).removeprefix("torch.")
     return maker_for(pipe.card, model_options(device=str(pipe.device), dtype=dtype))
 
@@ -233,8 +247,9 @@ def maker_for(card: ModelCard, options: ModelOptions) -> Maker:
     assert options.device and options.dtype
     return Maker(
         model=card.name if card in CATALOG else str(Path(card.path).resolve()),
-        fingerprint=fingerprint(Path(card.path)),
+        fingerprint=fingerprint(Path(card.path), *options.files()),
         device=options.device,
         dtype=options.dtype,
         threads=torch.get_num_threads(),
+        options=options.others(),
     )

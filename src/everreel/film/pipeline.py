@@ -22,6 +22,10 @@ from torch import Tensor
 
 from everreel.checkpoint.catalog import ModelCard
 from everreel.checkpoint.load import load_image_encoder, load_text_encoder, load_tokenizer, load_transformer, load_vae
+from everreel.checkpoint.lora import merge
+from everreel.checkpoint.offload import offload
+from everreel.checkpoint.quantize import quantize
+from everreel.checkpoint.source import Source
 from everreel.diffusion.conditioning import FPS_INDEX, Conditioning
 from everreel.diffusion.denoiser import Branch, Denoiser
 from everreel.diffusion.noise import draw_noise
@@ -29,15 +33,18 @@ from everreel.diffusion.rollout import Glimpse, LatentBlock, RolloutState, rollo
 from everreel.diffusion.solver import solver_for
 from everreel.film.anchor import ColorAnchor
 from everreel.film.control import Control
-from everreel.film.decoding import DECODE_FRAMES, FrameDecoder, preview_of
+from everreel.film.decoding import FrameDecoder, at_work, latents_at_once, preview_of
 from everreel.film.given import encode_frames, encode_pictures, read_pictures
 from everreel.film.image_to_video import image_beginning
 from everreel.film.journal import journal_path
-from everreel.film.loading import ModelOptions, model_options
+from everreel.film.loading import ModelOptions, model_options, parse_memory
+from everreel.film.placement import Placement
 from everreel.film.plan import Plan, make_plan, opening_of
 from everreel.film.request import RequestError, VideoRequest
 from everreel.film.state import NOTHING, Beginning, Block, FilmState
 from everreel.media import Pixels, Video
+from everreel.model.backends import Attention
+from everreel.model.compile import compile_blocks
 from everreel.model.dit import Context, DiT
 from everreel.model.image_encoder import ImageEncoder
 from everreel.model.text_encoder import TextEncoder, Tokenizer, Tokens
@@ -85,17 +92,17 @@ class _Watch:
         self,
         plan: Plan,
         state: FilmState | None,
-        vae: CausalVAE,
+        preview: Callable[[Glimpse], Pixels],
         on_progress: Callable[[Progress], None] | None,
         control: Control | None,
     ) -> None:
-        self._plan, self._vae, self._on_progress, self._control = plan, vae, on_progress, control
+        self._plan, self._preview, self._on_progress, self._control = plan, preview, on_progress, control
         self._first, self._started = state.rollout.row if state else 0, time.monotonic()
 
     def __call__(self, glimpse: Glimpse) -> None:
         if self._on_progress is not None:
             elapsed = time.monotonic() - self._started
-            rows, preview = len(self._plan.schedule), partial(preview_of, glimpse, self._vae)
+            rows, preview = len(self._plan.schedule), partial(self._preview, glimpse)
             self._on_progress(Progress(glimpse.row + 1, rows, self._plan, elapsed, self._first, preview))
         if self._control is not None:
             self._started += self._control.check()
@@ -108,6 +115,8 @@ class VideoPipeline:
         card: what the model is and recommends.
         transformer, vae, text_encoder, tokenizer: its parts, on one device.
         image_encoder: for a card that says `image`.
+        placement: where its parts are and how they compute; by default where they are, as it comes.
+        options: what it was loaded with.
     """
 
     def __init__(
@@ -118,8 +127,14 @@ class VideoPipeline:
         text_encoder: TextEncoder,
         tokenizer: Tokenizer,
         image_encoder: ImageEncoder | None = None,
+        placement: Placement | None = None,
+        options: ModelOptions | None = None,
     ) -> None:
         self.card = card
+        self.placement = placement
+        self.options = options
+        self.notes: tuple[str, ...] = ()
+        """What its user should know of how it was loaded."""
         self.transformer = transformer.eval()
         self.vae = vae.eval()
         self.text_encoder = text_encoder.eval()
@@ -143,86 +158,31 @@ class VideoPipeline:
         return cls.load(model_options(model=str(name_or_path), dtype=named, **options))
 
     @classmethod
-    def load(cls, options: ModelOptions, crew: Crew | None = None) -> Self:
+    def load(cls, options: ModelOptions, plan: Plan | None = None, crew: Crew | None = None) -> Self:
         """Load a model as its options say; raises as `from_pretrained`.
 
-        With a crew, its processes share the transformer, each on its own device; the rest is in this one alone.
+        Args:
+            plan: of the film that a budget of memory is for, by default one of the length and size that suit the model.
+            crew: processes that share the transformer, each on its own device; the rest is in this one alone.
         """
-        card, options = options.card(), options.resolve(crew)
-        folder, where = card.require_folder(), (options.device or "cpu", options.torch_dtype)
-        load = partial(load_transformer, folder, dtype=options.torch_dtype)
-        return cls(
+        options, card = options.resolve(crew), options.card()
+        placement = placed(options, card, plan)
+        source, device, dtype = options.source(card), placement.device, placement.dtype
+        notes = options.notes(source.config)  # and all that is wrong with a LoRA, before anything large is read
+        load = partial(_transformer, options, source, placement)
+        home = torch.device("cpu") if placement.parked else device
+        pipe = cls(
             card,
-            load(where[0]) if crew is None else SharedDiT(crew, load),
-            load_vae(folder, *where),
-            load_text_encoder(folder, *where),
-            load_tokenizer(folder),
-            load_image_encoder(folder, *where) if card.image else None,
+            load(device) if crew is None else SharedDiT(crew, load),
+            load_vae(source, home, dtype),
+            load_text_encoder(source, torch.device("cpu") if placement.text_on_host else home, dtype),
+            load_tokenizer(source),
+            load_image_encoder(source, home, dtype) if card.image else None,
+            placement,
+            options,
         )
-
-    def __call__(self, glimpse: Glimpse) -> None:
-        if self._on_progress is not None:
-            elapsed = time.monotonic() - self._started
-            rows, preview = len(self._plan.schedule), partial(preview_of, glimpse, self._vae)
-            self._on_progress(Progress(glimpse.row + 1, rows, self._plan, elapsed, self._first, preview))
-        if self._control is not None:
-            self._started += self._control.check()
-
-
-class VideoPipeline:
-    """A model and everything around it.
-
-    Args:
-        card: what the model is and recommends.
-        transformer, vae, text_encoder, tokenizer: its parts, on one device.
-        image_encoder: for a card that says `image`.
-    """
-
-    def __init__(
-        self,
-        card: ModelCard,
-        transformer: DiT | SharedDiT,
-        vae: CausalVAE,
-        text_encoder: TextEncoder,
-        tokenizer: Tokenizer,
-        image_encoder: ImageEncoder | None = None,
-    ) -> None:
-        self.card = card
-        self.transformer = transformer.eval()
-        self.vae = vae.eval()
-        self.text_encoder = text_encoder.eval()
-        self.tokenizer = tokenizer
-        self.image_encoder = None if image_encoder is None else image_encoder.eval()
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path = "tiny",
-        *,
-        dtype: torch.dtype | str | None = None,
-        **options: Any,  # noqa: ANN401 -- the fields of ModelOptions
-    ) -> Self:
-        """Load a model by name or from a folder; options are those of `ModelOptions`.
-
-        Raises:
-            ValueError: the model is unknown, cannot be used, an option is wrong, or a file is not as it must be.
-        """
-        named = None if dtype is None else str(dtype).removeprefix("torch.")
-        return cls.load(model_options(model=str(name_or_path), dtype=named, **options))
-
-    @classmethod
-    def load(cls, options: ModelOptions) -> Self:
-        """Load a model as its options say; raises as `from_pretrained`."""
-        card, options = options.card(), options.resolve()
-        folder, where = card.require_folder(), (options.device or "cpu", options.torch_dtype)
-        return cls(
-            card,
-            load_transformer(folder, *where),
-            load_vae(folder, *where),
-            load_text_encoder(folder, *where),
-            load_tokenizer(folder),
-            load_image_encoder(folder, *where) if card.image else None,
-        )
+        pipe.notes = tuple(notes)
+        return pipe
 
     def __call__(
         self,
@@ -273,7 +233,8 @@ class VideoPipeline:
         beginning = beginning or self.begin(request, control, on_progress)
         plan = make_plan(request, self.card, beginning.history, len(beginning.spare))
         branches = self._branches(plan, state, beginning.image_tokens)
-        watch = _Watch(plan, state, self.vae, on_progress, control)
+        preview = partial(preview_of, vae=self.vae, tile=self._tile, device=self._parks)
+        watch = _Watch(plan, state, preview, on_progress, control)
         return self._stream(plan, branches, beginning, state, watch)
 
     @torch.no_grad()
@@ -294,8 +255,10 @@ class VideoPipeline:
         plan = make_plan(request, self.card)
         pictures, ring = read_pictures(plan.request), plan.ring
         if self.image_encoder is not None:
-            return image_beginning(pictures[0].pixels_HWC, plan.shape.frames, self.vae, self.image_encoder)
-        known = encode_pictures(pictures, self.vae)
+            with at_work(self.vae, self._parks), at_work(self.image_encoder, self._parks):
+                return image_beginning(pictures[0].pixels_HWC, plan.shape.frames, self.vae, self.image_encoder)
+        with at_work(self.vae, self._parks):
+            known = encode_pictures(pictures, self.vae)
         if ring is None:
             return Beginning(known)
         opening = Beginning({frame: latent for frame, latent in known.items() if frame < ring.opening})
@@ -306,7 +269,8 @@ class VideoPipeline:
         # The first of a stream is a latent of another kind, so the frame before them is encoded with them.
         met_THWC = shown[ring.met.start - 1 : ring.met.stop]
         known |= dict(enumerate(latents_CTHW.unbind(1)))
-        known[ring.num_latents - 1] = encode_frames(met_THWC, self.vae)[:, -1]
+        with at_work(self.vae, self._parks):
+            known[ring.num_latents - 1] = encode_frames(met_THWC, self.vae)[:, -1]
         return Beginning(known)
 
     @torch.no_grad()  # on the generator itself: what `stream` returns runs only when it is asked for its next block
@@ -333,7 +297,8 @@ class VideoPipeline:
             causal=plan.remembers,
         )
         solver = solver_for(self.card.solver, request.num_inference_steps, request.shift)
-        decoder = FrameDecoder(self.vae, plan.join, plan.overlap, request.blend_overlap)
+        tile, parks = self._tile, self._parks
+        decoder = FrameDecoder(self.vae, plan.join, plan.overlap, request.blend_overlap, tile=tile, device=parks)
         anchor = ColorAnchor(request.anchor_color or 0, plan.turns)
         if state is not None:
             decoder.state, decoder.tail, decoder.held = state.decoder, state.tail, state.held
@@ -378,6 +343,8 @@ class VideoPipeline:
         """Latents to frames, a few at a time, cut to the length asked for."""
         num_frames, hidden = plan.request.num_frames, plan.request.hidden
         assert num_frames
+        at_once = latents_at_once(plan.shape.pixel_height, plan.shape.pixel_width)
+        at_once = at_once if self.placement is None else self.placement.decode_latents
         start, left = state.num_frames if state else 0, NOTHING
         num_made = state.num_made if state else 0
         if state is None and len(beginning.spare):
@@ -387,7 +354,7 @@ class VideoPipeline:
         for block in blocks:
             seen = max(beginning.history - block.start, 0)
             made, spare = Block(start, NOTHING), NOTHING
-            pieces = torch.split(block.latents_CTHW[:, seen:], DECODE_FRAMES, dim=1)
+            pieces = torch.split(block.latents_CTHW[:, seen:], at_once, dim=1)
             last = block.start + block.latents_CTHW.shape[1] == plan.schedule.num_frames
             for number, piece in enumerate(pieces, 1):
                 if len(made.frames):
@@ -410,7 +377,9 @@ class VideoPipeline:
         request = plan.request
         tokens = plan.schedule.longest_window * plan.shape.tokens_per_frame
         # A film that is taken up goes on as it began, whatever memory is free now.
-        together = len(state.caches) == 1 if state and state.caches else fits_as_batch(tokens, self.transformer)
+        fits = self.placement.together if self.placement else None
+        fits = fits_as_batch(tokens, self.transformer) if fits is None else fits
+        together = len(state.caches) == 1 if state and state.caches else fits
         story = zip(plan.turns, request.story.items(), strict=True)
         parts = [("prompt", 0, request.prompt), *((f"story[{frame}]", turn, told) for turn, (frame, told) in story)]
         told = [(latent, self._contexts(plan, field, prompt, together, image_BND)) for field, latent, prompt in parts]
@@ -442,13 +411,55 @@ class VideoPipeline:
     def _embedding(self, field: str, prompt: str) -> tuple[Tensor, int]:
         tokens = self.tokenizer([prompt])
         length = check_tokens(field, tokens, self.transformer.config.text_len)
-        embedding = self.text_encoder(tokens.ids.to(self.device), tokens.mask.to(self.device))
-        return embedding[:, :length], length
+        on_host = self.placement is not None and self.placement.text_on_host
+        where = torch.device("cpu") if on_host else self.device
+        with at_work(self.text_encoder, None if on_host else self._parks):
+            embedding = self.text_encoder(tokens.ids.to(where), tokens.mask.to(where))
+        return embedding[:, :length].to(self.device), length
+
+    @property
+    def _tile(self) -> int | None:
+        return None if self.placement is None else self.placement.tile
+
+    @property
+    def _parks(self) -> torch.device | None:
+        """Where encoders and VAE have to be brought to work; None: they are there."""
+        return self.device if self.placement is not None and self.placement.parked else None
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.transformer.parameters()).device
+
+
+def placed(options: ModelOptions, card: ModelCard, plan: Plan | None = None) -> Placement:
+    """Where the parts of a model go, of resolved options; a budget is for a plan's film, or for one that suits the model.
+
+    Raises:
+        ValueError: the budget is too small, or the device cannot compute as asked.
+    """
+    from everreel.film.budget import place
+
+    if plan is None:
+        picture = Path("picture.png") if card.image else None  # nothing of it is read
+        plan = make_plan(VideoRequest(prompt="a film", image=picture), card)
+    budget = None if options.memory is None else parse_memory(options.memory)
+    assert options.device is not None
+    return place(plan, card, options.device, budget, options.quantization, options.torch_dtype)
+
+
+def _transformer(options: ModelOptions, source: Source, placement: Placement, device: torch.device) -> DiT:
+    """As options and placement say; every process that shares it calls this for its own device."""
+    streams = placement.resident is not None
+    transformer = load_transformer(source, "cpu" if streams else device, placement.dtype)
+    if loras := options.loras(source.config):
+        merge(transformer, loras, keep=False)
+    if placement.quantization is not None:
+        quantize(transformer, placement.quantization, device)
+    if placement.resident is not None:
+        offload(transformer, device, placement.resident)
+    transformer.attention = Attention(options.attention)
+    return compile_blocks(transformer) if options.compile else transformer
 
 
 def check_tokens(field: str, tokens: Tokens, limit: int) -> int:

@@ -15,13 +15,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Choice = Literal["auto", "sdpa", "flash", "sage", "cudnn"]
+from everreel.model.config import AttentionKernel
+
 Run = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries (B, L, H, D), keys and values (B, S, H, D) to (B, L, H, D), with full attention."""
 HALVES = (torch.bfloat16, torch.float16)
@@ -74,9 +75,9 @@ class Attention:
         ValueError: the choice is none of these.
     """
 
-    def __init__(self, choice: Choice = "auto") -> None:
-        if choice not in get_args(Choice):
-            raise ValueError(f"attention = {choice!r}: must be one of {', '.join(get_args(Choice))}")
+    def __init__(self, choice: AttentionKernel = "auto") -> None:
+        if choice not in get_args(AttentionKernel):
+            raise ValueError(f"attention = {choice!r}: must be one of {', '.join(get_args(AttentionKernel))}")
         self.choice = choice
         self._found: dict[tuple[torch.device, torch.dtype, int], Checked | None] = {}
 

@@ -7,6 +7,12 @@ never how it is run: block sizes, caches and devices are arguments of a call.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Quantization = Literal["int8", "fp8", "int8_dynamic", "fp8_dynamic", "q8_0", "q4_0"]
+"""How the weights of linear layers may be kept; "dynamic": their products are computed so, too."""
+AttentionKernel = Literal["auto", "sdpa", "flash", "sage", "cudnn"]
+"""What computes attention among video tokens, see `backends.Attention`."""
 
 
 @dataclass(frozen=True)

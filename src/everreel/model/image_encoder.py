@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from everreel.model.config import ImageEncoderConfig
+from everreel.model.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionModel
@@ -27,7 +28,8 @@ class ImageEncoder(nn.Module):
     """CLIP: prepared pixels → penultimate tokens. `model` holds transformers' tower, with its names."""
 
     def __init__(self, config: ImageEncoderConfig) -> None:
-        from transformers import CLIPVisionConfig, CLIPVisionModel
+        with quiet():
+            from transformers import CLIPVisionConfig, CLIPVisionModel
 
         super().__init__()
         self.config = config

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from everreel.model.config import TextEncoderConfig
+from everreel.model.quiet import quiet
 
 if TYPE_CHECKING:
     import tokenizers
@@ -32,7 +33,8 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextEncoderConfig) -> None:
         # transformers takes seconds to import, and a bad request should be refused before that.
-        from transformers import UMT5Config, UMT5EncoderModel
+        with quiet():
+            from transformers import UMT5Config, UMT5EncoderModel
 
         super().__init__()
         self.config = config

@@ -1,0 +1,185 @@
+"""A transformer with smaller numbers: the weights of its blocks' linear layers in 8 or 4 bits, and what that costs.
+
+Through torchao for int8 and fp8, of weights alone or ("dynamic") of matrix products whole, and in the blocks of GGUF
+files for q8_0 and q4_0. The one invariant: embeddings, modulation, norms and the head keep every bit, and a way that
+the device cannot compute is refused before a weight is touched.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from everreel.model.config import Quantization
+from everreel.model.dit import DiT
+from everreel.model.packed import PackedLinear
+from everreel.model.quiet import quiet
+
+QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
+BYTES_PER_WEIGHT: Mapping[Quantization, float] = {
+    "int8": 1.0,
+    "fp8": 1.0,
+    "int8_dynamic": 1.0,
+    "fp8_dynamic": 1.0,
+    "q8_0": 34 / 32,
+    "q4_0": 18 / 32,
+}
+"""Of a linear layer; what torchao keeps of a row beside it, one scale, does not count."""
+
+_FP8_PRODUCTS = (8, 9)  # the first CUDA devices that multiply fp8, and int8 in a form that torch has
+_INT8_PRODUCTS = (8, 0)
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one call of a transformer."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+def quantize(model: DiT, how: Quantization, device: str | torch.device | None = None) -> DiT:
+    """Quantise the linear layers of a transformer's blocks, in place; the same object.
+
+    `device` is where it will compute, by default where it is.
+
+    Raises:
+        ValueError: the device cannot compute so, a package is missing, or a layer is quantised already or does not fit.
+    """
+    where = torch.device(device) if device is not None else model.patch_embedding.weight.device
+    check_quantization(how, where)
+    linears = [(owner, name, layer) for owner, name, layer in _linears(model.blocks)]
+    _check_layers(model, linears, how)
+    if how == "q8_0" or how == "q4_0":
+        for owner, name, layer in linears:
+            setattr(owner, name, _packed(layer, how))
+        return model
+    with quiet():
+        torchao = _package("torchao.quantization", how)
+        try:
+            torchao.quantize_(model.blocks.requires_grad_(False), _config(torchao, how))
+        except (AssertionError, NotImplementedError, RuntimeError) as error:  # its kinds for a device it cannot use
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"quantization = {how}: {reason}; nearest that works: q8_0") from error
+    return model
+
+
+def check_quantization(how: str, device: torch.device) -> None:
+    """Refuse a way that is unknown, or that a device cannot compute.
+
+    Raises:
+        ValueError: with the nearest that works there.
+    """
+    if how not in QUANTIZATIONS:
+        raise ValueError(f"quantization = {how}: must be one of {', '.join(QUANTIZATIONS)}")
+    if device.type == "cuda":
+        can = torch.cuda.get_device_capability(device)
+        if how == "fp8_dynamic" and can < _FP8_PRODUCTS:
+            nearest = "int8_dynamic" if can >= _INT8_PRODUCTS else "fp8"
+            rule = f"needs a CUDA device of capability 8.9 or more, this one has {can[0]}.{can[1]}"
+            raise ValueError(f"quantization = {how}: {rule}; nearest that works: {nearest}")
+        if how == "int8_dynamic" and can < _INT8_PRODUCTS:
+            rule = f"needs a CUDA device of capability 8.0 or more, this one has {can[0]}.{can[1]}"
+            raise ValueError(f"quantization = {how}: {rule}; nearest that works: int8")
+    elif how == "fp8_dynamic":
+        nearest = "int8_dynamic" if device.type == "cpu" else "int8"
+        rule = "needs a CUDA device of capability 8.9 or more"
+        raise ValueError(f"quantization = {how}: {rule}; nearest that works on {device.type}: {nearest}")
+    elif device.type != "cpu" and how in ("fp8", "int8_dynamic"):
+        raise ValueError(f"quantization = {how}: not on {device.type}; nearest that works: int8")
+
+
+@contextmanager
+def recorded(model: DiT, most: int = 4) -> Iterator[list[Call]]:
+    """The transformer's calls meanwhile, as the list that this gives: `most` of them, those without a cache.
+
+    Of a film of one window; `quantisation_error` takes them.
+    """
+    calls: list[Call] = []
+
+    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if len(calls) < most and kwargs.get("cache") is None:
+            calls.append(Call(args, kwargs))
+
+    handle = model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def quantisation_error(model: DiT, quantised: DiT, calls: Sequence[Call]) -> list[float]:
+    """How far each block's output is from what the exact block makes of the same input, root mean square, relative.
+
+    The inputs are those of the exact transformer in `calls`, so that no block is blamed for those before it.
+    """
+    assert all(call.kwargs.get("cache") is None for call in calls)
+    squares = [torch.zeros(2, dtype=torch.float64) for _ in model.blocks]
+
+    def compare(block: nn.Module, args: tuple[Any, ...], exact: Tensor) -> None:
+        layer: int = args[3]
+        off = (quantised.blocks[layer](*args).double() - exact.double()).square().sum()
+        squares[layer] += torch.stack([off, exact.double().square().sum()]).cpu()
+
+    handles = [block.register_forward_hook(compare) for block in model.blocks]
+    try:
+        for call in calls:
+            model(*call.args, **call.kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [float((off / whole).sqrt()) for off, whole in squares]
+
+
+def _linears(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    for owner in module.modules():
+        for name, child in owner.named_children():
+            if isinstance(child, nn.Linear):
+                yield owner, name, child
+
+
+def _check_layers(model: DiT, linears: Sequence[tuple[nn.Module, str, nn.Linear]], how: Quantization) -> None:
+    """What would fail half-way fails before the first layer."""
+    smaller = [layer for _, _, layer in linears if hasattr(layer.weight, "__tensor_flatten__")]
+    if smaller or any(isinstance(module, PackedLinear) for module in model.blocks.modules()):
+        raise ValueError(f"quantization = {how}: the weights are quantised already; load them as they were published")
+    odd = [layer.in_features for _, _, layer in linears if layer.in_features % 32]
+    if odd and how in ("q8_0", "q4_0"):
+        rule = f"needs layers whose inputs are a multiple of 32, one has {odd[0]}"
+        raise ValueError(f"quantization = {how}: {rule}; nearest that works: int8")
+
+
+def _packed(layer: nn.Linear, how: str) -> PackedLinear:
+    quants = _package("gguf.quants", how)
+    weight = layer.weight.detach()
+    packed = quants.quantize(weight.float().cpu().numpy(), quants.GGMLQuantizationType[how.upper()])
+    return PackedLinear(torch.from_numpy(packed).to(weight.device), how.upper(), weight.shape, layer.bias, weight.dtype)
+
+
+def _config(torchao: Any, how: Quantization) -> object:  # noqa: ANN401 -- a module
+    """Without torchao's settings for torch.compile, which are the whole process's and not this model's."""
+    configs = {
+        "int8": torchao.Int8WeightOnlyConfig,
+        "fp8": torchao.Float8WeightOnlyConfig,
+        "int8_dynamic": torchao.Int8DynamicActivationInt8WeightConfig,
+        "fp8_dynamic": torchao.Float8DynamicActivationFloat8WeightConfig,
+    }
+    config: object = configs[how](set_inductor_config=False)
+    return config
+
+
+def _package(name: str, how: str) -> Any:  # noqa: ANN401 -- a module
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        package = name.partition(".")[0]
+        raise ValueError(
+            f"quantization = {how}: needs the package {package}; pip install 'everreel[quantize]'"
+        ) from None

@@ -1,0 +1,203 @@
+"""What a film holds in memory, and how a model is placed so that it stays within a budget.
+
+Bytes are counted from what the networks really hold at once, in `needs`. The one invariant: the first placement that
+fits wins, and they are tried in the order of what they cost: first time alone, last of all exactness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from everreel.checkpoint.catalog import ModelCard
+from everreel.checkpoint.offload import SLOTS
+from everreel.checkpoint.quantize import BYTES_PER_WEIGHT, Quantization, check_quantization
+from everreel.film.decoding import latents_at_once
+from everreel.film.device import default_dtype
+from everreel.film.parts import Parts, parts_of
+from everreel.film.placement import Placement
+from everreel.film.plan import Plan
+from everreel.model.attention import QUERY_CHUNK
+from everreel.shapes import PATCH, SPATIAL, TEMPORAL
+
+TILES = (64, 48, 32, 24)  # latents a side
+_LATENT_BYTES = PATCH**2 * 16 * 4 * 10  # of a token: ten copies of its latents in float32, the solver's and the loop's
+_ROTATION_BYTES = 64 * 8  # of a token: complex numbers for half a head's width
+_DECODING_WIDTHS = {"cuda": 7.0, "cpu": 14.5}  # activations of a full-size frame, in `base_dim` numbers a pixel
+_TAIL_WIDTHS = 44  # what the decoder keeps of the frames before, as many numbers a pixel; old and new
+_PROGRAM_BYTES = {"cuda": 0.2e9, "cpu": 32e6}  # workspaces, compiled kernels, threads: beside what is counted
+HOST_PROGRAM_BYTES = 420e6  # Python and its libraries
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes on the device, of the three things that are done one after the other."""
+
+    encoding: float
+    denoising: float
+    decoding: float
+    weights: float
+    """The weights that are there during all three."""
+    program: float
+
+    @property
+    def peak(self) -> float:
+        """The most of the three."""
+        return max(self.encoding, self.denoising, self.decoding)
+
+
+def needs(plan: Plan, card: ModelCard, placement: Placement, parts: Parts | None = None) -> Needs:
+    """What a film of this plan holds, placed so."""
+    parts = parts or parts_of(card)
+    width, kind = placement.dtype.itemsize, "cpu" if placement.device.type == "cpu" else "cuda"
+    stays = _transformer_bytes(card, parts, placement)
+    comes = {"text": 0.0 if placement.text_on_host else parts.text * width, "image": parts.image * width}
+    comes["vae"] = parts.vae * width * 2  # convolutions keep their weights in a second order
+    # Where a window's end is decoded and encoded again, that is done in float32, by a second VAE.
+    again = plan.join != "carry"
+    comes["vae"] += parts.vae * 4 * 2 if again else 0
+    decodes = replace(placement, dtype=torch.float32) if again else placement
+    working = max(_decoding_bytes(plan, parts, decodes), _encoding_bytes(plan, parts, decodes) if again else 0.0)
+    beside = 0.0 if placement.parked and kind != "cpu" else sum(comes.values())
+    arriving = comes if beside == 0 else dict.fromkeys(comes, 0.0)
+    program = _PROGRAM_BYTES[kind]
+    cache = _cache_bytes(plan, card, width)
+    tokens = plan.schedule.longest_window * plan.shape.tokens_per_frame
+    latents = tokens * _LATENT_BYTES if kind != "cpu" else 0.0  # a CPU's program gave these back and takes them again
+    weights = stays + beside
+    common = program + weights
+    return Needs(
+        common + max(arriving["text"], arriving["image"], arriving["vae"] + _encoding_bytes(plan, parts, placement)),
+        common + cache + _step_bytes(plan, card, placement),
+        common + cache + latents + arriving["vae"] + working,
+        weights,
+        program,
+    )
+
+
+def place(
+    plan: Plan,
+    card: ModelCard,
+    device: str | torch.device,
+    budget: float | None = None,
+    quantization: Quantization | None = None,
+    dtype: torch.dtype | None = None,
+) -> Placement:
+    """The placement of a model for a film: whole and exact without a budget, else the first that fits it.
+
+    Args:
+        budget: bytes of the device's memory; of a CPU, of the whole process.
+        quantization: if it must be this one.
+        dtype: by default what suits the device.
+
+    Raises:
+        ValueError: the budget is too small for anything, or the device cannot compute so.
+    """
+    where, parts = torch.device(device), parts_of(card)
+    if quantization is not None:
+        check_quantization(quantization, where)
+    at_once = latents_at_once(plan.shape.pixel_height, plan.shape.pixel_width)
+    first = Placement(where, dtype or default_dtype(where), quantization, decode_latents=at_once)
+    fixed = HOST_PROGRAM_BYTES if where.type == "cpu" else 0.0
+    least = None
+    for placement in _ways(first, card, plan):
+        peak = needs(plan, card, placement, parts).peak + fixed
+        tried = replace(placement, memory=peak - fixed)
+        if budget is None:
+            return replace(tried, together=None)  # as the memory is that will be free then
+        if peak <= budget:
+            return tried
+        if least is None or tried.memory < least.memory:
+            least = tried
+    assert least is not None and budget is not None
+    raise ValueError(
+        f"memory = {budget / 1e9:.3g} GB: {card.name} needs at least {(least.memory + fixed) / 1e9:.3g} GB "
+        f"for {plan.request.width}x{plan.request.height}; lower {_largest(needs(plan, card, least, parts), plan)}"
+    )
+
+
+def _ways(first: Placement, card: ModelCard, plan: Plan) -> Iterator[Placement]:
+    """Every placement worth trying, best first."""
+    ways_to_guide = (True,) if plan.request.guidance_scale == 1.0 else (True, False)
+    exact_first: tuple[Quantization | None, ...] = (first.quantization,)
+    if first.device.type == "cpu":
+        # Nothing is elsewhere than in host memory: what can be saved is what is computed at once, then exactness.
+        for how in exact_first if first.quantization else (None, "q8_0", "q4_0"):
+            yield replace(first, quantization=how)
+            single = replace(first, quantization=how, decode_latents=1)
+            yield single
+            yield from (replace(single, tile=TILES[-1], together=together) for together in ways_to_guide)
+        return
+    for how in exact_first if first.quantization else (None, "int8", "q4_0"):
+        now = replace(first, quantization=how)
+        yield now
+        parked = [replace(now, parked=True, text_on_host=on_host) for on_host in (False, True)]
+        for together in ways_to_guide:
+            for way in parked:
+                yield from (replace(way, tile=tile, together=together) for tile in (None, *TILES))
+        # Fewer and fewer blocks stay; what the decoder or guidance would need of their room costs less than they do.
+        for together in ways_to_guide:
+            for resident in range(card.num_layers - SLOTS - 1, -1, -1):
+                streamed = replace(parked[-1], resident=resident, together=together)
+                yield from (replace(streamed, tile=tile) for tile in (None, TILES[0], TILES[-1]))
+
+
+def _transformer_bytes(card: ModelCard, parts: Parts, placement: Placement) -> float:
+    width = placement.dtype.itemsize
+    linear = BYTES_PER_WEIGHT[placement.quantization] if placement.quantization else float(width)
+    block = (8 * card.dim**2 + 2 * card.dim * card.ffn_dim) * linear
+    around = max(parts.transformer - parts.blocks, 0) * width
+    held = card.num_layers if placement.resident is None else placement.resident + SLOTS
+    unpacked = card.dim * card.ffn_dim * width if placement.quantization else 0  # one layer at a time, at most
+    return around + held * block + unpacked
+
+
+def _cache_bytes(plan: Plan, card: ModelCard, width: int) -> float:
+    """Keys and values, rotated keys, and the keys and values of the last block's state, which may still be written."""
+    kept = (plan.context + plan.sink) * plan.shape.tokens_per_frame if plan.remembers else 0
+    return 5.0 * kept * card.num_layers * _branches(plan) * width * card.dim
+
+
+def _branches(plan: Plan) -> int:
+    return 1 if plan.request.guidance_scale == 1.0 else 2
+
+
+def _step_bytes(plan: Plan, card: ModelCard, placement: Placement) -> float:
+    """Of one call of the transformer: at most in rotating queries and keys, in float32, or in the feed-forward net."""
+    width = placement.dtype.itemsize
+    tokens = plan.schedule.longest_window * plan.shape.tokens_per_frame
+    batch = 1 if placement.together is False else _branches(plan)
+    rotating = 6 + 20 / width
+    widths = max(rotating, 3 + 2 * card.ffn_dim / card.dim)
+    scores = 2 * QUERY_CHUNK * tokens * width if placement.device.type == "cpu" else 0
+    return batch * tokens * card.dim * width * widths + tokens * (_LATENT_BYTES + _ROTATION_BYTES) + scores
+
+
+def _decoding_bytes(plan: Plan, parts: Parts, placement: Placement) -> float:
+    """Of some latents: the decoder's last level, at full size, and what it keeps of the frames before."""
+    width, on_cpu = placement.dtype.itemsize, placement.device.type == "cpu"
+    frames = TEMPORAL * min(placement.decode_latents, plan.shape.frames)
+    widths = _DECODING_WIDTHS["cpu" if on_cpu else "cuda"] + (0.5 if on_cpu and width == 4 else 0)
+    height, breadth = plan.shape.pixel_height, plan.shape.pixel_width
+    pixels = inside = height * breadth
+    if placement.tile is not None:
+        inside = min(placement.tile * SPATIAL, height) * min(placement.tile * SPATIAL, breadth)
+    kept = pixels if on_cpu else inside  # of other tiles it waits in host memory
+    faded = 0 if placement.tile is None else 2 * 3 * 4 * frames * pixels
+    return (widths * frames * inside + _TAIL_WIDTHS * kept) * parts.base_dim * width + faded
+
+
+def _encoding_bytes(plan: Plan, parts: Parts, placement: Placement) -> float:
+    """Of given pictures, or of a window's end that is encoded again: a piece of four frames."""
+    if not plan.schedule.given and plan.join == "carry":
+        return 0.0
+    return _decoding_bytes(plan, parts, replace(placement, decode_latents=1, tile=None))
+
+
+def _largest(needs: Needs, plan: Plan) -> str:
+    """What to lower."""
+    if needs.peak == needs.denoising and plan.shape.frames > 1:
+        return f"base_num_frames or num_frames (now a window of {plan.schedule.longest_window} latents), or the size"
+    return "the size of the picture"

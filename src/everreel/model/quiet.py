@@ -1,0 +1,25 @@
+"""Importing libraries that talk while they are imported: torchao, and transformers where torchao is installed.
+
+What they say is of libraries for other devices and of their own deprecations, nothing that a user can act on. The one
+invariant: whatever was to be said before is said again afterwards, and errors always are.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warning, of the `warnings` or of the `logging` kind, meanwhile."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

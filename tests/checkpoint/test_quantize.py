@@ -1,0 +1,147 @@
+"""Quantised blocks: how far they are off, what stays exact, and what a device cannot do."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from everreel.checkpoint import quantize as quantizing
+from everreel.checkpoint.offload import OffloadedBlocks
+from everreel.checkpoint.quantize import check_quantization, quantisation_error, quantize, recorded
+from everreel.model.config import TransformerConfig
+from everreel.model.dit import DiT
+
+CONFIG = TransformerConfig(dim=64, ffn_dim=96, freq_dim=32, text_dim=24, num_heads=4, num_layers=3)
+MOST = {"int8": 0.02, "fp8": 0.05, "int8_dynamic": 0.03, "q8_0": 0.02, "q4_0": 0.15}  # of a block's output
+LINEARS = 10  # of a block
+
+
+@pytest.fixture(scope="module")
+def model():
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        model = DiT(CONFIG).requires_grad_(False).eval()
+    model.init_weights(generator)
+    torch.nn.init.xavier_normal_(model.head.head.weight, generator=generator)
+    for block in model.blocks:
+        torch.nn.init.normal_(block.modulation, generator=generator)
+    return model
+
+
+@pytest.fixture(scope="module")
+def calls(model):
+    generator = torch.Generator().manual_seed(1)
+    context = model.encode_context(torch.randn(1, 5, 24, generator=generator), [5])
+    with recorded(model, most=2) as calls, torch.no_grad():
+        for level in (900.0, 500.0, 100.0):
+            x = torch.randn(1, 16, 2, 4, 6, generator=generator)
+            model(x, torch.full((1, 2), level), context)
+    return calls
+
+
+def run(model, calls):
+    with torch.no_grad():
+        return model(*calls[0].args, **calls[0].kwargs)
+
+
+def num_bytes(module):
+    from everreel.checkpoint.offload import _tensors
+
+    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(module))
+
+
+@pytest.mark.parametrize("how", MOST)
+def test_a_block_is_off_by_little_and_smaller_by_much(model, calls, how):
+    quantised = quantize(copy.deepcopy(model), how)
+    errors = quantisation_error(model, quantised, calls)
+    assert len(calls) == 2 and len(errors) == CONFIG.num_layers
+    assert all(1e-4 < error < MOST[how] for error in errors), errors
+    off = (run(quantised, calls) - run(model, calls)).norm() / run(model, calls).norm()
+    assert 1e-4 < float(off) < 4 * MOST[how]
+    weights = 4 * sum(p.numel() for p in model.blocks.parameters() if p.ndim == 2)
+    saved = num_bytes(model.blocks) - num_bytes(quantised.blocks)
+    assert saved == pytest.approx(weights * (1 - quantizing.BYTES_PER_WEIGHT[how] / 4), rel=0.05)
+
+
+@pytest.mark.parametrize("how", MOST)
+def test_what_is_not_a_linear_layer_of_a_block_keeps_every_bit(model, how):
+    quantised = quantize(copy.deepcopy(model), how)
+    exact, changed = model.state_dict(), quantised.state_dict()
+    kept = [name for name in exact if not (name.startswith("blocks.") and exact[name].ndim == 2)]
+    assert len(kept) == len(exact) - LINEARS * CONFIG.num_layers
+    assert all(torch.equal(changed[name], exact[name]) for name in kept)
+
+
+def test_the_exact_blocks_are_off_by_nothing(model, calls):
+    assert quantisation_error(model, copy.deepcopy(model), calls) == [0.0] * CONFIG.num_layers
+
+
+@pytest.mark.parametrize("how", ["int8", "fp8", "int8_dynamic", "q4_0"])
+def test_quantised_blocks_are_offloaded_as_others(model, calls, how):
+    quantised = quantize(copy.deepcopy(model), how)
+    expected = run(quantised, calls)
+    quantised.blocks = OffloadedBlocks(quantised.blocks, "cpu", 1)
+    assert torch.equal(run(quantised, calls), expected)
+
+
+@pytest.mark.parametrize(
+    ("how", "device", "capability", "words"),
+    [
+        ("int3", "cpu", None, "quantization = int3: must be one of int8, fp8, "),
+        ("fp8_dynamic", "cpu", None, "capability 8.9 or more; nearest that works on cpu: int8_dynamic"),
+        ("fp8_dynamic", "cuda", (8, 6), "this one has 8.6; nearest that works: int8_dynamic"),
+        ("fp8_dynamic", "cuda", (7, 5), "this one has 7.5; nearest that works: fp8"),
+        ("int8_dynamic", "cuda", (7, 5), "this one has 7.5; nearest that works: int8"),
+        ("fp8", "mps", None, "not on mps; nearest that works: int8"),
+        ("fp8_dynamic", "cuda", (8, 9), None),
+        ("int8", "mps", None, None),
+    ],
+)
+def test_what_a_device_cannot_do_is_refused(monkeypatch, how, device, capability, words):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    if words is None:
+        check_quantization(how, torch.device(device))
+    else:
+        with pytest.raises(ValueError, match=words):
+            check_quantization(how, torch.device(device))
+
+
+def test_a_missing_package_is_named(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(ValueError, match=r"int8: needs the package torchao; pip install 'everreel\[quantize\]'"):
+        quantize(copy.deepcopy(model), "int8")
+
+
+@pytest.mark.parametrize("first", ["int8", "q8_0"])
+def test_quantising_twice_is_refused(model, first):
+    quantised = quantize(copy.deepcopy(model), first)
+    with pytest.raises(ValueError, match="quantised already"):
+        quantize(quantised, "int8")
+
+
+def test_torchao_says_nothing():
+    code = (
+        "import warnings; warnings.simplefilter('always')\n"
+        "import torch\nfrom everreel.checkpoint.quantize import quantize\n"
+        "from everreel.model.config import TransformerConfig\nfrom everreel.model.dit import DiT\n"
+        "model = DiT(TransformerConfig(dim=64, ffn_dim=96, freq_dim=32, text_dim=24, num_heads=4, num_layers=1))\n"
+        "block = quantize(model, 'int8_dynamic').blocks[0]\n"
+        "with torch.no_grad(): block.ffn(torch.ones(1, 3, 64))\n"
+    )
+    assert what_it_says(code) == ""
+
+
+def test_transformers_says_nothing_of_torchao():
+    code = (
+        "import warnings; warnings.simplefilter('always')\n"
+        "from everreel.model.config import TextEncoderConfig\nfrom everreel.model.text_encoder import TextEncoder\n"
+        "TextEncoder(TextEncoderConfig(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_heads=2, num_layers=1))\n"
+    )
+    assert what_it_says(code) == ""
+
+
+def what_it_says(code):
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return ended.stdout + ended.stderr

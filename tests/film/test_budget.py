@@ -1,0 +1,137 @@
+"""A budget of memory: what fits is chosen, the exact before the small, and what cannot fit is said in one line."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from everreel.checkpoint.catalog import find_model
+from everreel.film import budget
+from everreel.film.budget import needs, parse_memory, place
+from everreel.film.parts import parts_of
+from everreel.film.plan import make_plan
+from everreel.film.request import make_request
+
+GB = 1e9
+
+
+def a_plan(model="DF-14B-540P", **options):
+    card = find_model(model, here=False)
+    return make_plan(make_request(prompt="a fox", **options), card), card
+
+
+def placed(memory, model="DF-14B-540P", device="cuda", **options):
+    plan, card = a_plan(model, **options)
+    return place(plan, card, device, memory)
+
+
+@pytest.mark.parametrize("model", ["DF-1.3B-540P", "DF-14B-540P", "DF-14B-720P"])
+@pytest.mark.parametrize("memory", [200, 80, 48, 40, 32, 24])
+def test_what_is_chosen_fits_by_its_own_count(model, memory):
+    plan, card = a_plan(model)
+    chosen = place(plan, card, "cuda", memory * GB)
+    assert chosen.memory == needs(plan, card, chosen).peak <= memory * GB
+    assert chosen.quantization is None  # streaming comes first
+
+
+def test_with_less_memory_fewer_blocks_stay():
+    chosen = [placed(memory * GB) for memory in range(120, 12, -2)]
+    assert all(way.quantization is None for way in chosen)
+    for together in (True, False):
+        stay = [40 if way.resident is None else way.resident for way in chosen if way.together == together]
+        assert stay == sorted(stay, reverse=True)
+    assert chosen[0].resident is None and not chosen[0].parked and chosen[-1].resident is not None
+
+
+def test_the_14b_model_is_told_to_stay_within_24_gb():
+    chosen = placed(24 * GB)
+    assert chosen.parked and chosen.text_on_host and chosen.resident is not None and 0 < chosen.resident < 20
+    lines = chosen.describe()
+    assert lines[0].startswith("on cuda in bfloat16: about 2")
+    assert f"blocks of the transformer stream from host memory, {chosen.resident} of them stay" in lines
+
+
+def test_without_a_budget_all_is_on_the_device_and_exact():
+    chosen = placed(None)
+    assert (chosen.quantization, chosen.resident, chosen.parked, chosen.tile, chosen.together) == (
+        *(None, None, False, None),
+        True,
+    )
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_budget_for_nothing_says_the_least_that_works(device):
+    with pytest.raises(
+        ValueError, match=r"memory = 2 GB: DF-14B-540P needs at least .* GB for 960x544; lower "
+    ) as said:
+        placed(2 * GB, device=device)
+    least = float(str(said.value).split("at least ")[1].split()[0])
+    assert "\n" not in str(said.value)
+    assert placed(least * 1.01 * GB, device=device).memory < least * 1.01 * GB
+    with pytest.raises(ValueError, match="needs at least"):
+        placed(least * 0.98 * GB, device=device)
+
+
+def test_a_cpu_computes_less_at_once_before_it_computes_less_exactly():
+    whole, plenty = placed(None, device="cpu"), 1000 * GB
+    assert placed(plenty, device="cpu") == whole
+    smaller = placed(whole.memory + budget.HOST_PROGRAM_BYTES - 1, device="cpu")
+    assert smaller.quantization is None and smaller.decode_latents == 1 and smaller.resident is None
+    assert placed(40 * GB, device="cpu").quantization == "q8_0"
+
+
+def test_a_quantisation_that_is_asked_for_is_kept_or_refused():
+    plan, card = a_plan()
+    assert place(plan, card, "cpu", quantization="q4_0").quantization == "q4_0"
+    with pytest.raises(ValueError, match="nearest that works on cpu: int8_dynamic"):
+        place(plan, card, "cpu", quantization="fp8_dynamic")
+
+
+def test_what_saves_memory_does():
+    plan, card = a_plan()
+    whole = place(plan, card, "cuda")
+    count = {
+        what: needs(plan, card, replace(whole, **what_changes))
+        for what, what_changes in {
+            "whole": {},
+            "parked": {"parked": True},
+            "streamed": {"resident": 0},
+            "int8": {"quantization": "int8"},
+            "apart": {"together": False},
+            "tiles": {"tile": 24},
+        }.items()
+    }
+    assert count["parked"].denoising < count["whole"].denoising
+    assert count["whole"].weights - count["streamed"].weights > 25 * GB
+    assert 12 * GB < count["whole"].weights - count["int8"].weights < 14 * GB
+    assert count["apart"].denoising < count["whole"].denoising
+    assert count["tiles"].decoding < count["whole"].decoding - 5 * GB
+
+
+def test_parts_are_those_of_the_files():
+    parts = parts_of(find_model("tiny"))
+    assert 11e6 < parts.transformer < 13e6 and parts.blocks < parts.transformer
+    assert (parts.base_dim, parts.image) == (16, 0.0)
+    released = parts_of(find_model("DF-1.3B-540P", here=False))
+    assert 1.2e9 < released.transformer < 1.6e9 and released.base_dim == 96
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("24GB", 24e9), ("24 gb", 24e9), ("500MB", 5e8), ("1.5G", 1.5e9), ("8e9", 8e9), ("1GiB", 2**30), ("2MiB", 2**21)],
+)
+def test_amounts_of_memory(text, found):
+    assert parse_memory(text) == pytest.approx(found)
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1GB", "0", "24XB"])
+def test_what_is_no_amount_is_refused(text):
+    with pytest.raises(ValueError, match="must be an amount of memory; 24GB works"):
+        parse_memory(text)
+
+
+def test_dtypes_count():
+    plan, card = a_plan("tiny")
+    half = replace(place(plan, card, "cpu"), dtype=torch.bfloat16)
+    full = needs(plan, card, replace(half, dtype=torch.float32))
+    assert 1.7 < full.weights / needs(plan, card, half).weights < 2.3
