@@ -320,7 +320,7 @@ for device, dtype in (("cpu", "bfloat16"), ("meta", "bfloat16"), ("meta", "float
     module = load_transformer(folder, device, getattr(torch, dtype))
     found[f"{device} {dtype}"] = max(seen[0], private()) - before
     if device == "cpu":
-        total = sum(float(parameter.sum()) for parameter in module.parameters())
+        total = sum(float(parameter.detach().sum()) for parameter in module.parameters())
     del module
 print(json.dumps(found))
 """
