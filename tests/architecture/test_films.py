@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from everreel.diffusion.denoiser import Branch
+from everreel.film import decoding
 from everreel.film import pipeline as film
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
@@ -155,7 +156,7 @@ def test_pieces_of_any_size_decode_to_the_same_film(pipe, monkeypatch):
     """Law 1: the frames of a window, however they are cut for the decoder; rounding may turn one level of 255."""
     films = []
     for pieces in (1, 2, 5, 100):
-        monkeypatch.setattr(film, "DECODE_FRAMES", pieces)
+        monkeypatch.setattr(decoding, "DECODE_FRAMES", pieces)
         blocks = list(pipe.stream(make_request(**SMALL, num_frames=25)))
         assert len(blocks) == -(-7 // pieces)
         films.append(np.concatenate([block.frames for block in blocks]).astype(int))

@@ -94,6 +94,8 @@ def test_calibrating_measures_the_loaded_model(tiny_folder):
         (torch.bfloat16, {"num_frames": 97}, (208, 192)),
         (torch.bfloat16, {"num_frames": 481}, (280, 280)),
         (torch.bfloat16, {"num_frames": 49, "height": 192, "width": 320}, (705, 598)),
+        (torch.bfloat16, {"num_frames": 33, "height": 256, "width": 448}, (563, 563)),
+        (torch.bfloat16, {"num_frames": 97, "height": 128, "width": 224, "guidance_scale": 1}, (313, 313)),
         (torch.float32, {"num_frames": 97}, (435, 435)),
         (torch.float32, {"num_frames": 49, "height": 192, "width": 320}, (1242, 1242)),
     ],

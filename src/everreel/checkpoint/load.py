@@ -26,6 +26,7 @@ from everreel.checkpoint.tensors import Device, open_tensors
 from everreel.model.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 from everreel.model.dit import DiT
 from everreel.model.image_encoder import ImageEncoder
+from everreel.model.packed import PackedLinear
 from everreel.model.text_encoder import TextEncoder, Tokenizer
 from everreel.model.vae import CausalVAE
 
@@ -36,13 +37,22 @@ _DIFFUSERS_WEIGHTS = "diffusion_pytorch_model"
 _TRANSFORMERS_WEIGHTS = "model"
 
 
-def load_transformer(model: str | Path | Source, device: Device = "cpu", dtype: torch.dtype = torch.float32) -> DiT:
+def load_transformer(
+    model: str | Path | Source,
+    device: Device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    keep_packed: bool = False,
+) -> DiT:
     """The transformer of a model: of its path, in any layout, or of what `find_source` found there.
+
+    With `keep_packed`, linear layers that a GGUF file holds quantised stay so, and are unpacked as they are used.
 
     Raises:
         ValueError: a file, a field of the config or a tensor is missing, unknown or of the wrong shape.
     """
-    module = _load(model.transformer if isinstance(model, Source) else find_transformer(Path(model))[0], device, dtype)
+    part = model.transformer if isinstance(model, Source) else find_transformer(Path(model))[0]
+    module = _load(part, device, dtype, keep_packed)
     assert isinstance(module, DiT)
     return module
 
@@ -181,13 +191,31 @@ def save_diffusers(
         write_json(root / "image_processor" / "preprocessor_config.json", settings)
 
 
-def _load(part: Part, device: Device, dtype: torch.dtype) -> nn.Module:
+def _load(part: Part, device: Device, dtype: torch.dtype, keep_packed: bool = False) -> nn.Module:
     opened = open_part(part)
-    state = opened.from_file({name: opened.shards.read(name, device, dtype) for name in opened.shards.infos})
+    held = _keep_packed(opened, device, dtype) if keep_packed else set()
+    names = (name for name in opened.shards.infos if name not in held)
+    state = opened.from_file({name: opened.shards.read(name, device, dtype) for name in names})
+    state |= {name: tensor for name, tensor in opened.inner.state_dict().items() if not tensor.is_meta}
     if isinstance(opened.module, TextEncoder):
         state[TIED] = state["shared.weight"]
     opened.inner.load_state_dict(state, strict=True, assign=True)
     return opened.module.eval()
+
+
+def _keep_packed(opened: Opened, device: Device, dtype: torch.dtype) -> set[str]:
+    """Put layers in that keep their weights as the file has them; the names of the tensors that are in their places."""
+    held = set()
+    for name, info in opened.shards.infos.items():
+        if isinstance(getattr(torch, info.dtype, None), torch.dtype):
+            continue  # not in blocks
+        packed, ggml_type = opened.shards.packed(name)
+        linear = name.removesuffix(".weight")
+        bias = opened.shards.read(f"{linear}.bias", device, dtype)
+        layer = PackedLinear(packed.to(device), ggml_type, info.shape, bias, dtype)
+        opened.inner.set_submodule(linear, layer)
+        held |= {name, f"{linear}.bias"}
+    return held
 
 
 def _renames(part: Part, shards: Shards) -> tuple[Rename, Rename]:

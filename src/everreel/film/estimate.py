@@ -21,10 +21,11 @@ import torch
 from everreel.checkpoint.catalog import ModelCard
 from everreel.diffusion.schedule import Row
 from everreel.film.budget import HOST_PROGRAM_BYTES, needs, place
+from everreel.film.decoding import at_work, latents_at_once
 from everreel.film.device import default_device
 from everreel.film.placement import Placement
 from everreel.film.plan import Plan
-from everreel.shapes import LATENT_CHANNELS, LatentShape
+from everreel.shapes import LATENT_CHANNELS, TEMPORAL, LatentShape
 
 if TYPE_CHECKING:
     from everreel.film.pipeline import VideoPipeline
@@ -33,7 +34,7 @@ SAMPLED_ROWS = 200  # of a schedule, evenly spread
 EFFICIENCY = 0.5  # of the machine's speed in matrix products: what a step of the transformer reaches
 DECODING = 1.1  # the decoder's share comes on top
 TEXT_TOKENS = 64
-CALIBRATED_FRAMES = 5  # latent frames that are computed to measure a machine
+CALIBRATED_FRAMES = 10  # latent frames that a step is measured with; fewer leave a CPU's cores idle
 CALIBRATED_SIZE = (12, 20)  # their height and width, where the model's own would take long
 
 
@@ -114,7 +115,7 @@ def estimate(plan: Plan, card: ModelCard, device: str | None = None, placement: 
 
 @torch.no_grad()
 def calibrate(pipe: VideoPipeline) -> Calibration:
-    """Measure a loaded model: one step with a block of frames, and decoding them. Kept for `estimate`."""
+    """Measure a loaded model: one step with two blocks of frames, and decoding some. Kept for `estimate`."""
     model, card, device = pipe.transformer, pipe.card, pipe.device
     dtype = model.patch_embedding.weight.dtype
     height, width = CALIBRATED_SIZE if device.type == "cpu" else (card.height // 8, card.width // 8)
@@ -127,11 +128,14 @@ def calibrate(pipe: VideoPipeline) -> Calibration:
     context = model.encode_context(text_BSD, [TEXT_TOKENS], image_BSD)
     timestep_BT = torch.full((1, shape.frames), 500.0, device=device)
     fps_B = torch.zeros(1, dtype=torch.long, device=device)
-    latents_BCTHW = x_BCTHW[:, :LATENT_CHANNELS].to(next(pipe.vae.parameters()).dtype)
+    at_once = latents_at_once(shape.pixel_height, shape.pixel_width)
+    latents_BCTHW = x_BCTHW[:, :LATENT_CHANNELS, :at_once].to(next(pipe.vae.parameters()).dtype)
     steps = _seconds(lambda: model(x_BCTHW, timestep_BT, context, fps_B=fps_B), device)
-    decoding = _seconds(lambda: pipe.vae.decode_stream(latents_BCTHW), device)
+    with at_work(pipe.vae, device):
+        _, state = pipe.vae.decode_stream(latents_BCTHW)  # a film's first piece is another than all that follow
+        decoding = _seconds(lambda: pipe.vae.decode_stream(latents_BCTHW, state), device)
     work = _operations(shape.tokens, shape.tokens, card)
-    found = Calibration(work / steps, shape.num_frames * shape.pixel_height * shape.pixel_width / decoding)
+    found = Calibration(work / steps, TEMPORAL * at_once * shape.pixel_height * shape.pixel_width / decoding)
     found.save(card.name, device, dtype)
     return found
 

@@ -451,8 +451,10 @@ def placed(options: ModelOptions, card: ModelCard, plan: Plan | None = None) -> 
 def _transformer(options: ModelOptions, source: Source, placement: Placement, device: torch.device) -> DiT:
     """As options and placement say; every process that shares it calls this for its own device."""
     streams = placement.resident is not None
-    transformer = load_transformer(source, "cpu" if streams else device, placement.dtype)
-    if loras := options.loras(source.config):
+    loras = options.loras(source.config)
+    stays = not loras and placement.quantization is None  # what a file holds quantised can be neither's
+    transformer = load_transformer(source, "cpu" if streams else device, placement.dtype, keep_packed=stays)
+    if loras:
         merge(transformer, loras, keep=False)
     if placement.quantization is not None:
         quantize(transformer, placement.quantization, device)

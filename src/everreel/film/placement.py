@@ -51,7 +51,7 @@ class Placement:
         if self.together is False:
             lines.append("guidance in two calls")
         if self.tile is not None:
-            lines.append(f"decoded in tiles of {self.tile * SPATIAL} pixels, a latent frame at a time")
-        elif self.decode_latents < DECODE_FRAMES:
+            lines.append(f"decoded in tiles of {self.tile * SPATIAL} pixels")
+        if self.decode_latents < DECODE_FRAMES:
             lines.append(f"decoded {self.decode_latents} latent frame{'s' * (self.decode_latents > 1)} at a time")
         return lines
