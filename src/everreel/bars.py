@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 import typer
@@ -40,25 +40,51 @@ def film_bar(what: str = "") -> Iterator[Callable[[Progress], None]]:
         yield on_progress
 
 
-@contextmanager
-def films_bar() -> Iterator[Callable[[int, int], None]]:
+def films_bar() -> AbstractContextManager[Callable[[int, int], None]]:
     """Films, elapsed and remaining time; a line a film where no one is watching."""
+    return pieces_bar("film", every=True)
+
+
+@contextmanager
+def pieces_bar(what: str, *, every: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """How many of a thing are done; where no one is watching, a line for `every` one, or for the last."""
     started, first = 0.0, -1
     with _bar("starting") as (show, watched):
 
-        def on_film(done: int, total: int) -> None:
+        def on_piece(done: int, total: int) -> None:
             nonlocal started, first
             if first < 0:
                 started, first = time.monotonic(), done
             elapsed = time.monotonic() - started
             left = f", {clock(elapsed / (done - first) * (total - done))} left" if done > first else ""
-            where, time_left = f"film {done}/{total}", f"{clock(elapsed)} elapsed{left}"
+            where, time_left = f"{what} {done}/{total}", f"{clock(elapsed)} elapsed{left}"
             if watched:
                 show(done, total, where, time_left)
-            else:
+            elif every or done == total:
                 typer.echo(f"{where}: {time_left}", err=True)
 
-        yield on_film
+        yield on_piece
+
+
+@contextmanager
+def bytes_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """How much of a download is here, and which file it is at; a line a file where no one is watching."""
+    started, first, last = time.monotonic(), -1, ""
+    with _bar("starting") as (show, watched):
+
+        def on_bytes(done: int, total: int, file: str) -> None:
+            nonlocal first, last
+            first = done if first < 0 else first
+            speed = (done - first) / max(time.monotonic() - started, 1e-9)
+            left = f", {clock((total - done) / speed)} left" if speed else ""
+            amount = f"{done / 1e9:.2f} of {total / 1e9:.2f} GB{left}"
+            if watched:
+                show(done, total, file, amount)
+            elif file != last:
+                last = file
+                typer.echo(f"{file}: {amount}", err=True)
+
+        yield on_bytes
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The command line: `everreel generate`, `batch`, `plan`, `resume`, `extend`, `models`, `train`, `evaluate`.
+"""The command line: `everreel generate`, `batch`, `plan`, `resume`, `extend`, `train`, `evaluate`; see `weights` too.
 
 The one invariant: whatever goes wrong is one line on the error stream and exit code 2, never a traceback, and what a
 film has on disk by then stays there and plays.
@@ -7,6 +7,7 @@ film has on disk by then stays there and plays.
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from everreel import weights
 from everreel.bars import film_bar, films_bar
 from everreel.film.loading import ModelOptions, model_options
 from everreel.film.request import VideoRequest, make_request
@@ -25,6 +27,8 @@ from everreel.released import SCRIPTS, translate
 if TYPE_CHECKING:
     from everreel.film.journal import Journal
     from everreel.film.pipeline import VideoPipeline
+    from everreel.film.plan import Plan
+    from everreel.parallel.crew import Crew
 
 app = typer.Typer(
     name="everreel",
@@ -49,19 +53,33 @@ class FilmStopped(CommandError):
         self.said = said
 
 
+_crew: Crew | None = None
+"""The processes that share the transformer, if torchrun started more than this one."""
 FAILURES = (CommandError, ValueError, OSError, MemoryError, RuntimeError, KeyboardInterrupt)
 
 
 def main() -> None:
     """Run the command line; every error is one line and exit code 2."""
+    global _crew
     keep_freed_memory()
     try:
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1:  # started by torchrun, with others
+            from everreel.parallel import launch
+            from everreel.parallel.crew import Crew, serve
+
+            parallel = launch.setup()
+            if parallel is not None and not parallel.leads:
+                sys.exit(serve(parallel))
+            _crew = Crew(parallel) if parallel else None
         if app(standalone_mode=False):  # typer makes an exit code of Ctrl-C; commands return none
             sys.exit(_complain("stopped"))
     except UsageProblem as error:
         sys.exit(_complain(getattr(error, "format_message", error.__str__)()))
     except FAILURES as error:
         sys.exit(_complain(_why(error)))
+    finally:
+        if _crew is not None:
+            _crew.close()
 
 
 @app.command()
@@ -87,7 +105,7 @@ def _generate(request: VideoRequest, output: Path, model: ModelOptions) -> None:
     for picture in read_pictures(plan.request).values():
         for note in picture.notes:
             typer.echo(note, err=True)
-    pipeline = _load(model)
+    pipeline = _load(model, plan)
     typer.echo(plan.describe())
     with film_bar("the loop's opening, ") as on_progress:
         journal = making.begin(pipeline, request, on_progress=on_progress)
@@ -157,6 +175,7 @@ def batch(
 @takes_model
 def plan(request: VideoRequest, *, model: ModelOptions) -> None:
     """Say how a film would be made, how long it would take and what memory, without loading anything."""
+    from everreel.film.budget import placed
     from everreel.film.estimate import estimate
     from everreel.film.given import read_pictures
     from everreel.film.plan import make_plan
@@ -164,9 +183,12 @@ def plan(request: VideoRequest, *, model: ModelOptions) -> None:
     card, model = model.card(here=False), model.resolve()
     cut = make_plan(request, card)
     read_pictures(cut.request)
+    placement = placed(model, card, cut)
     typer.echo(cut.describe())
-    for line in (*cut.explain(), *estimate(cut, card, model.device).describe()):
+    for line in (*cut.explain(), *placement.describe(), *estimate(cut, card, model.device, placement).describe()):
         typer.echo(f"  {line}")
+    if card.usable and (missing := model.source(card).missing):
+        typer.echo(f"  missing: {'; '.join(missing)}")
 
 
 @app.command()
@@ -184,7 +206,7 @@ def resume(
         typer.echo(f"{film} has all of its {journal.num_frames} {new}frames; everreel extend makes it longer")
         return
     journal.open_source()
-    pipeline = making.pipeline_of(journal)
+    pipeline = making.pipeline_of(journal, _crew)
     _film(pipeline, read_journal(film, pipeline.device), film)
 
 
@@ -207,7 +229,6 @@ def extend(
     model: ModelOptions,
 ) -> None:
     """Make a film longer: one made here from its own latents, any other from its last moments."""
-    from everreel.checkpoint.catalog import find_model
     from everreel.film import making
     from everreel.film.journal import journal_path, read_journal
     from everreel.film.plan import check_can_go_on
@@ -224,9 +245,9 @@ def extend(
     journal = read_journal(video)
     old = journal.request
     request = make_request(prompt=prompt or old.prompt, fps=old.fps, seed=old.seed if seed is None else seed, **asked)
-    check_can_go_on(find_model(journal.maker.model))
+    check_can_go_on(making.options_of(journal.maker).card())
     making.check_output(output or video)
-    pipeline = making.pipeline_of(journal)
+    pipeline = making.pipeline_of(journal, _crew)
     longer = making.go_on_with(pipeline, read_journal(video, pipeline.device), request, prompt is not None)
     if output is not None and not (output.exists() and output.samefile(video)):
         shutil.copyfile(video, output)
@@ -245,32 +266,22 @@ def _follow(
 
     source, card = SourceFilm.open(video), model.card()
     fitted = making.fitted(request, source, card)
-    make_plan(fitted, card, latent_frames(making.history_frames(fitted, card)))
+    plan = make_plan(fitted, card, latent_frames(making.history_frames(fitted, card)))
     if output is None:
         raise ValueError(f"output: must be given for a film made elsewhere; {video.stem}-longer.mp4 works")
     check_apart(video, output)
     making.check_output(output)
-    pipeline = _load(model)
+    pipeline = _load(model, plan)
     journal = making.follow(pipeline, fitted, source, splice=not new_part_only)
     if not output.exists():
         journal.save(output)  # to encode a source may take long, and may be stopped too
     _film(pipeline, journal, output)
 
 
-@app.command()
-def models() -> None:
-    """List the models that can be used and what each needs."""
-    from everreel.checkpoint.catalog import CATALOG
-
-    for card in CATALOG:
-        typer.echo(f"{card.name:<14}{'ready' if card.usable else 'not here':<10}{card.size:<7}{card.kind}")
-        typer.echo(
-            f"{'':<14}{card.width}x{card.height}, {card.num_frames} frames, {card.num_inference_steps} steps, "
-            f"guidance {card.guidance_scale:g}, shift {card.shift:g}"
-        )
-        typer.echo(f"{'':<14}needs {card.needs}; {card.licence}")
-        if card.released and not card.usable:
-            typer.echo(f"{'':<14}published as {card.path}; give --model the folder that holds it")
+app.command()(weights.models)
+app.command()(weights.download)
+app.command()(weights.convert)
+app.command()(takes_model(weights.calibrate))
 
 
 @app.command()
@@ -339,7 +350,7 @@ def _why(error: BaseException) -> str:
     """One of `FAILURES` as one line; a fault of our own is raised."""
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return "stopped"
-    if not isinstance(error, MemoryError | RuntimeError):
+    if not isinstance(error, MemoryError | RuntimeError) or type(error).__name__ == "LostError":
         return " ".join(str(error).split())
     if not _is_out_of_memory(error):
         raise error
@@ -352,10 +363,13 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in words or "not enough memory" in words
 
 
-def _load(model: ModelOptions) -> VideoPipeline:
+def _load(model: ModelOptions, plan: Plan | None = None) -> VideoPipeline:
     from everreel.film.pipeline import VideoPipeline
 
-    return VideoPipeline.load(model)
+    pipeline = VideoPipeline.load(model, plan, _crew)
+    for note in pipeline.notes:
+        typer.echo(note, err=True)
+    return pipeline
 
 
 def _film(pipeline: VideoPipeline, journal: Journal, output: Path) -> None:

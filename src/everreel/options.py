@@ -46,7 +46,7 @@ def takes_model(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*positional: Any, **values: Any) -> None:  # noqa: ANN401 -- each has the type of its field
         asked = {option.name: values.pop(option.name) for option in options}
-        given = {name: value for name, value in asked.items() if value is not None}
+        given = {name: value for name, value in asked.items() if value not in (None, [])}
         command(*positional, model=model_options(**given), **values)
 
     return _signed(run, [*own, *options])
@@ -83,8 +83,10 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
         text = "FRAME=PATH: a picture for a frame, the first is 0; any number of them."
         return _parameter("keyframe", list[str] | None, None, typer.Option(help=text))
     kind: Any = field.annotation
-    if any(get_origin(part) is Literal for part in get_args(kind)):
+    if any(get_origin(part) is Literal for part in (kind, *get_args(kind))):
         kind = str | None  # the request itself says what it may be
+    elif get_origin(kind) is tuple:
+        kind = list[str] | None
     return _parameter(name, kind, field.default, typer.Option(help=field.description))
 
 

@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from everreel.checkpoint import configs, places
+from everreel.checkpoint import places
 from everreel.checkpoint.configs import Kind
 from everreel.checkpoint.source import SUFFIXES, find_source
 from everreel.shapes import LATENT_CHANNELS, TEMPORAL
@@ -226,7 +226,7 @@ _OWNERS = re.compile(r"(?:skywork(?:ai)?/)?(?:skyreels-v2-)?")  # as the release
 
 
 def find_model(name_or_path: str | Path, *, here: bool = True, kind: Kind | None = None) -> ModelCard:
-    """The card of a model: a name of the catalog, the name of a published repository, or a folder or file that `load` reads.
+    """The card of a model: a name of the catalog or of a published repository, or a folder or file that `load` reads.
 
     With `here`, only of one that can be loaded now, and without, of any that is known. `kind` is for files that do not
     say what they were trained for.

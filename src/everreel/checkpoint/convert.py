@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from everreel.checkpoint import configs, keymap
+from everreel.checkpoint.configs import Kind
 from everreel.checkpoint.contents import CONFIG, Role
 from everreel.checkpoint.gguf import check_quantization, write_gguf
 from everreel.checkpoint.load import (
@@ -38,7 +39,6 @@ from everreel.checkpoint.load import (
     with_prefix,
     write_json,
 )
-from everreel.checkpoint.configs import Kind
 from everreel.checkpoint.places import RECORD
 from everreel.checkpoint.source import KINDS, OFFICIAL, Part, Source, find_source, lacking
 from everreel.checkpoint.tensors import TensorInfo, describe, write_safetensors

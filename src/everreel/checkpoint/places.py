@@ -15,8 +15,8 @@ from typing import Any
 from everreel.checkpoint import configs
 
 RECORD = "everreel.json"
-"""Beside the files of a model: what `download` knows of it (`name`, `kind`, `repository`, `hub` and `revision`), and what
-`convert` has no other place for (`name`, `kind`, the configs of the parts)."""
+"""Beside the files of a model: what `download` knows of it (`name`, `kind`, `repository`, `hub` and `revision`), and
+what `convert` has no other place for (`name`, `kind`, the configs of the parts)."""
 _SNAPSHOT = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)")
 
 

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from everreel.checkpoint.catalog import ModelCard
 from everreel.checkpoint.offload import SLOTS
-from everreel.checkpoint.quantize import BYTES_PER_WEIGHT, Quantization, check_quantization
+from everreel.checkpoint.quantize import BYTES_PER_WEIGHT, check_quantization
 from everreel.film.decoding import latents_at_once
 from everreel.film.device import default_dtype
+from everreel.film.loading import ModelOptions, parse_memory
 from everreel.film.parts import Parts, parts_of
 from everreel.film.placement import Placement
-from everreel.film.plan import Plan
+from everreel.film.plan import Plan, make_plan
+from everreel.film.request import make_request
 from everreel.model.attention import QUERY_CHUNK
+from everreel.model.config import Quantization
 from everreel.shapes import PATCH, SPATIAL, TEMPORAL
 
 TILES = (64, 48, 32, 24)  # latents a side
@@ -75,6 +79,20 @@ def needs(plan: Plan, card: ModelCard, placement: Placement, parts: Parts | None
         weights,
         program,
     )
+
+
+def placed(options: ModelOptions, card: ModelCard, plan: Plan | None = None) -> Placement:
+    """Where a model's parts go, of resolved options; a budget is for a plan's film, or for one that suits the model.
+
+    Raises:
+        ValueError: the budget is too small, or the device cannot compute as asked.
+    """
+    if plan is None:
+        picture = Path("picture.png") if card.image else None  # nothing of it is read
+        plan = make_plan(make_request(prompt="a film", image=picture), card)
+    budget = None if options.memory is None else parse_memory(options.memory)
+    assert options.device is not None
+    return place(plan, card, options.device, budget, options.quantization, options.torch_dtype)
 
 
 def place(

@@ -117,7 +117,7 @@ def estimate(plan: Plan, card: ModelCard, device: str | None = None, placement: 
 def calibrate(pipe: VideoPipeline) -> Calibration:
     """Measure a loaded model: one step with two blocks of frames, and decoding some. Kept for `estimate`."""
     model, card, device = pipe.transformer, pipe.card, pipe.device
-    dtype = model.patch_embedding.weight.dtype
+    dtype = next(model.parameters()).dtype
     height, width = CALIBRATED_SIZE if device.type == "cpu" else (card.height // 8, card.width // 8)
     shape = LatentShape(CALIBRATED_FRAMES, height, width)
     channels = model.config.in_dim

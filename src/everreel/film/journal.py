@@ -188,8 +188,10 @@ def read_journal(film: Path, device: str | torch.device = "cpu") -> Journal:
 
 
 def fingerprint(*places: Path) -> str:
-    """The files of a model and of what goes with it, hashed: their names, their sizes and pieces of each; gigabytes would
-    take longer than a film."""
+    """The files of a model and of what goes with it, hashed: their names, their sizes and pieces of each.
+
+    All of many gigabytes would take longer than a film.
+    """
     hashed = hashlib.sha256()
     within = [(place, path) for place in places for path in (sorted(place.rglob("*")) if place.is_dir() else [place])]
     for place, path in within:

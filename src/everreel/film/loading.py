@@ -39,7 +39,7 @@ class ModelOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field("tiny", description="A name from `everreel models`, a folder, a file, or the name of a repository.")
+    model: str = Field("tiny", description="A name from `everreel models`, a folder, a file or a repository's name.")
     kind: Kind | None = Field(None, description="What its files do not say that it was trained for: df, t2v or i2v.")
     parts: Path | None = Field(
         None, description="Of a model in a single file: the folder of its VAE, text encoder and tokenizer."
@@ -54,7 +54,7 @@ class ModelOptions(BaseModel):
         None, description="The transformer's weights in int8, fp8, int8_dynamic, fp8_dynamic, q8_0 or q4_0."
     )
     attention: AttentionKernel = Field("auto", description="auto, sdpa, flash, sage or cudnn.")
-    compile: bool = Field(False, description="Let torch compile the transformer's blocks: slower to start, then faster.")
+    compile: bool = Field(False, description="Let torch compile the transformer: slower to start, then faster.")
 
     @field_validator("lora")
     @classmethod
@@ -71,8 +71,8 @@ class ModelOptions(BaseModel):
         """
         card = find_model(self.model, here=here, kind=self.kind)
         for preset in self._presets():
-            few = {"num_inference_steps": preset.num_inference_steps, "shift": preset.shift}
-            card = replace(card, guidance_scale=preset.guidance_scale, **few)
+            steps, guidance = preset.num_inference_steps, preset.guidance_scale
+            card = replace(card, num_inference_steps=steps, guidance_scale=guidance, shift=preset.shift)
         return card
 
     def source(self, card: ModelCard) -> Source:
@@ -176,7 +176,8 @@ def parse_memory(text: str) -> float:
     if not match or not float(match[1]):
         raise ValueError(f"memory = {text!r}: must be an amount of memory; 24GB works")
     power = " KMGT".index(match[2].upper() or " ")
-    return float(match[1]) * (1024 if match[3] else 1000) ** power
+    unit: int = 1024 if match[3] else 1000
+    return float(match[1]) * float(unit**power)
 
 
 def _lora(text: str) -> tuple[Path, float]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from everreel.checkpoint.catalog import CATALOG, ModelCard, find_model
+from everreel.checkpoint.catalog import CATALOG, ModelCard
 from everreel.film.control import Control
 from everreel.film.given import encode_frames
 from everreel.film.journal import Journal, Maker, Source, fingerprint, read_journal
@@ -26,6 +26,7 @@ from everreel.film.source import SourceFilm
 from everreel.film.splice import Splice
 from everreel.film.state import Beginning
 from everreel.media import FilmWriter, Video, check_file, resize_cover
+from everreel.parallel.crew import Crew
 from everreel.shapes import TEMPORAL, latent_frames, video_frames
 
 

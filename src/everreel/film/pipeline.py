@@ -32,12 +32,13 @@ from everreel.diffusion.noise import draw_noise
 from everreel.diffusion.rollout import Glimpse, LatentBlock, RolloutState, rollout
 from everreel.diffusion.solver import solver_for
 from everreel.film.anchor import ColorAnchor
+from everreel.film.budget import placed
 from everreel.film.control import Control
 from everreel.film.decoding import FrameDecoder, at_work, latents_at_once, preview_of
 from everreel.film.given import encode_frames, encode_pictures, read_pictures
 from everreel.film.image_to_video import image_beginning
 from everreel.film.journal import journal_path
-from everreel.film.loading import ModelOptions, model_options, parse_memory
+from everreel.film.loading import ModelOptions, model_options
 from everreel.film.placement import Placement
 from everreel.film.plan import Plan, make_plan, opening_of
 from everreel.film.request import RequestError, VideoRequest
@@ -430,22 +431,6 @@ class VideoPipeline:
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.transformer.parameters()).device
-
-
-def placed(options: ModelOptions, card: ModelCard, plan: Plan | None = None) -> Placement:
-    """Where the parts of a model go, of resolved options; a budget is for a plan's film, or for one that suits the model.
-
-    Raises:
-        ValueError: the budget is too small, or the device cannot compute as asked.
-    """
-    from everreel.film.budget import place
-
-    if plan is None:
-        picture = Path("picture.png") if card.image else None  # nothing of it is read
-        plan = make_plan(VideoRequest(prompt="a film", image=picture), card)
-    budget = None if options.memory is None else parse_memory(options.memory)
-    assert options.device is not None
-    return place(plan, card, options.device, budget, options.quantization, options.torch_dtype)
 
 
 def _transformer(options: ModelOptions, source: Source, placement: Placement, device: torch.device) -> DiT:

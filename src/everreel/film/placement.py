@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from everreel.checkpoint.quantize import Quantization
 from everreel.film.decoding import DECODE_FRAMES
+from everreel.model.config import Quantization
 from everreel.shapes import SPATIAL
 
 

@@ -1,0 +1,84 @@
+"""The commands for weights: `everreel models`, `download`, `convert` and `calibrate`.
+
+The one invariant: as everywhere on the command line, what is wrong is one line, and nothing half-written stays behind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from everreel.bars import bytes_bar, pieces_bar
+from everreel.film.loading import ModelOptions
+
+
+def models() -> None:
+    """List the models that can be used and what each needs."""
+    from everreel.checkpoint.catalog import describe_models
+
+    for line in describe_models():
+        typer.echo(line)
+
+
+def download(
+    name: Annotated[str, typer.Argument(help="A name from `everreel models`, or the repository that publishes it.")],
+    to: Annotated[Path | None, typer.Option(help="A new folder; by default one where models are looked for.")] = None,
+    hub: Annotated[str, typer.Option(help="huggingface or modelscope.")] = "huggingface",
+    layout: Annotated[str | None, typer.Option(help="diffusers or official; by default what the hub has.")] = None,
+) -> None:
+    """Fetch a released model. Stopped, the same command goes on; every file's checksum is checked."""
+    from everreel.checkpoint.download import download
+
+    with bytes_bar() as show:
+        folder = download(
+            name,
+            to=to,
+            hub=cast("Any", hub),
+            layout=cast("Any", layout),
+            on_progress=lambda progress: show(progress.num_bytes, progress.total, progress.file),
+        )
+    typer.echo(f"{name} is in {folder}")
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A model's folder or file, in any layout.")],
+    target: Annotated[Path, typer.Argument(help="A new folder; for gguf and safetensors a new file.")],
+    to: Annotated[str, typer.Option(help="official, diffusers, gguf or safetensors.")],
+    quantization: Annotated[str | None, typer.Option(help="Of a GGUF file: q8_0, q5_1, q5_0, q4_1 or q4_0.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16, float32 or float16; by default as it is.")] = None,
+    kind: Annotated[str | None, typer.Option(help="df, t2v or i2v, where the source does not say it.")] = None,
+    parts: Annotated[Path | None, typer.Option(help="Of a single file: the folder of its other parts.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there, once the new is whole.")] = False,
+) -> None:
+    """Write a model in another layout; nothing is lost where nothing is quantised."""
+    from everreel.checkpoint.convert import convert
+    from everreel.checkpoint.source import find_source
+    from everreel.film.loading import model_options
+
+    options = model_options(**({"dtype": dtype} if dtype else {}), **({"kind": kind} if kind else {}))
+    with pieces_bar("tensor") as on_progress:
+        convert(
+            find_source(source, parts),
+            target,
+            to=cast("Any", to),
+            quantization=quantization,
+            dtype=options.torch_dtype if dtype else None,
+            kind=options.kind,
+            overwrite=overwrite,
+            on_progress=on_progress,
+        )
+    typer.echo(f"wrote {target}")
+
+
+def calibrate(*, model: ModelOptions) -> None:
+    """Measure how fast a model runs here, so that `everreel plan` says how long a film takes."""
+    from everreel.film.estimate import calibrate
+    from everreel.film.pipeline import VideoPipeline
+
+    if model.memory or model.quantization:
+        raise ValueError("memory, quantization: a model is measured as it is; leave them out")
+    found = calibrate(VideoPipeline.load(model))
+    speed, pixels = found.operations / 1e9, found.pixels / 1e6
+    typer.echo(f"{speed:.4g} GFLOP/s in the transformer, {pixels:.3g} million pixels decoded a second")
