@@ -21,7 +21,7 @@ def flags(script, **given):
     return {name: given.get(name, default) for name, (_, default) in SCRIPTS[script].items()}
 
 
-def test_a_long_asynchronous_film_as_its_page_shows_it():
+def test_a_long_asynchronous_film_as_its_page_shows_it(monkeypatch):
     """Every value arrives; harmful flags are named, in one line each."""
     asked = flags(
         FORCING, model_id="Skywork/SkyReels-V2-DF-14B-540P", resolution="540P", ar_step=5, causal_block_size=5,
@@ -38,6 +38,10 @@ def test_a_long_asynchronous_film_as_its_page_shows_it():
     }  # fmt: skip
     said = [note.split(":")[0] for note in translated.notes]
     assert said == ["--causal_attention", "--teacache", "--offload"]
+    assert translated.memory is None
+    monkeypatch.setattr("everreel.released._device_memory", lambda: "8000000000B")
+    with_device = translate(FORCING, asked)
+    assert with_device.memory == "8000000000B" and not any("--offload" in note for note in with_device.notes)
     assert re.fullmatch(r"result/diffusion_forcing/a swan_7_[\d_-]+\.mp4", translated.output.as_posix())
 
 
@@ -124,7 +128,7 @@ def test_the_commands_make_films(tiny_folder, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["everreel", script, *map(str, [*common, *more])])
         cli.main()
     said = capsys.readouterr()
-    assert "--use_usp: left out; this command is one process" in said.err
+    assert "--use_usp: one process is alone; start several with torchrun" in said.err
     assert "windows (of 5 latent frames, 3 of them history, joined by reencode)" in said.out
     films = sorted(tmp_path.rglob("*.mp4"))
     assert [Video(film).num_frames for film in films] == [30, 5]

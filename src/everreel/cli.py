@@ -117,10 +117,11 @@ def _released(script: str, flags: Mapping[str, Any]) -> None:
     for note in translated.notes:
         typer.echo(note, err=True)
     translated.output.parent.mkdir(parents=True, exist_ok=True)
+    model = model_options(model=translated.model, memory=translated.memory)
     if translated.video is None:
-        _generate(translated.request, translated.output, model_options(model=translated.model))
+        _generate(translated.request, translated.output, model)
     else:
-        _follow(translated.video, translated.request, translated.output, model_options(model=translated.model))
+        _follow(translated.video, translated.request, translated.output, model)
 
 
 for _script, _flags in SCRIPTS.items():

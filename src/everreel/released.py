@@ -6,6 +6,7 @@ there works here, flag by flag, and where a flag did harm a note says what is do
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import time
@@ -65,8 +66,6 @@ _MODELS = {
 _HARMFUL = {
     "causal_attention": "the released weights were not trained for it, and it spoils the film; full attention is used",
     "teacache": "skipping steps spoils diffusion forcing; every step is computed",
-    "use_usp": "this command is one process on one device",
-    "offload": "weights stay where they are loaded",
     "prompt_enhancer": "the prompt is used as it is",
     "prompt_enhance": "the prompt is used as it is",
 }
@@ -89,6 +88,8 @@ class Translated:
     """What is done otherwise than it was asked, one line each."""
     video: Path | None = None
     """The film that is to be made longer: the output is that film, and the request's frames after its last."""
+    memory: str | None = None
+    """The budget of the device's memory that the weights must keep to."""
 
 
 def translate(script: str, flags: Mapping[str, Any]) -> Translated:
@@ -101,6 +102,11 @@ def translate(script: str, flags: Mapping[str, Any]) -> Translated:
         RequestError: a value cannot be; the message names our field, which is spelt alike but for inference_steps.
     """
     notes = [f"--{name}: left out; {why}" for name, why in _HARMFUL.items() if flags.get(name)]
+    if flags["use_usp"] and int(os.environ.get("WORLD_SIZE") or 1) < 2:
+        notes.append("--use_usp: one process is alone; start several with torchrun --nproc-per-node N -m everreel ...")
+    memory = _device_memory() if flags["offload"] else None
+    if flags["offload"] and memory is None:
+        notes.append("--offload: left out; there is no device but the CPU, whose memory has all weights")
     folder, model = _MODELS[script]
     num_frames, fps = flags["num_frames"], min(FPS, key=lambda fps: abs(fps - flags["fps"]))
     if fps != flags["fps"]:
@@ -127,7 +133,7 @@ def translate(script: str, flags: Mapping[str, Any]) -> Translated:
                 notes.append(f"--{name}: left out, as there; the film goes on from the last frames of {video}")
     request = make_request(**values)
     output = Path("result") / (flags["outdir"] or folder) / _file_name(request.prompt, seed)
-    return Translated(request, flags["model_id"] or model, output, tuple(notes), video)
+    return Translated(request, flags["model_id"] or model, output, tuple(notes), video, memory)
 
 
 def _long(num_frames: int, flags: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
@@ -156,6 +162,13 @@ def _long(num_frames: int, flags: Mapping[str, Any], notes: list[str]) -> dict[s
     if num_frames + (overlap or 0) * is_longer > flags["base_num_frames"]:
         values |= {"schedule": "windows", "join": "reencode", "overlap_history": overlap}
     return values
+
+
+def _device_memory() -> str | None:
+    """What is free of a CUDA device's memory; None without one."""
+    import torch
+
+    return f"{torch.cuda.mem_get_info()[0]}B" if torch.cuda.is_available() else None
 
 
 def _is_upright(image: Path) -> bool:

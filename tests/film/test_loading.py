@@ -1,9 +1,41 @@
 """How a model is run: checked before it is loaded, and settled once."""
 
-import pytest
+import shutil
+from dataclasses import replace
 
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from everreel.checkpoint.convert import convert
+from everreel.film import making
+from everreel.film.journal import read_journal
 from everreel.film.loading import model_options
 from everreel.film.pipeline import VideoPipeline
+from everreel.film.request import make_request
+from everreel.media import FilmWriter
+from everreel.model.packed import PackedLinear
+
+REQUEST = make_request(prompt="a red fox", num_frames=13, height=32, width=48, num_inference_steps=2)
+CPU = {"device": "cpu", "dtype": "float32"}
+
+
+def frames(pipe, request=REQUEST):
+    return np.concatenate([block.frames for block in pipe.stream(request)]).astype(int)
+
+
+def lora(path, folder, strength=1.0):
+    """A LoRA of every query, key, value and output."""
+    width = VideoPipeline.from_pretrained(str(folder), **CPU).transformer.config.dim
+    generator = torch.Generator().manual_seed(1)
+    tensors = {}
+    for name in "qkvo":
+        key = f"diffusion_model.blocks.0.self_attn.{name}"
+        tensors[f"{key}.lora_A.weight"] = torch.randn(2, width, generator=generator) * strength
+        tensors[f"{key}.lora_B.weight"] = torch.randn(width, 2, generator=generator)
+    save_file(tensors, path)
+    return path
 
 
 @pytest.mark.parametrize(
@@ -12,6 +44,9 @@ from everreel.film.pipeline import VideoPipeline
         ({"dtype": "bfloat61"}, "dtype = 'bfloat61': must be one of .*; nearest that works: bfloat16$"),
         ({"devise": "cpu"}, "devise = 'cpu': extra inputs"),
         ({"model": 5}, "model = 5: input should be a valid string"),
+        ({"memory": "much"}, "memory = 'much': must be an amount of memory; 24GB works"),
+        ({"lora": ["none.safetensors"]}, "lora = 'none.safetensors': there is no none.safetensors"),
+        ({"quantization": "int9"}, "quantization = 'int9': must be one of .*; nearest that works: int8$"),
     ],
 )
 def test_bad_options_are_one_line(values, message):
@@ -29,9 +64,109 @@ def test_what_is_left_open_is_settled():
 
 
 def test_a_pipeline_is_loaded_as_its_options_say(tiny_folder):
-    import torch
-
     by_words = VideoPipeline.from_pretrained(tiny_folder, device="cpu", dtype="float32")
     by_type = VideoPipeline.from_pretrained(tiny_folder, device="cpu", dtype=torch.float32)
     for pipe in (by_words, by_type):
         assert {p.dtype for p in pipe.transformer.parameters()} == {torch.float32} and str(pipe.device) == "cpu"
+
+
+@pytest.mark.parametrize("to", ["official", "gguf", "safetensors"])
+def test_a_model_makes_the_same_film_from_every_layout(tiny_folder, tmp_path, to):
+    """A single file takes the rest from where the user says that it is."""
+    target = tmp_path / {"official": "model", "gguf": "model.gguf"}.get(to, "model.safetensors")
+    convert(tiny_folder, target, to=to)
+    parts = {} if to == "official" else {"parts": tiny_folder}
+    whole = frames(VideoPipeline.from_pretrained(str(tiny_folder), **CPU))
+    assert np.array_equal(frames(VideoPipeline.from_pretrained(str(target), **parts, **CPU)), whole)
+
+
+def test_what_a_file_holds_quantised_stays_so(tiny_folder, tmp_path):
+    convert(tiny_folder, tmp_path / "q8.gguf", to="gguf", quantization="q8_0")
+    pipe = VideoPipeline.from_pretrained(str(tmp_path / "q8.gguf"), parts=tiny_folder, **CPU)
+    assert any(isinstance(module, PackedLinear) for module in pipe.transformer.modules())
+    whole = VideoPipeline.from_pretrained(str(tiny_folder), **CPU)
+    assert np.abs(frames(pipe) - frames(whole)).mean() < 3
+    with pytest.raises(ValueError, match="its VAE"):
+        VideoPipeline.from_pretrained(str(tmp_path / "q8.gguf"), **CPU)
+
+
+def test_a_lora_changes_the_film_by_its_strength(tiny_folder, tmp_path):
+    path = lora(tmp_path / "style.safetensors", tiny_folder)
+    plain = frames(VideoPipeline.from_pretrained(str(tiny_folder), **CPU))
+    none, half, full = (
+        frames(VideoPipeline.from_pretrained(str(tiny_folder), lora=[f"{path}={strength}"], **CPU))
+        for strength in (0, 0.5, 1)
+    )
+    assert np.array_equal(none, plain)
+    assert 0 < np.abs(half - plain).mean() < np.abs(full - plain).mean()
+
+
+def test_a_few_step_lora_brings_its_settings_and_says_so(tiny_folder, tmp_path):
+    path = lora(tmp_path / "wan21_lightx2v_rank2.safetensors", tiny_folder)
+    options = model_options(model=str(tiny_folder), lora=[str(path)])
+    card = options.card()
+    assert (card.num_inference_steps, card.guidance_scale, card.shift) == (4, 1.0, 5.0)
+    assert any("4 steps, guidance 1, shift 5" in note for note in VideoPipeline.load(options).notes)
+
+
+def test_a_film_goes_on_as_it_was_begun(tiny_folder, tmp_path, monkeypatch):
+    """With its LoRA, its quantisation and its kernel; and not when the LoRA is another by then."""
+    path = lora(tmp_path / "style.safetensors", tiny_folder)
+    options = model_options(
+        model=str(tiny_folder), lora=[f"{path}=0.7"], quantization="int8", attention="sdpa", **CPU
+    ).resolve()  # fmt: skip
+    pipe = VideoPipeline.load(options)
+    request = make_request(**REQUEST.model_dump() | {"num_frames": 21, "causal_block_size": 2})
+    whole, film = tmp_path / "whole.mp4", tmp_path / "film.mp4"
+    for output, most in ((whole, None), (film, 9)):
+        journal = making.begin(pipe, request)
+        with journal.open_film(output) as writer:
+            append = FilmWriter.append
+
+            def stop(writer, new, append=append, most=most):
+                if most is not None and writer.num_frames >= most:
+                    raise KeyboardInterrupt
+                append(writer, new)
+
+            monkeypatch.setattr(FilmWriter, "append", stop)
+            try:
+                making.write(pipe, journal, writer)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                monkeypatch.setattr(FilmWriter, "append", append)
+    assert read_journal(film).maker.options == {
+        "lora": [f"{path}=0.7"], "quantization": "int8", "attention": "sdpa",
+    }  # fmt: skip
+    shutil.copy(path, tmp_path / "kept")
+    lora(path, tiny_folder, strength=2.0)
+    with pytest.raises(ValueError, match="its files are not those that the film was begun with"):
+        making.resume(film)
+    shutil.copy(tmp_path / "kept", path)
+    making.resume(film)
+    assert film.read_bytes() == whole.read_bytes()
+
+
+def test_a_budget_places_the_model_and_one_too_small_is_refused(tiny_folder):
+    pipe = VideoPipeline.from_pretrained(str(tiny_folder), memory="1.5GB", **CPU)
+    assert pipe.placement is not None and pipe.placement.quantization is None
+    with pytest.raises(ValueError, match=r"memory = 0\.001 GB: .* needs at least .* GB"):
+        VideoPipeline.from_pretrained(str(tiny_folder), memory="1MB", **CPU)
+
+
+def test_compiled_blocks_and_other_kernels_are_the_pipelines_own(tiny_folder, monkeypatch):
+    compiled = []
+    monkeypatch.setattr("everreel.film.pipeline.compile_blocks", lambda model: compiled.append(model) or model)
+    pipe = VideoPipeline.from_pretrained(str(tiny_folder), compile=True, attention="cudnn", **CPU)
+    assert compiled == [pipe.transformer] and pipe.transformer.attention.choice == "cudnn"
+
+
+def test_a_tile_of_the_placement_is_what_is_decoded(tiny_pipe):
+    large = make_request(prompt="a red fox", num_frames=5, height=160, width=160, num_inference_steps=1)
+    tiny_pipe.placement = replace(tiny_pipe.placement, tile=16)
+    try:
+        tiled = frames(tiny_pipe, large)
+    finally:
+        tiny_pipe.placement = replace(tiny_pipe.placement, tile=None)
+    whole = frames(tiny_pipe, large)
+    assert tiled.shape == whole.shape and 0 < np.abs(tiled - whole).mean() < 3

@@ -41,7 +41,7 @@ class Placement:
         """Lines for people."""
         kind = str(self.dtype).removeprefix("torch.")
         weights = f", the transformer's weights in {self.quantization}" if self.quantization else ""
-        lines = [f"on {self.device} in {kind}{weights}: about {self.memory / 1e9:.3g} GB"]
+        lines = [f"on {self.device} in {kind}{weights}"]
         if self.parked:
             lines.append("the encoders and the VAE are on the device only while they work")
         if self.text_on_host:
