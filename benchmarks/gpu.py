@@ -33,8 +33,8 @@ from benchmarks.measure import machine, peak_bytes, say
 from benchmarks.real_size import fill
 from everreel.diffusion.denoiser import Branch, Denoiser
 from everreel.evaluate.markdown import paragraph, table, verdict
-from everreel.model.backends import Attention, Choice
-from everreel.model.config import TransformerConfig, VAEConfig
+from everreel.model.backends import Attention
+from everreel.model.config import AttentionKernel, TransformerConfig, VAEConfig
 from everreel.model.dit import DiT
 from everreel.model.vae import CausalVAE
 from everreel.shapes import LATENT_CHANNELS, LatentShape
@@ -202,7 +202,7 @@ def _decoding(model: str, film: str, device: torch.device, repeats: int) -> Row:
 
 def _ours(way: str, config: TransformerConfig, shape: LatentShape, device: torch.device) -> Callable[[], Tensor]:
     model = _random_model(config, device)
-    model.attention = Attention(cast(Choice, way) if way in get_args(Choice) else "auto")
+    model.attention = Attention(cast(AttentionKernel, way) if way in get_args(AttentionKernel) else "auto")
     if way in ("flash", "cudnn", "sage"):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -305,7 +305,9 @@ def test_every_flag_arrives(tiny_folder, tmp_path, run, monkeypatch):
     flags |= {"keyframes": {9: picture, 20: picture}, "story": {}}
     flags |= {"cache": True, "blend_overlap": True, "loop": False}
     assert request.model_dump(exclude_none=True) == {"prompt": "a fox", **flags}
-    assert output == film and loads == [(model_options(model=str(tiny_folder), device="cpu", dtype="float32"),)]
+    assert output == film and [arguments[0] for arguments in loads] == [
+        model_options(model=str(tiny_folder), device="cpu", dtype="float32")
+    ]
     run("generate", "a fox", "--num-frames", 10, "--height", 64, "--width", 80, "--model", tiny_folder, "-o", film)
     request = films[-1][1]
     assert (request.num_frames, request.height, request.width) == (10, 64, 80)

@@ -1,17 +1,20 @@
 """The catalog: names, folders, and errors that say what would do."""
 
 import json
+import struct
 
 import pytest
+import torch
 from huggingface_hub import constants
 
-from everreel.checkpoint import catalog, configs
+from everreel.checkpoint import catalog, configs, keymap
 from everreel.model.config import TransformerConfig
+from everreel.model.dit import DiT
 
 I2V = {"in_dim": 36, "image_dim": 1280}
 
 
-WIDE = {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
+WIDE = {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 1}
 PIPELINES = {
     "df": "SkyReelsV2DiffusionForcingPipeline",
     "t2v": "SkyReelsV2Pipeline",
@@ -19,10 +22,27 @@ PIPELINES = {
 }
 
 
+def hollow(file, config, names=dict):
+    """A transformer's file with all that can be seen of it without reading weights, of which there are none on disk."""
+    with torch.device("meta"):
+        tensors = names(DiT(config).state_dict())
+    header, stop = {}, 0
+    for name, tensor in tensors.items():
+        start, stop = stop, stop + tensor.numel()
+        header[name] = {"dtype": "F8_E4M3", "shape": list(tensor.shape), "data_offsets": [start, stop]}
+    text = json.dumps(header).encode()
+    with file.open("wb") as opened:
+        opened.write(struct.pack("<Q", len(text)) + text)
+        opened.truncate(8 + len(text) + stop)
+
+
 def make_folder(folder, kind="df", **sizes):
-    fields = configs.transformer_config_to_diffusers(TransformerConfig(**sizes))
+    config = TransformerConfig(**{"num_layers": 1} | sizes)
     (folder / "transformer").mkdir(parents=True)
+    fields = configs.transformer_config_to_diffusers(config)
     (folder / "transformer" / "config.json").write_text(json.dumps(fields))
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    hollow(weights, config, keymap.transformer_to_diffusers)
     index = configs.MODEL_INDEX | {"_class_name": PIPELINES.get(kind, kind)}
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
@@ -32,8 +52,10 @@ def make_official(folder, **fields):
     """Its files without what is in them: enough to be told what it is."""
     (folder / "google" / "umt5-xxl").mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(WIDE | fields))
-    for name in ("model.safetensors", "Wan2.1_VAE.pth", "models_t5.pth", "google/umt5-xxl/tokenizer.json"):
-        (folder / name).write_bytes(b"{}")
+    hollow(folder / "model.safetensors", configs.transformer_config_from_official(WIDE | fields))
+    for name in ("Wan2.1_VAE.pth", "models_t5.pth"):
+        torch.save({"of another kind": torch.zeros(1)}, folder / name)
+    (folder / "google" / "umt5-xxl" / "tokenizer.json").write_bytes(b"{}")
     return folder
 
 
@@ -117,7 +139,7 @@ def test_an_unknown_name_gets_the_nearest(wanted, nearest):
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"must hold model_index\.json"):
+    with pytest.raises(ValueError, match=r"config\.json is missing, and no file"):
         catalog.find_model(tmp_path)
 
 
@@ -175,7 +197,7 @@ def test_a_model_in_the_cache_is_found_by_its_name_and_knows_what_it_is(cache, r
     folder = cache(repository)
     if repository.endswith("-Diffusers"):
         make_folder(folder, "t2v", **WIDE)
-        for part in ("transformer", "vae", "text_encoder", "tokenizer"):
+        for part in ("vae", "text_encoder", "tokenizer"):
             (folder / part).mkdir(exist_ok=True)
             (folder / part / "model.safetensors").write_bytes(b"")
         (folder / "tokenizer" / "tokenizer.json").write_text("{}")
@@ -227,7 +249,7 @@ def test_a_folders_own_name_does_not_say_what_it_was_trained_for(tmp_path, name)
     for kind, like in (("df", "DF-14B-540P"), ("t2v", "T2V-14B-540P")):
         card = catalog.find_model(folder, kind=kind)
         released = next(card for card in catalog.CATALOG if card.name == like)
-        assert card == catalog.replace(released, name=name, path=str(folder), released=False)
+        assert card == catalog.replace(released, name=name, path=str(folder), released=False, num_layers=1)
     with pytest.raises(ValueError, match="must be 36 with image_dim"):
         catalog.find_model(folder, kind="i2v")
 
@@ -243,7 +265,7 @@ def test_what_the_files_say_decides(tmp_path):
     assert catalog.find_model(told).kind == "df", "only those were told the frame rate"
     pictures = make_official(tmp_path / "pictures", model_type="i2v", in_dim=36)
     assert catalog.find_model(pictures).kind == "i2v"
-    with pytest.raises(ValueError, match="of kind i2v, and its transformer takes no picture"):
+    with pytest.raises(ValueError, match="kind = 'i2v', and its transformer has no image branch"):
         catalog.find_model(make_folder(tmp_path / "liar", "i2v", **WIDE))
     with pytest.raises(ValueError, match="nothing in it says"):
         catalog.find_model(make_folder(tmp_path / "other", "WanPipeline", **WIDE))

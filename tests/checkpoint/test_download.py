@@ -1,5 +1,7 @@
 """Downloads from both hubs: what is taken, what is checked, what goes on, and what is said when it cannot be."""
 
+import functools
+import io
 import itertools
 import json
 import shutil
@@ -7,12 +9,15 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import close_session, constants
+from safetensors.torch import save
 
-from everreel.checkpoint import configs, download, hubs, places
+from everreel.checkpoint import configs, download, hubs, keymap, places
 from everreel.checkpoint.catalog import find_model
 from everreel.checkpoint.download import Progress
 from everreel.model.config import TransformerConfig
+from everreel.model.dit import DiT
 from tests.checkpoint.hub import COMMIT, serving
 
 DIFFUSERS, OFFICIAL = "Skywork/SkyReels-V2-DF-14B-540P-Diffusers", "Skywork/SkyReels-V2-DF-14B-540P"
@@ -26,9 +31,30 @@ def noise(seed, size=5000):
     return np.random.default_rng(seed).bytes(size)
 
 
+SIZES = {"dim": 16, "ffn_dim": 32, "num_heads": 1, "num_layers": 1, "text_dim": 8, "freq_dim": 8}
+
+
+@functools.cache
+def weights(official=False, pictures=False):
+    """A very small transformer in one file, or in two."""
+    more = {"in_dim": 36, "image_dim": 8} if pictures else {}
+    state = DiT(TransformerConfig(**SIZES, **more)).state_dict()
+    items = list((state if official else keymap.transformer_to_diffusers(state)).items())
+    parts = [items] if official else [items[: len(items) // 2], items[len(items) // 2 :]]
+    return [save(dict(part)) for part in parts]
+
+
+@functools.cache
+def pickled(seed):
+    """A file of torch that is of no part of a model."""
+    file = io.BytesIO()
+    torch.save({"w": torch.from_numpy(np.frombuffer(noise(seed), np.uint8).copy())}, file)
+    return file.getvalue()
+
+
 def diffusers_files(pictures=False):
     shards = [SHARD.replace("00002-of", f"0000{number}-of") for number in (1, 2)]
-    sizes = TransformerConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40)
+    sizes = TransformerConfig(**SIZES, **({"in_dim": 36, "image_dim": 8} if pictures else {}))
     index = configs.IMAGE_MODEL_INDEX if pictures else configs.MODEL_INDEX
     files = {
         "model_index.json": json.dumps(index).encode(),
@@ -37,7 +63,7 @@ def diffusers_files(pictures=False):
         "transformer/diffusion_pytorch_model.safetensors.index.json": json.dumps(
             {"weight_map": {f"w{number}": shard.split("/")[1] for number, shard in enumerate(shards)}}
         ).encode(),
-        **{shard: noise(number) for number, shard in enumerate(shards)},
+        **dict(zip(shards, weights(pictures=pictures), strict=True)),
         "vae/config.json": b"{}",
         "vae/diffusion_pytorch_model.safetensors": noise(2),
         "text_encoder/config.json": b"{}",
@@ -50,12 +76,11 @@ def diffusers_files(pictures=False):
 
 
 def official_files():
-    sizes = {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
     return {
-        "config.json": json.dumps(sizes).encode(),
-        "diffusion_pytorch_model.safetensors": noise(5),
-        VAE: noise(6),
-        "models_t5_umt5-xxl-enc-bf16.pth": noise(7),
+        "config.json": json.dumps(SIZES).encode(),
+        "diffusion_pytorch_model.safetensors": weights(official=True)[0],
+        VAE: pickled(6),
+        "models_t5_umt5-xxl-enc-bf16.pth": pickled(7),
         "google/umt5-xxl/tokenizer.json": b"{}",
     }
 

@@ -47,7 +47,7 @@ def test_the_14b_model_is_told_to_stay_within_24_gb():
     chosen = placed(24 * GB)
     assert chosen.parked and chosen.text_on_host and chosen.resident is not None and 0 < chosen.resident < 20
     lines = chosen.describe()
-    assert lines[0].startswith("on cuda in bfloat16: about 2")
+    assert lines[0] == "on cuda in bfloat16"
     assert f"blocks of the transformer stream from host memory, {chosen.resident} of them stay" in lines
 
 
@@ -55,7 +55,7 @@ def test_without_a_budget_all_is_on_the_device_and_exact():
     chosen = placed(None)
     assert (chosen.quantization, chosen.resident, chosen.parked, chosen.tile, chosen.together) == (
         *(None, None, False, None),
-        True,
+        None,
     )
 
 
@@ -74,7 +74,7 @@ def test_a_budget_for_nothing_says_the_least_that_works(device):
 
 def test_a_cpu_computes_less_at_once_before_it_computes_less_exactly():
     whole, plenty = placed(None, device="cpu"), 1000 * GB
-    assert placed(plenty, device="cpu") == whole
+    assert replace(placed(plenty, device="cpu"), together=None, decode_latents=None) == whole
     smaller = placed(whole.memory + budget.HOST_PROGRAM_BYTES - 1, device="cpu")
     assert smaller.quantization is None and smaller.decode_latents == 1 and smaller.resident is None
     assert placed(40 * GB, device="cpu").quantization == "q8_0"

@@ -29,7 +29,7 @@ def test_a_cancelled_film_keeps_its_blocks_and_can_be_gone_on_with(pipe, tmp_pat
     journal = read_journal(film)
     assert Video(film).num_frames == journal.num_frames > 0 and not journal.finished
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(making, "pipeline_of", lambda journal: pipe)
+        patch.setattr(making, "pipeline_of", lambda *_: pipe)
         assert making.resume(film).num_frames == 58
     assert film.read_bytes() == whole.read_bytes()
     assert making.resume(film).num_frames == 58  # nothing is left to do

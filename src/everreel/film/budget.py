@@ -124,7 +124,7 @@ def place(
         peak = needs(plan, card, placement, parts).peak + fixed
         tried = replace(placement, memory=peak - fixed)
         if budget is None:
-            return replace(tried, together=None)  # as the memory is that will be free then
+            return replace(tried, together=None, decode_latents=None)  # as it comes
         if peak <= budget:
             return tried
         if least is None or tried.memory < least.memory:
@@ -196,7 +196,8 @@ def _step_bytes(plan: Plan, card: ModelCard, placement: Placement) -> float:
 def _decoding_bytes(plan: Plan, parts: Parts, placement: Placement) -> float:
     """Of some latents: the decoder's last level, at full size, and what it keeps of the frames before."""
     width, on_cpu = placement.dtype.itemsize, placement.device.type == "cpu"
-    frames = TEMPORAL * min(placement.decode_latents, plan.shape.frames)
+    at_once = placement.decode_latents or latents_at_once(plan.shape.pixel_height, plan.shape.pixel_width)
+    frames = TEMPORAL * min(at_once, plan.shape.frames)
     widths = _DECODING_WIDTHS["cpu" if on_cpu else "cuda"] + (0.5 if on_cpu and width == 4 else 0)
     height, breadth = plan.shape.pixel_height, plan.shape.pixel_width
     pixels = inside = height * breadth

@@ -113,13 +113,13 @@ class ModelOptions(BaseModel):
 
         from everreel.film.device import check_device, default_device, default_dtype
 
-        check_device(self.device)
-        chosen = torch.zeros(0, device=self.device or default_device()).device  # cuda is cuda:0
         if crew is not None:
-            theirs = crew.parallel.device
-            if self.device not in (None, theirs.type, str(theirs)):
-                raise ValueError(f"device = {self.device}: the processes were started for {theirs.type}")
-            chosen = theirs
+            chosen = crew.parallel.device
+            if self.device not in (None, chosen.type, str(chosen)):
+                raise ValueError(f"device = {self.device}: the processes were started for {chosen.type}")
+        else:
+            check_device(self.device)
+            chosen = torch.zeros(0, device=self.device or default_device()).device  # cuda is cuda:0
         dtype = self.dtype or str(default_dtype(chosen)).removeprefix("torch.")
         return self.model_copy(update={"device": str(chosen), "dtype": dtype})
 

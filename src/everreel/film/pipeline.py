@@ -148,26 +148,31 @@ class VideoPipeline:
         name_or_path: str | Path = "tiny",
         *,
         dtype: torch.dtype | str | None = None,
+        placement: Placement | None = None,
+        crew: Crew | None = None,
         **options: Any,  # noqa: ANN401 -- the fields of ModelOptions
     ) -> Self:
-        """Load a model by name or from a folder; options are those of `ModelOptions`.
+        """Load a model by name or from a path; options are those of `ModelOptions`, the rest is as for `load`.
 
         Raises:
             ValueError: the model is unknown, cannot be used, an option is wrong, or a file is not as it must be.
         """
+        if placement is not None:
+            options, dtype = {**options, "device": str(placement.device)}, placement.dtype
         named = None if dtype is None else str(dtype).removeprefix("torch.")
-        return cls.load(model_options(model=str(name_or_path), dtype=named, **options))
+        return cls.load(model_options(model=str(name_or_path), dtype=named, **options), placement, crew)
 
     @classmethod
-    def load(cls, options: ModelOptions, plan: Plan | None = None, crew: Crew | None = None) -> Self:
+    def load(cls, options: ModelOptions, place: Placement | Plan | None = None, crew: Crew | None = None) -> Self:
         """Load a model as its options say; raises as `from_pretrained`.
 
         Args:
-            plan: of the film that a budget of memory is for, by default one of the length and size that suit the model.
+            place: where its parts go, or the plan of the film that they are placed for; by default one of the length
+                and size that suit the model.
             crew: processes that share the transformer, each on its own device; the rest is in this one alone.
         """
         options, card = options.resolve(crew), options.card()
-        placement = placed(options, card, plan)
+        placement = place if isinstance(place, Placement) else placed(options, card, place)
         source, device, dtype = options.source(card), placement.device, placement.dtype
         notes = options.notes(source.config)  # and all that is wrong with a LoRA, before anything large is read
         load = partial(_transformer, options, source, placement)
@@ -345,7 +350,7 @@ class VideoPipeline:
         num_frames, hidden = plan.request.num_frames, plan.request.hidden
         assert num_frames
         at_once = latents_at_once(plan.shape.pixel_height, plan.shape.pixel_width)
-        at_once = at_once if self.placement is None else self.placement.decode_latents
+        at_once = (self.placement and self.placement.decode_latents) or at_once
         start, left = state.num_frames if state else 0, NOTHING
         num_made = state.num_made if state else 0
         if state is None and len(beginning.spare):

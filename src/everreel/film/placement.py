@@ -28,8 +28,8 @@ class Placement:
     """The encoders and the VAE are on the device only while they work."""
     text_on_host: bool = False
     """The text encoder, larger than the budget, works on the CPU."""
-    decode_latents: int = DECODE_FRAMES
-    """Latent frames that are decoded at a time."""
+    decode_latents: int | None = None
+    """Latent frames that are decoded at a time; None: as many as suit the size of the picture."""
     tile: int | None = None
     """Latents a side of the tiles that are decoded; None: pictures are decoded whole."""
     together: bool | None = True
@@ -52,6 +52,6 @@ class Placement:
             lines.append("guidance in two calls")
         if self.tile is not None:
             lines.append(f"decoded in tiles of {self.tile * SPATIAL} pixels")
-        if self.decode_latents < DECODE_FRAMES:
+        if self.decode_latents is not None and self.decode_latents < DECODE_FRAMES:
             lines.append(f"decoded {self.decode_latents} latent frame{'s' * (self.decode_latents > 1)} at a time")
         return lines

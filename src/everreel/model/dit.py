@@ -157,15 +157,10 @@ class DiT(nn.Module):
         )
         x_BLC = self._patchify(x_BCTHW.to(dtype), mine)
         time_BTC, modulation_BT6C = self._modulation(timestep_BT, fps_B)
-        texts = [(T, context)] if isinstance(context, Context) else context
-        if sum(frames for frames, _ in texts) != T:
-            raise ValueError(
-                f"context = {[frames for frames, _ in texts]} frames: must add up to the {T} latent frames"
-            )
-        texts = [(len(mine) * frames, context) for frames, context in texts]
+        texts = _texts(context, T)
         for layer, block in enumerate(self.blocks):
             # Not all layers' contexts and a number: a compiler would make a program for each number.
-            read = [(part, context.of(layer)) for part, context in texts]
+            read = [(len(mine) * frames, text.of(layer)) for frames, text in texts]
             x_BLC = block(x_BLC, modulation_BT6C, read, layer, view)
         if cache is not None and write_cache:
             cache.commit(T)
@@ -438,6 +433,15 @@ class ImageProjection(nn.Module):
     def forward(self, image_BSC: Tensor) -> Tensor:
         out_BSC: Tensor = self.proj(image_BSC)
         return out_BSC
+
+
+def _texts(context: Context | Sequence[tuple[int, Context]], num_frames: int) -> Sequence[tuple[int, Context]]:
+    """How many frames read which text."""
+    texts = [(num_frames, context)] if isinstance(context, Context) else context
+    frames = [count for count, _ in texts]
+    if sum(frames) != num_frames:
+        raise ValueError(f"context = {frames} frames: must add up to the {num_frames} latent frames")
+    return texts
 
 
 def _of_frames(table_LD: Tensor, frames: int, positions: range) -> Tensor:
