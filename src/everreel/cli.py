@@ -140,7 +140,9 @@ def batch(
 ) -> None:
     """Make a film of each line of a file; after a stop the same command goes on where it was."""
     from everreel.film.batch import BatchError, open_journal, read_batch
+    from everreel.film.budget import placed
     from everreel.film.making import maker_for
+    from everreel.film.plan import make_plan
 
     card, model = model.card(), model.resolve()
     try:
@@ -157,7 +159,9 @@ def batch(
             if item.status == "finished":
                 typer.echo(f"{film} is finished")
                 continue
-            pipeline = pipeline or _load(model)
+            cut = make_plan(item.request, card)
+            if pipeline is None or (model.memory and placed(model, card, cut) != pipeline.placement):
+                pipeline = _load(model, cut)
             for note in item.notes:
                 typer.echo(note, err=True)
             typer.echo(f"{film}: {item.summary}")

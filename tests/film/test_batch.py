@@ -275,6 +275,9 @@ def test_another_film_is_never_replaced(batch, wrong, pipe, finished):
     assert wrong(line, fingerprint="0" * 16) == [
         f"1: output = {item.output}: was made by the model {pipe.card.path} as it was then; {remedy}"
     ]
+    assert wrong(line, options={"quantization": "int8"}) == [
+        f"1: output = {item.output}: was made with quantization = None, and not int8; {remedy}"
+    ]
     if not finished:
         said = f"{item.output} was begun with float32; give --dtype float32"
         assert wrong(line, dtype="bfloat16") == [f"1: dtype = bfloat16: {said}"]

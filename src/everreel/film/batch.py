@@ -239,6 +239,11 @@ def _standing(request: VideoRequest, output: Path, maker: Maker) -> tuple[Litera
         raise RequestError(f"output = {output}: is shorter than its journal says; {REMEDY}")
     if journal.maker.fingerprint != maker.fingerprint:
         raise RequestError(f"output = {output}: was made by the model {journal.maker.model} as it was then; {REMEDY}")
+    options = journal.maker.options
+    for field in sorted({*options, *maker.options}):
+        if options.get(field) != maker.options.get(field):
+            found = f"was made with {field} = {options.get(field)}, and not {maker.options.get(field)}"
+            raise RequestError(f"output = {output}: {found}; {REMEDY}")
     if journal.finished:
         return "finished", journal.maker.threads
     for field in ("device", "dtype"):
