@@ -1,0 +1,249 @@
+"""Step caches, tried: passes of the transformer left out, what that saves and what it does to the film.
+
+Each way stands around the transformer and decides pass by pass, for both branches of guidance at once; nothing counts
+inside the model, and its state is a film's own. The one invariant: all ways make the same films from the same seeds,
+and each is held against the film of every pass.
+
+Shape suffixes: B batch (with and without the words), C channels, T latent frames, H W latent height and width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import machine, say
+from everreel.evaluate.critic import load_critic, score, shipped_critic
+from everreel.evaluate.markdown import paragraph, table, verdict
+from everreel.evaluate.prompts import held_out_prompts
+from everreel.film.pipeline import VideoPipeline
+from everreel.film.request import make_request
+from everreel.memory import keep_freed_memory
+from everreel.model.dit import Context, DiT, timestep_embedding
+
+PAGE = Path(__file__).parents[1] / "docs" / "step-cache.md"
+ALWAYS_FIRST, ALWAYS_LAST = 3, 2  # passes that every way computes
+SAVED_GOAL, PSNR_GOAL = 0.25, 30.0  # of the passes' time; dB against the film of every pass
+
+
+class EveryPass(nn.Module):
+    """A transformer whose passes are counted, a row of guidance each; the ways below leave some out."""
+
+    def __init__(self, model: DiT, num_passes: int) -> None:
+        super().__init__()
+        self.model, self.num_passes = model, num_passes
+        self.config, self.encode_context, self.new_cache = model.config, model.encode_context, model.new_cache
+        self.asked, self.rows = 0, 0
+
+    def forward(self, x_BCTHW: Tensor, timestep_BT: Tensor, context: Any, **more: Any) -> Tensor:  # noqa: ANN401
+        """See `DiT.forward`; without a cache of keys and values."""
+        assert more.get("cache") is None
+        must = self.asked < ALWAYS_FIRST or self.asked >= self.num_passes - ALWAYS_LAST
+        self.asked += 1
+        return self.compute(x_BCTHW, timestep_BT, context, more) if must else self.decide(
+            x_BCTHW, timestep_BT, context, more
+        )  # fmt: skip
+
+    def compute(self, x_BCTHW: Tensor, timestep_BT: Tensor, context: Any, more: Mapping[str, Any]) -> Tensor:  # noqa: ANN401
+        """The pass as it is."""
+        self.rows += len(x_BCTHW)
+        velocity_BCTHW: Tensor = self.model(x_BCTHW, timestep_BT, context, **more)
+        return velocity_BCTHW
+
+    def decide(self, x_BCTHW: Tensor, timestep_BT: Tensor, context: Any, more: Mapping[str, Any]) -> Tensor:  # noqa: ANN401
+        """A pass that may be left out."""
+        return self.compute(x_BCTHW, timestep_BT, context, more)
+
+
+class KeptGuidance(EveryPass):
+    """What the words change is computed in every `period`-th pass and kept in between, where one row is computed."""
+
+    period = 2
+    delta_CTHW: Tensor
+
+    def compute(self, x_BCTHW: Tensor, timestep_BT: Tensor, context: Any, more: Mapping[str, Any]) -> Tensor:  # noqa: ANN401
+        velocity_BCTHW = super().compute(x_BCTHW, timestep_BT, context, more)
+        self.delta_CTHW = velocity_BCTHW[0] - velocity_BCTHW[1]
+        return velocity_BCTHW
+
+    def decide(self, x_BCTHW: Tensor, timestep_BT: Tensor, context: Any, more: Mapping[str, Any]) -> Tensor:  # noqa: ANN401
+        if self.asked % self.period == 0:
+            return self.compute(x_BCTHW, timestep_BT, context, more)
+        one = {**more, "fps_B": more["fps_B"][:1]}
+        told = [(frames, _first_row(text)) for frames, text in context]
+        (told_CTHW,) = super().compute(x_BCTHW[:1], timestep_BT[:1], told, one)
+        return torch.stack([told_CTHW, told_CTHW - self.delta_CTHW])
+
+
+class KeptGuidance3(KeptGuidance):
+    """The same with every third."""
+
+    period = 3
+
+
+class Extrapolated(EveryPass):
+    """Every second velocity is drawn out of the last two that were computed, in a straight line of the timestep."""
+
+    def __init__(self, model: DiT, num_passes: int) -> None:
+        super().__init__(model, num_passes)
+        self.known: list[tuple[Tensor, Tensor]] = []
+
+    def compute(self, x_BCTHW: Tensor, timestep_BT: Tensor, context: Any, more: Mapping[str, Any]) -> Tensor:  # noqa: ANN401
+        velocity_BCTHW = super().compute(x_BCTHW, timestep_BT, context, more)
+        self.known = [*self.known, (timestep_BT[0], velocity_BCTHW)][-2:]
+        return velocity_BCTHW
+
+    def decide(self, x_BCTHW: Tensor, timestep_BT: Tensor, context: Any, more: Mapping[str, Any]) -> Tensor:  # noqa: ANN401
+        if self.asked % 2 == 0:
+            return self.compute(x_BCTHW, timestep_BT, context, more)
+        (before_T, first_BCTHW), (after_T, second_BCTHW) = self.known
+        share_T11 = ((timestep_BT[0] - after_T) / (after_T - before_T))[:, None, None]
+        return second_BCTHW + (second_BCTHW - first_BCTHW) * share_T11
+
+
+class Reused(EveryPass):
+    """TeaCache's rule: the last velocity again, while the modulation has changed by less than `limit` since."""
+
+    limit = 0.05
+    kept_BCTHW: Tensor
+    seen_BTC: Tensor
+    changed = 0.0
+
+    def decide(self, x_BCTHW: Tensor, timestep_BT: Tensor, context: Any, more: Mapping[str, Any]) -> Tensor:  # noqa: ANN401
+        if self.changed + self._change(timestep_BT) >= self.limit:
+            return self.compute(x_BCTHW, timestep_BT, context, more)
+        self.changed += self._change(timestep_BT)
+        self.seen_BTC = self._modulation(timestep_BT)
+        return self.kept_BCTHW
+
+    def compute(self, x_BCTHW: Tensor, timestep_BT: Tensor, context: Any, more: Mapping[str, Any]) -> Tensor:  # noqa: ANN401
+        self.changed, self.seen_BTC = 0.0, self._modulation(timestep_BT)
+        self.kept_BCTHW = super().compute(x_BCTHW, timestep_BT, context, more)
+        return self.kept_BCTHW
+
+    def _change(self, timestep_BT: Tensor) -> float:
+        now_BTC = self._modulation(timestep_BT)
+        return float((now_BTC - self.seen_BTC).abs().mean() / self.seen_BTC.abs().mean())
+
+    def _modulation(self, timestep_BT: Tensor) -> Tensor:
+        model = self.model
+        dtype = model.patch_embedding.weight.dtype
+        time_BTC = model.time_embedding(timestep_embedding(timestep_BT, model.config.freq_dim).to(dtype))
+        modulation_BTC: Tensor = model.time_projection(time_BTC).float()
+        return modulation_BTC
+
+
+class Reused10(Reused):
+    """The same up to twice that."""
+
+    limit = 0.1
+
+
+WAYS: Mapping[str, Callable[[DiT, int], EveryPass]] = {
+    "every pass": EveryPass,
+    "guidance kept for 2 passes": KeptGuidance,
+    "guidance kept for 3 passes": KeptGuidance3,
+    "every second extrapolated": Extrapolated,
+    "reused up to a change of 0.05": Reused,
+    "reused up to a change of 0.1": Reused10,
+}
+
+
+@dataclass
+class Tried:
+    """One way, over all of its films."""
+
+    rows: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    psnr: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+
+
+def run(model: str, num_films: int, steps: int | None) -> dict[str, Tried]:
+    """Make the films of every way."""
+    pipe = VideoPipeline.from_pretrained(model, device="cpu")
+    critic, transformer = load_critic(shipped_critic()), pipe.transformer
+    passes = steps or pipe.card.num_inference_steps
+    tried = {name: Tried() for name in WAYS}
+    assert isinstance(transformer, DiT)
+    for number, prompt in enumerate(held_out_prompts(num_films)):
+        exact_THWC = np.zeros(0)
+        for name, way in WAYS.items():
+            say(f"{name}, film {number + 1} of {num_films}")
+            counted = way(transformer, passes)
+            pipe.transformer = counted  # type: ignore[assignment]  # it is called like one
+            started = time.perf_counter()
+            request = make_request(prompt=prompt.text, seed=number, num_inference_steps=passes)
+            frames_THWC = np.concatenate([block.frames for block in pipe.stream(request)])
+            found = tried[name]
+            found.seconds.append(time.perf_counter() - started)
+            found.rows.append(counted.rows)
+            exact_THWC = frames_THWC if way is EveryPass else exact_THWC
+            found.psnr.append(_psnr(frames_THWC, exact_THWC))
+            read = score(critic, [frames_THWC], [prompt.scene], request.fps)
+            found.accuracy.append(float(np.mean([hit for name, hit in read.items() if name in prompt.asked])))
+        pipe.transformer = transformer
+    return tried
+
+
+def page(tried: Mapping[str, Tried], command: str) -> str:
+    """docs/step-cache.md."""
+    whole = statistics.mean(tried["every pass"].rows)
+    lines = ["# Step caches", "", "This page is written by a program:", "", f"    {command}", ""]
+    lines += [*table(("machine", ""), machine().items()), ""]
+    lines += paragraph(
+        "A step cache leaves out passes of the transformer whose result can be guessed. Skywork says that TeaCache "
+        "spoils diffusion forcing, so none is shipped before one holds: it must save at least a quarter of the passes and "
+        f"leave the film at {PSNR_GOAL:.0f} dB or more from that of every pass. These are films of one window of the "
+        "embedded model, of scenes that it was never trained on; accuracy is the critic's."
+    )
+    rows = []
+    for name, found in tried.items():
+        saved, psnr = 1 - statistics.mean(found.rows) / whole, statistics.median(found.psnr)
+        holds = "" if name == "every pass" else verdict(saved >= SAVED_GOAL and psnr >= PSNR_GOAL)
+        far = "" if name == "every pass" else f"{psnr:.1f} dB"
+        cells = f"{100 * saved:.0f} %", f"{statistics.mean(found.seconds):.1f}", far
+        rows.append((name, *cells, f"{100 * statistics.mean(found.accuracy):.0f} %", holds))
+    head = ("way", "passes saved", "seconds a film", "median PSNR", "accuracy", "holds")
+    return "\n".join([*lines, "", *table(head, rows, "lrrrrl"), ""])
+
+
+def _first_row(text: Context) -> Context:
+    """The words' own row."""
+    return Context(tuple((k[:1], v[:1]) for k, v in text.layers), text.bias[:1])
+
+
+def _psnr(found: np.ndarray[Any, Any], exact: np.ndarray[Any, Any]) -> float:
+    error = float(np.square(found.astype(np.float64) - exact).mean())
+    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the films, and write the page."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_cache", description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="tiny", help="a model's name or folder")
+    parser.add_argument("--num-films", type=int, default=8, help="prompts, each made in every way")
+    parser.add_argument("--steps", type=int, help="denoising steps")
+    parser.add_argument("--output", type=Path, default=PAGE, help="the page")
+    options = parser.parse_args(arguments)
+    keep_freed_memory()
+    found = run(options.model, options.num_films, options.steps)
+    command = f"python -m benchmarks.step_cache {shlex.join(arguments)}".strip()
+    options.output.write_text(page(found, command), encoding="utf-8")
+    say(f"wrote {options.output}")
+
+
+if __name__ == "__main__":
+    main()
