@@ -204,9 +204,9 @@ def page(tried: Mapping[str, Tried], command: str) -> str:
     lines += [*table(("machine", ""), machine().items()), ""]
     lines += paragraph(
         "A step cache leaves out passes of the transformer whose result can be guessed. Skywork says that TeaCache "
-        "spoils diffusion forcing, so none is shipped before one holds: it must save at least a quarter of the passes and "
-        f"leave the film at {PSNR_GOAL:.0f} dB or more from that of every pass. These are films of one window of the "
-        "embedded model, of scenes that it was never trained on; accuracy is the critic's."
+        "spoils diffusion forcing, so none is shipped before one holds: it must save at least a quarter of the passes "
+        f"and leave the film at {PSNR_GOAL:.0f} dB or more from that of every pass. These are films of one window of "
+        "the embedded model, of scenes that it was never trained on; accuracy is the critic's."
     )
     rows = []
     for name, found in tried.items():
