@@ -19,14 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from everreel.checkpoint import configs, keymap
-from everreel.checkpoint.contents import SENTENCEPIECE, TIED, Role, Shapes, Shards
+from everreel.checkpoint.contents import SENTENCEPIECE, TIED, Role, Shapes, Shards, official_names
 from everreel.checkpoint.source import Part, Source, find_part, find_tokenizer, find_transformer, lacking
 from everreel.checkpoint.spiece import tokenizer_from_spiece
 from everreel.checkpoint.tensors import Device, open_tensors
 from everreel.model.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 from everreel.model.dit import DiT
 from everreel.model.image_encoder import ImageEncoder
-from everreel.model.packed import PackedLinear
+from everreel.model.packed import PackedLinear, is_packed
 from everreel.model.text_encoder import TextEncoder, Tokenizer
 from everreel.model.vae import CausalVAE
 
@@ -206,15 +206,17 @@ def _load(part: Part, device: Device, dtype: torch.dtype, keep_packed: bool = Fa
 def _keep_packed(opened: Opened, device: Device, dtype: torch.dtype) -> set[str]:
     """Put layers in that keep their weights as the file has them; the names of the tensors that are in their places."""
     held = set()
-    for name, info in opened.shards.infos.items():
-        if isinstance(getattr(torch, info.dtype, None), torch.dtype):
-            continue  # not in blocks
+    layers = dict(opened.inner.named_modules())
+    for ours, name in official_names(opened.shards).items():
+        linear, info = ours.removesuffix(".weight"), opened.shards.infos[name]
+        # Embeddings, and blocks of types that are not known, are unpacked for good.
+        if not is_packed(info.dtype) or not isinstance(layers.get(linear), nn.Linear):
+            continue
         packed, ggml_type = opened.shards.packed(name)
-        linear = name.removesuffix(".weight")
-        bias = opened.shards.read(f"{linear}.bias", device, dtype)
-        layer = PackedLinear(packed.to(device), ggml_type, info.shape, bias, dtype)
-        opened.inner.set_submodule(linear, layer)
-        held |= {name, f"{linear}.bias"}
+        bias_name = f"{name.removesuffix('.weight')}.bias"
+        bias = opened.shards.read(bias_name, device, dtype)
+        opened.inner.set_submodule(linear, PackedLinear(packed.to(device), ggml_type, info.shape, bias, dtype))
+        held |= {name, bias_name}
     return held
 
 
