@@ -22,7 +22,7 @@ from everreel.checkpoint import configs, keymap
 from everreel.checkpoint.contents import SENTENCEPIECE, TIED, Role, Shapes, Shards, official_names
 from everreel.checkpoint.source import Part, Source, find_part, find_tokenizer, find_transformer, lacking
 from everreel.checkpoint.spiece import tokenizer_from_spiece
-from everreel.checkpoint.tensors import Device, open_tensors
+from everreel.checkpoint.tensors import Device, and_more, open_tensors
 from everreel.model.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 from everreel.model.dit import DiT
 from everreel.model.image_encoder import ImageEncoder
@@ -243,19 +243,15 @@ def _check(shards: Shards, expected: Shapes) -> None:
     wrong = [name for name, shape in shards.shapes.items() if name in expected and expected[name] != shape]
     if missing:
         where = shards.path(next(iter(shards.infos))).parent
-        raise ValueError(f"tensor {missing[0]!r} is missing in {where}{_more(missing)}")
+        raise ValueError(f"tensor {missing[0]!r} is missing in {where}{and_more(missing)}")
     if extra:
-        raise ValueError(f"tensor {extra[0]!r} in {shards.path(extra[0])} is not one of this network{_more(extra)}")
+        raise ValueError(f"tensor {extra[0]!r} in {shards.path(extra[0])} is not one of this network{and_more(extra)}")
     if wrong:
         name = wrong[0]
         raise ValueError(
             f"tensor {name!r} in {shards.path(name)} has the shape {shards.shapes[name]}: "
-            f"must be {expected[name]}{_more(wrong)}"
+            f"must be {expected[name]}{and_more(wrong)}"
         )
-
-
-def _more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def _renamed(state: State, old: str, new: str) -> dict[str, Tensor]:
