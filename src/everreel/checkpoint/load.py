@@ -8,7 +8,6 @@ to the device, and stay mapped where the CPU is the device and the type is the s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -171,8 +170,10 @@ def save_diffusers(
     With an image encoder it is one of an I2V model, for its `SkyReelsV2ImageToVideoPipeline`.
     """
     root = Path(folder)
-    write_json(root / "model_index.json", configs.MODEL_INDEX if image_encoder is None else configs.IMAGE_MODEL_INDEX)
-    write_json(root / "scheduler" / "scheduler_config.json", configs.scheduler_config(shift))
+    configs.write_json(
+        root / "model_index.json", configs.MODEL_INDEX if image_encoder is None else configs.IMAGE_MODEL_INDEX
+    )
+    configs.write_json(root / "scheduler" / "scheduler_config.json", configs.scheduler_config(shift))
     fields = configs.transformer_config_to_diffusers(transformer.config)
     state = keymap.transformer_to_diffusers(transformer.state_dict())
     _save_network(root / "transformer", _DIFFUSERS_WEIGHTS, fields, state, dtype)
@@ -188,7 +189,7 @@ def save_diffusers(
         state = with_prefix(image_encoder.model.state_dict())
         _save_network(root / "image_encoder", _TRANSFORMERS_WEIGHTS, fields, state, dtype)
         settings = configs.image_processor_config(image_encoder.config.image_size)
-        write_json(root / "image_processor" / "preprocessor_config.json", settings)
+        configs.write_json(root / "image_processor" / "preprocessor_config.json", settings)
 
 
 def _load(part: Part, device: Device, dtype: torch.dtype, keep_packed: bool = False) -> nn.Module:
@@ -268,7 +269,7 @@ def _untied(state: State) -> dict[str, Tensor]:
 
 
 def _save_network(folder: Path, stem: str, fields: Mapping[str, object], state: State, dtype: torch.dtype) -> None:
-    write_json(folder / "config.json", fields)
+    configs.write_json(folder / "config.json", fields)
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})
 
@@ -282,10 +283,4 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
         name: mark for name, mark in marks.items() if tokenizer.backend.token_to_id(mark) is not None
     }
     settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": tokenizer.max_length}
-    write_json(folder / "tokenizer_config.json", settings)
-
-
-def write_json(file: Path, content: Mapping[str, object]) -> None:
-    """Write a JSON object as people like to read it, and its folder if need be."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    configs.write_json(folder / "tokenizer_config.json", settings)
