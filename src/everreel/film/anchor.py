@@ -33,7 +33,7 @@ class ColorAnchor:
         self.strength = strength
         self.turns = tuple(turns)
         self.reference: Tensor | None = None
-        """(3, C) in `widest_dtype`: the mean and deviation that frames are held at, and the frame from which on they are."""
+        """(3, C), `widest_dtype`: the mean and deviation that frames are held at, and the frame where they begin."""
 
     def __call__(self, start: int, latents_CTHW: Tensor) -> Tensor:
         """The next finished latents, the first of them frame `start` of the film, held at what the first ones were."""
