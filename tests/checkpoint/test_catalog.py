@@ -7,10 +7,11 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from everreel.checkpoint import catalog, configs, keymap
+from everreel.checkpoint import catalog, configs, keymap, places
 from everreel.model.config import TransformerConfig
 from everreel.model.dit import DiT
 
+TEXT = places.OFFICIAL["text_encoder"]
 I2V = {"in_dim": 36, "image_dim": 1280}
 
 
@@ -53,7 +54,7 @@ def make_official(folder, **fields):
     (folder / "google" / "umt5-xxl").mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(WIDE | fields))
     hollow(folder / "model.safetensors", configs.transformer_config_from_official(WIDE | fields))
-    for name in ("Wan2.1_VAE.pth", "models_t5.pth"):
+    for name in ("Wan2.1_VAE.pth", TEXT):
         torch.save({"of another kind": torch.zeros(1)}, folder / name)
     (folder / "google" / "umt5-xxl" / "tokenizer.json").write_bytes(b"{}")
     return folder
@@ -200,6 +201,7 @@ def test_a_model_in_the_cache_is_found_by_its_name_and_knows_what_it_is(cache, r
         for part in ("vae", "text_encoder", "tokenizer"):
             (folder / part).mkdir(exist_ok=True)
             (folder / part / "model.safetensors").write_bytes(b"")
+            (folder / part / "config.json").write_text("{}")
         (folder / "tokenizer" / "tokenizer.json").write_text("{}")
     else:
         make_official(folder)
@@ -215,13 +217,21 @@ def test_a_model_in_the_cache_is_found_by_its_name_and_knows_what_it_is(cache, r
     ]
 
 
-@pytest.mark.parametrize("missing", ["models_t5.pth", "google/umt5-xxl/tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("missing", [TEXT, "google/umt5-xxl/tokenizer.json", "model.safetensors"])
 def test_a_copy_in_the_cache_that_is_not_whole_is_none(cache, missing):
     folder = make_official(cache("Skywork/SkyReels-V2-DF-14B-540P"))
     assert catalog.find_model("DF-14B-540P").path == str(folder)
     (folder / missing).unlink()
     with pytest.raises(ValueError, match="its weights are not on this machine"):
         catalog.find_model("DF-14B-540P")
+
+
+def test_a_copy_without_the_image_encoder_is_none_of_a_model_that_needs_one(cache):
+    folder = make_official(cache("Skywork/SkyReels-V2-I2V-14B-540P"), model_type="i2v", in_dim=36)
+    with pytest.raises(ValueError, match="its weights are not on this machine"):
+        catalog.find_model("I2V-14B-540P")
+    torch.save({"of another kind": torch.zeros(1)}, folder / places.OFFICIAL["image_encoder"])
+    assert catalog.find_model("I2V-14B-540P").path == str(folder)
 
 
 def test_a_shard_that_is_missing_in_the_cache_is_too(cache):

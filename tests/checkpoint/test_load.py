@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -12,7 +13,9 @@ import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 
-from everreel.checkpoint import configs, keymap, load
+from everreel.checkpoint import configs, gguf, keymap, load
+from everreel.checkpoint.tensors import describe
+from everreel.model import packed
 from everreel.model.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 from everreel.model.dit import DiT
 from everreel.model.image_encoder import ImageEncoder
@@ -354,3 +357,26 @@ def test_private_memory_of_a_load_is_below_the_largest_shard(tmp_path, networks)
     assert found["meta bfloat16"] < limit / 4 and found["meta float32"] < limit / 4
     # Here the network itself is in private memory: twice the bytes of its files.
     assert found["cpu float32"] - 2 * sum(sizes) < limit / 2
+
+
+@pytest.mark.parametrize("rename", [dict, keymap.transformer_to_diffusers])
+@pytest.mark.parametrize("known", [True, False])
+def test_only_linear_layers_of_known_types_stay_packed(small, tmp_path, monkeypatch, rename, known):
+    """Whatever its names: other tools quantise the embedding of the frame rate as well."""
+    monkeypatch.setattr(gguf, "_FEW", 0)
+    monkeypatch.setattr(gguf, "_KEPT", ())
+    tensors = {name: (describe(tensor), partial(torch.clone, tensor)) for name, tensor in small.df.state_dict().items()}
+    named = rename({name: torch.tensor(at) for at, name in enumerate(tensors)})
+    values = list(tensors.values())
+    for _ in gguf.write_gguf(tmp_path / "x.gguf", {n: values[at] for n, at in named.items()}, {}, "q8_0"):
+        pass
+    dense = load.load_transformer(tmp_path / "x.gguf")
+    if not known:
+        monkeypatch.delitem(packed._LAYOUTS, "Q8_0")
+    kept = load.load_transformer(tmp_path / "x.gguf", keep_packed=True)
+    layers = {name for name, module in kept.named_modules() if isinstance(module, packed.PackedLinear)}
+    assert ("blocks.1.cross_attn.o" in layers) == known and "fps_embedding" not in layers
+    for name, tensor in dense.state_dict().items():
+        layer = name.removesuffix(".weight")
+        found = kept.get_submodule(layer).dense() if layer in layers else kept.state_dict()[name]
+        assert torch.equal(found, tensor), name

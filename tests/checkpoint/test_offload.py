@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from everreel.checkpoint.offload import SLOTS, OffloadedBlocks, offload, parked
+from everreel.model.compile import compile_blocks
 from everreel.model.config import TransformerConfig, VAEConfig
 from everreel.model.dit import DiT
 from everreel.model.kv_cache import KVCache
@@ -72,6 +73,30 @@ def test_offloaded_blocks_give_the_same_numbers(resident):
     # Six passes: each copies every streamed block once, and what is held in two slots not at all.
     passes = 6 * streamed
     assert lane.copies == (streamed if streamed <= SLOTS else passes + 1)
+
+
+@pytest.mark.parametrize("resident", [0, 1, 2])
+def test_blocks_that_stream_are_compiled_in_every_slot(resident):
+    """Those of an odd number change slots from pass to pass."""
+    torch._dynamo.reset()
+    model = a_model()
+    expected = result(model)
+    made, calls = [], []
+
+    def backend(graph, inputs):
+        made.append(graph)
+        return lambda *inputs: calls.append(1) or graph.forward(*inputs)
+
+    model.blocks = OffloadedBlocks(model.blocks, "cpu", resident)
+    compile_blocks(model, backend)
+    context = model.encode_context(torch.randn(1, 5, 24, generator=torch.Generator().manual_seed(0)), [5])
+    x = torch.randn(1, 16, 2, 4, 6, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for _ in range(3):
+            model(x, torch.full((1, 2), 500.0), context)
+    assert len(calls) == 3 * LAYERS and len(made) == 1
+    torch.testing.assert_close(result(model), expected)
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("resident", [0, 2])

@@ -191,3 +191,9 @@ def test_safetensors_are_written_one_by_one(tmp_path):
         for name, tensor in state.items():
             read = found.get_tensor(name)
             assert read.dtype == tensor.dtype and torch.equal(read.float(), tensor.float())
+
+
+def test_a_file_of_torch_is_told_by_its_content_whatever_it_is_called(tmp_path):
+    for name in ("x.safetensors", "x.gguf", "x"):
+        torch.save({"a": torch.ones(2)}, tmp_path / name)
+        assert torch.equal(open_tensors(tmp_path / name).read("a"), torch.ones(2))

@@ -1,13 +1,17 @@
 """A budget of memory: what fits is chosen, the exact before the small, and what cannot fit is said in one line."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from everreel.checkpoint.catalog import find_model
+from everreel.checkpoint.convert import convert
 from everreel.film import budget
 from everreel.film.budget import needs, parse_memory, place
+from everreel.film.loading import model_options
 from everreel.film.parts import parts_of
 from everreel.film.plan import make_plan
 from everreel.film.request import make_request
@@ -113,7 +117,37 @@ def test_parts_are_those_of_the_files():
     assert 11e6 < parts.transformer < 13e6 and parts.blocks < parts.transformer
     assert (parts.base_dim, parts.image) == (16, 0.0)
     released = parts_of(find_model("DF-1.3B-540P", here=False))
-    assert 1.2e9 < released.transformer < 1.6e9 and released.base_dim == 96
+    assert 1.2e9 < released.transformer < 1.6e9 and released.base_dim == 96 and released.packed is None
+
+
+@pytest.mark.parametrize("to", ["official", "gguf", "safetensors"])
+def test_parts_are_those_of_the_files_in_every_layout(tiny_folder, tmp_path, to):
+    """Of a single file the others are where the user says that they are, or else taken for the released ones."""
+    target = tmp_path / {"official": "model", "gguf": "model.gguf"}.get(to, "model.safetensors")
+    convert(tiny_folder, target, to=to)
+    folder, found = parts_of(find_model(tiny_folder)), parts_of(find_model(target, kind="df"), tiny_folder)
+    assert found == folder
+    assert parts_of(find_model(target, kind="df")).text == (folder.text if to == "official" else 5.68e9)
+
+
+def test_what_a_file_holds_quantised_is_counted_so_unless_it_cannot_stay(tmp_path):
+    tiny = Path(find_model("tiny").path)
+    convert(tiny, tmp_path / "q8.gguf", to="gguf", quantization="q8_0")
+    card = find_model(tmp_path / "q8.gguf")
+    parts = parts_of(card, tiny)
+    assert parts.packed == pytest.approx(34 / 32, abs=0.01)
+    plan = make_plan(make_request(prompt="a fox"), card)
+    given = {"model": str(card.path), "parts": tiny, "device": "cpu", "dtype": "float32"}
+    kept = budget.placed(model_options(**given), card, plan)
+    lora = tmp_path / "lora.safetensors"
+    save_file({"diffusion_model.blocks.0.self_attn.q.diff_b": torch.zeros(card.dim)}, lora)
+    merged = budget.placed(model_options(**given, lora=[str(lora)]), card, plan)
+    weights = [needs(plan, card, way, parts).weights for way in (kept, merged)]
+    assert kept.packed and not merged.packed
+    # Less one layer, which is unpacked as it is used.
+    assert weights[1] - weights[0] == pytest.approx(
+        parts.blocks * (4 - 34 / 32) - card.dim * card.ffn_dim * 4, rel=0.01
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from everreel.checkpoint.convert import convert
-from everreel.film import making
+from everreel.checkpoint.load import load_transformer
+from everreel.film import making, pipeline
 from everreel.film.journal import read_journal
 from everreel.film.loading import model_options
 from everreel.film.pipeline import VideoPipeline
+from everreel.film.placement import Placement
 from everreel.film.request import make_request
 from everreel.media import FilmWriter
 from everreel.model.packed import PackedLinear
@@ -88,6 +90,22 @@ def test_what_a_file_holds_quantised_stays_so(tiny_folder, tmp_path):
     assert np.abs(frames(pipe) - frames(whole)).mean() < 3
     with pytest.raises(ValueError, match="its VAE"):
         VideoPipeline.from_pretrained(str(tmp_path / "q8.gguf"), **CPU)
+
+
+@pytest.mark.parametrize(("quantization", "first"), [(None, "meta"), ("q8_0", "cpu")])
+def test_a_device_never_holds_weights_that_are_to_be_smaller(monkeypatch, quantization, first):
+    homes = []
+
+    def load(source, device, *more, **options):
+        homes.append(str(device))
+        return load_transformer(source, device, *more, **options)
+
+    monkeypatch.setattr(pipeline, "load_transformer", load)
+    options = model_options()
+    place = Placement(torch.device("meta"), torch.bfloat16, quantization)
+    transformer = pipeline._transformer(options, options.source(options.card()), place, place.device)
+    assert homes == [first]
+    assert {str(tensor.device) for tensor in transformer.state_dict().values()} == {"meta"}
 
 
 def test_a_lora_changes_the_film_by_its_strength(tiny_folder, tmp_path):

@@ -3,6 +3,8 @@
 The kernels are stand-ins: modules of the right names, which compute on the CPU.
 """
 
+import copy
+import pickle
 import sys
 import types
 import warnings
@@ -227,3 +229,13 @@ def test_a_transformer_attends_with_the_kernel_it_was_given(device):
     calls = fake.calls
     model(x, time, context, blocks=(1, 2))
     assert fake.calls == calls + config.num_layers * 2
+
+
+def test_a_copy_finds_its_own_kernels(device):
+    """What is found is made of functions that cannot be sent to another process, and may not work there."""
+    device(HOPPER, flash_attn_interface=Fake())
+    attention = Attention("flash")
+    with torch.no_grad():
+        assert attention.kernel(CPU, torch.bfloat16, 128) is not None
+    for copied in (pickle.loads(pickle.dumps(attention)), copy.deepcopy(attention)):
+        assert copied.choice == "flash" and not copied._found

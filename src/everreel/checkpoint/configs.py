@@ -324,6 +324,12 @@ def scheduler_config(shift: float) -> dict[str, Any]:
     }
 
 
+def write_json(file: Path, content: Mapping[str, object]) -> None:
+    """Write a JSON object as people like to read it, and its folder if need be."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The JSON object in `file`; ValueError names the file if it is missing or torn."""
     try:

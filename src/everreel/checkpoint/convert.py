@@ -37,10 +37,9 @@ from everreel.checkpoint.load import (
     part_of,
     save_tokenizer,
     with_prefix,
-    write_json,
 )
-from everreel.checkpoint.places import RECORD
-from everreel.checkpoint.source import KINDS, OFFICIAL, Part, Source, find_source, lacking
+from everreel.checkpoint.places import OFFICIAL, RECORD
+from everreel.checkpoint.source import KINDS, Part, Source, find_source, lacking
 from everreel.checkpoint.tensors import TensorInfo, describe, write_safetensors
 from everreel.model.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 from everreel.model.image_encoder import ImageEncoder
@@ -134,7 +133,7 @@ class _Job:
         """As the released repositories are."""
         parts, notes = self.parts(), dict[str, Any](self.notes())
         renames = {"text_encoder": keymap.umt5_to_official, "image_encoder": keymap.clip_to_official}
-        write_json(folder / "config.json", configs.transformer_config_to_official(self.model.config))
+        configs.write_json(folder / "config.json", configs.transformer_config_to_official(self.model.config))
         for role, (part, opened) in parts.items():
             tensors = _tensors(opened, renames.get(role, dict), self.dtype)
             if role == "transformer":
@@ -143,26 +142,26 @@ class _Job:
             notes[role] = _fields(part, tensors)
             _save_pickle({name: _alone(read()) for name, (_, read) in tensors.items()}, folder / OFFICIAL[role])
             self.follow(iter(opened.shards.infos))
-        write_json(folder / RECORD, notes)
+        configs.write_json(folder / RECORD, notes)
         _copy_tokenizer(self.model, folder / "google" / "umt5-xxl")
 
     def diffusers(self, folder: Path) -> None:
         """As diffusers reads it."""
         assert self.kind is not None
         parts = self.parts()
-        write_json(folder / "model_index.json", _INDEX[self.kind])
+        configs.write_json(folder / "model_index.json", _INDEX[self.kind])
         scheduler = self.model.path / "scheduler" / "scheduler_config.json"
         settings = configs.read_json(scheduler) if scheduler.is_file() else configs.scheduler_config(_SHIFTS[self.kind])
-        write_json(folder / "scheduler" / "scheduler_config.json", settings)
+        configs.write_json(folder / "scheduler" / "scheduler_config.json", settings)
         for role, (part, opened) in parts.items():
             tensors = _tensors(opened, _to_diffusers(part), self.dtype)
-            write_json(folder / role / "config.json", _fields(part, tensors))
+            configs.write_json(folder / role / "config.json", _fields(part, tensors))
             stem = "model" if role in ("text_encoder", "image_encoder") else "diffusion_pytorch_model"
             self.follow(write_safetensors(folder / role / f"{stem}.safetensors", tensors, {"format": "pt"}))
             if isinstance(part.config, ImageEncoderConfig):
                 settings = configs.image_processor_config(part.config.image_size)
-                write_json(folder / "image_processor" / "preprocessor_config.json", settings)
-        write_json(folder / RECORD, self.notes())
+                configs.write_json(folder / "image_processor" / "preprocessor_config.json", settings)
+        configs.write_json(folder / RECORD, self.notes())
         _copy_tokenizer(self.model, folder / "tokenizer")
 
     def parts(self) -> dict[Role, tuple[Part, Opened]]:

@@ -8,25 +8,21 @@ gave. Until then it is NAME.incomplete, and what has come stays there for the ne
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from everreel.checkpoint import places
+from everreel.checkpoint import configs, places
 from everreel.checkpoint.catalog import CATALOG, ModelCard, published
 from everreel.checkpoint.hubs import HubName, RemoteFile, fetch, hub_of
+from everreel.checkpoint.places import OFFICIAL, Layout
 
-Layout = Literal["diffusers", "official"]
 CHUNK_BYTES = 1 << 22
 _STAGING, _LOCK = ".staging", ".lock"
 
-_VAE, _TEXT = "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth"
-_IMAGE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 _DIFFUSERS_PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler", "image_encoder", "image_processor")
 _TAKEN: dict[Layout, re.Pattern[str]] = {
     "diffusers": re.compile(
@@ -34,15 +30,8 @@ _TAKEN: dict[Layout, re.Pattern[str]] = {
     ),
     "official": re.compile(
         r"LICEN[CS]E[^/]*|config\.json|[^/]+\.safetensors(?:\.index\.json)?|google/umt5-xxl/[^/]+\.json|"
-        + "|".join(map(re.escape, (_VAE, _TEXT, _IMAGE)))
+        + "|".join(map(re.escape, OFFICIAL.values()))
     ),
-}
-_NEEDED: dict[Layout, tuple[str, ...]] = {
-    "diffusers": (
-        *("model_index.json", "transformer/config.json", "vae/config.json"),
-        *("text_encoder/config.json", "tokenizer/tokenizer.json"),
-    ),
-    "official": ("config.json", _VAE, _TEXT, "google/umt5-xxl/tokenizer.json"),
 }
 _VARIANT = re.compile(r"\.(?:fp16|bf16|fp32)[.-]")  # the same weights once more, in another precision
 
@@ -100,7 +89,7 @@ def download(
         shutil.rmtree(part / _STAGING, ignore_errors=True)
         name = card.official.split("/")[1]
         record = {"name": name, "kind": card.kind, "repository": repository, "hub": hub, "revision": revision}
-        (part / places.RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        configs.write_json(part / places.RECORD, record)
     if folder.is_dir():
         folder.rmdir()
     part.rename(folder)
@@ -116,12 +105,9 @@ def needed_files(repository: str, listed: list[RemoteFile], card: ModelCard) -> 
     layout: Layout = "diffusers" if repository.endswith("-Diffusers") else "official"
     taken = [f for f in listed if _TAKEN[layout].fullmatch(f.path) and not _VARIANT.search(f.path)]
     if not card.image:
-        taken = [f for f in taken if f.path != _IMAGE and not f.path.startswith("image_")]
+        taken = [f for f in taken if f.path != OFFICIAL["image_encoder"] and not f.path.startswith("image_")]
     paths = [file.path for file in taken]
-    needed = list(_NEEDED[layout])
-    if card.image:
-        needed.append("image_encoder/config.json" if layout == "diffusers" else _IMAGE)
-    for path in needed:
+    for path in places.needed(layout, card.image):
         if path not in paths:
             raise ValueError(f"{repository}: holds no {path}, so it is no model of the {layout} layout; try the other")
     weights = "transformer/" if layout == "diffusers" else ""

@@ -8,7 +8,6 @@ to the device, and stay mapped where the CPU is the device and the type is the s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,14 +18,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from everreel.checkpoint import configs, keymap
-from everreel.checkpoint.contents import SENTENCEPIECE, TIED, Role, Shapes, Shards
+from everreel.checkpoint.contents import SENTENCEPIECE, TIED, Role, Shapes, Shards, official_names
 from everreel.checkpoint.source import Part, Source, find_part, find_tokenizer, find_transformer, lacking
 from everreel.checkpoint.spiece import tokenizer_from_spiece
-from everreel.checkpoint.tensors import Device, open_tensors
+from everreel.checkpoint.tensors import Device, and_more, open_tensors
 from everreel.model.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 from everreel.model.dit import DiT
 from everreel.model.image_encoder import ImageEncoder
-from everreel.model.packed import PackedLinear
+from everreel.model.packed import PackedLinear, is_packed
 from everreel.model.text_encoder import TextEncoder, Tokenizer
 from everreel.model.vae import CausalVAE
 
@@ -171,8 +170,10 @@ def save_diffusers(
     With an image encoder it is one of an I2V model, for its `SkyReelsV2ImageToVideoPipeline`.
     """
     root = Path(folder)
-    write_json(root / "model_index.json", configs.MODEL_INDEX if image_encoder is None else configs.IMAGE_MODEL_INDEX)
-    write_json(root / "scheduler" / "scheduler_config.json", configs.scheduler_config(shift))
+    configs.write_json(
+        root / "model_index.json", configs.MODEL_INDEX if image_encoder is None else configs.IMAGE_MODEL_INDEX
+    )
+    configs.write_json(root / "scheduler" / "scheduler_config.json", configs.scheduler_config(shift))
     fields = configs.transformer_config_to_diffusers(transformer.config)
     state = keymap.transformer_to_diffusers(transformer.state_dict())
     _save_network(root / "transformer", _DIFFUSERS_WEIGHTS, fields, state, dtype)
@@ -188,7 +189,7 @@ def save_diffusers(
         state = with_prefix(image_encoder.model.state_dict())
         _save_network(root / "image_encoder", _TRANSFORMERS_WEIGHTS, fields, state, dtype)
         settings = configs.image_processor_config(image_encoder.config.image_size)
-        write_json(root / "image_processor" / "preprocessor_config.json", settings)
+        configs.write_json(root / "image_processor" / "preprocessor_config.json", settings)
 
 
 def _load(part: Part, device: Device, dtype: torch.dtype, keep_packed: bool = False) -> nn.Module:
@@ -206,15 +207,17 @@ def _load(part: Part, device: Device, dtype: torch.dtype, keep_packed: bool = Fa
 def _keep_packed(opened: Opened, device: Device, dtype: torch.dtype) -> set[str]:
     """Put layers in that keep their weights as the file has them; the names of the tensors that are in their places."""
     held = set()
-    for name, info in opened.shards.infos.items():
-        if isinstance(getattr(torch, info.dtype, None), torch.dtype):
-            continue  # not in blocks
+    layers = dict(opened.inner.named_modules())
+    for ours, name in official_names(opened.shards).items():
+        linear, info = ours.removesuffix(".weight"), opened.shards.infos[name]
+        # Embeddings, and blocks of types that are not known, are unpacked for good.
+        if not is_packed(info.dtype) or not isinstance(layers.get(linear), nn.Linear):
+            continue
         packed, ggml_type = opened.shards.packed(name)
-        linear = name.removesuffix(".weight")
-        bias = opened.shards.read(f"{linear}.bias", device, dtype)
-        layer = PackedLinear(packed.to(device), ggml_type, info.shape, bias, dtype)
-        opened.inner.set_submodule(linear, layer)
-        held |= {name, f"{linear}.bias"}
+        bias_name = f"{name.removesuffix('.weight')}.bias"
+        bias = opened.shards.read(bias_name, device, dtype)
+        opened.inner.set_submodule(linear, PackedLinear(packed.to(device), ggml_type, info.shape, bias, dtype))
+        held |= {name, bias_name}
     return held
 
 
@@ -241,19 +244,15 @@ def _check(shards: Shards, expected: Shapes) -> None:
     wrong = [name for name, shape in shards.shapes.items() if name in expected and expected[name] != shape]
     if missing:
         where = shards.path(next(iter(shards.infos))).parent
-        raise ValueError(f"tensor {missing[0]!r} is missing in {where}{_more(missing)}")
+        raise ValueError(f"tensor {missing[0]!r} is missing in {where}{and_more(missing)}")
     if extra:
-        raise ValueError(f"tensor {extra[0]!r} in {shards.path(extra[0])} is not one of this network{_more(extra)}")
+        raise ValueError(f"tensor {extra[0]!r} in {shards.path(extra[0])} is not one of this network{and_more(extra)}")
     if wrong:
         name = wrong[0]
         raise ValueError(
             f"tensor {name!r} in {shards.path(name)} has the shape {shards.shapes[name]}: "
-            f"must be {expected[name]}{_more(wrong)}"
+            f"must be {expected[name]}{and_more(wrong)}"
         )
-
-
-def _more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def _renamed(state: State, old: str, new: str) -> dict[str, Tensor]:
@@ -270,7 +269,7 @@ def _untied(state: State) -> dict[str, Tensor]:
 
 
 def _save_network(folder: Path, stem: str, fields: Mapping[str, object], state: State, dtype: torch.dtype) -> None:
-    write_json(folder / "config.json", fields)
+    configs.write_json(folder / "config.json", fields)
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})
 
@@ -284,10 +283,4 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
         name: mark for name, mark in marks.items() if tokenizer.backend.token_to_id(mark) is not None
     }
     settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": tokenizer.max_length}
-    write_json(folder / "tokenizer_config.json", settings)
-
-
-def write_json(file: Path, content: Mapping[str, object]) -> None:
-    """Write a JSON object as people like to read it, and its folder if need be."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    configs.write_json(folder / "tokenizer_config.json", settings)

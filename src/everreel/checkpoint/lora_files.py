@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from everreel.checkpoint import lora_keys
 from everreel.checkpoint.lora import Lora, Pair, Preset, preset_of
 from everreel.checkpoint.lora_keys import Key, Names, Role
-from everreel.checkpoint.tensors import open_tensors
+from everreel.checkpoint.tensors import and_more, open_tensors
 from everreel.model.config import TransformerConfig
 from everreel.shapes import LATENT_CHANNELS, TEMPORAL
 
@@ -50,7 +49,7 @@ def read_lora(path: str | Path, config: TransformerConfig) -> Lora:
     if beyond := [key.name for key in keys if names.is_beyond(key.target)]:
         raise ValueError(
             f"lora = {str(file)!r}: tensor {beyond[0]!r} is of a block that this model of {config.num_layers} "
-            f"has not{_more(beyond)}: it is for a deeper model"
+            f"has not{and_more(beyond)}: it is for a deeper model"
         )
     if not here:
         raise ValueError(f"lora = {str(file)!r}: holds nothing for this model; {' '.join(notes) or 'it is empty'}")
@@ -97,7 +96,6 @@ def write_lora(path: str | Path, lora: Lora, style: Style = "diffusers") -> None
         half_done.unlink(missing_ok=True)
 
 
-_ZIP = b"PK\x03\x04"
 _FOLDER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin")
 _PEFT = "lora_adapter_metadata"  # where diffusers keeps peft's settings
 _KOHYA_ALPHA = "ss_network_alpha"
@@ -117,27 +115,16 @@ def _one_file(path: Path) -> Path:
     return files[0]
 
 
-def _read_file(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    metadata: dict[str, str] = {}
+def _read_file(file: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     try:
-        with file.open("rb") as opened:
-            is_zip = opened.read(len(_ZIP)) == _ZIP
-            opened.seek(0)
-            # Handed over open: by its name, torch may take it for something else.
-            tensors = torch.load(opened, map_location="cpu", weights_only=True) if is_zip else {}
-        if not is_zip:
-            with safe_open(file, framework="pt") as opened_tensors:
-                metadata = dict(opened_tensors.metadata() or {})
-                tensors = {name: opened_tensors.get_tensor(name) for name in list(opened_tensors.keys())}
-    except Exception as error:  # the libraries raise their own kinds for a torn or foreign file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"lora = {str(file)!r}: cannot be read: {reason}") from error
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise ValueError(f"lora = {str(file)!r}: must hold tensors by name and nothing else")
+        opened = open_tensors(file)
+    except ValueError as error:
+        raise ValueError(f"lora = {str(file)!r}: cannot be read: {error}") from None
+    tensors = {name: opened.read(name) for name in opened.tensors}
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() and not name.endswith(".alpha"):
             raise ValueError(f"lora = {str(file)!r}: tensor {name!r} holds {tensor.dtype}: must be floating point")
-    return tensors, metadata
+    return tensors, opened.metadata
 
 
 def _sort_out(
@@ -284,7 +271,7 @@ def _in_diffusers_style(lora: Lora) -> tuple[dict[str, Tensor], dict[str, str]]:
     biases = {f"{module}.bias" for module in lora.pairs}
     if others := [target for target in lora.diffs if target not in biases]:
         raise ValueError(
-            f"style = 'diffusers': has no key for the difference of {others[0]!r}{_more(others)}; nearest 'official'"
+            f"style = 'diffusers': has no key for the difference of {others[0]!r}{and_more(others)}; nearest 'official'"
         )
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
@@ -307,7 +294,3 @@ def _in_diffusers_style(lora: Lora) -> tuple[dict[str, Tensor], dict[str, str]]:
         "lora_bias": bool(lora.diffs),
     }
     return tensors, {_PEFT: json.dumps({f"transformer.{name}": value for name, value in fields.items()})}
-
-
-def _more(names: Sequence[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

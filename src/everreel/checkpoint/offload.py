@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from everreel.model.dit import DiT
+from everreel.model.dit import Blocks, DiT
 
 SLOTS = 2  # one block computes, the next one is copied
 _ALIGNED = 256  # bytes: what matrix products on a GPU want their operands to begin at
@@ -34,7 +34,7 @@ class Lane(Protocol):
         """What has been asked for up to now is all that reads the slot's present block."""
 
 
-class OffloadedBlocks(nn.ModuleList):
+class OffloadedBlocks(Blocks):
     """Stands in for a transformer's `blocks`: iterating gives them on the device, one after the other.
 
     A streamed block is valid until the next one is asked for, so they are to be used as they come and by one loop at a
@@ -90,6 +90,14 @@ class OffloadedBlocks(nn.ModuleList):
             self._lane.wait(slot)
             yield self._shell(index, slot)
             self._lane.done(slot)
+
+    def compile_each(self, backend: str | Callable[..., Any]) -> None:
+        """See `Blocks.compile_each`; of a streamed block its copies on the device, which are what computes."""
+        for index, block in enumerate(self._modules.values()):
+            assert block is not None
+            copies = [self._shell(index, slot) for slot in range(SLOTS)] if index in self._streamed else [block]
+            for each in copies:
+                each.compile(backend=backend)
 
     def _load(self, index: int) -> int:
         """The slot that holds a block, or will when what is under way is through."""

@@ -10,13 +10,20 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from everreel.checkpoint import configs
 
 RECORD = "everreel.json"
 """Beside the files of a model: what `download` knows of it (`name`, `kind`, `repository`, `hub` and `revision`), and
 what `convert` has no other place for (`name`, `kind`, the configs of the parts)."""
+OFFICIAL = {
+    "vae": "Wan2.1_VAE.pth",
+    "text_encoder": "models_t5_umt5-xxl-enc-bf16.pth",
+    "image_encoder": "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
+}
+"""The files of the released folders."""
+Layout = Literal["diffusers", "official"]
 _SNAPSHOT = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)")
 
 
@@ -62,14 +69,26 @@ def is_whole(folder: Path) -> bool:
         shards = set(configs.read_json(index).get("weight_map", {}).values())
         if not all((index.parent / shard).is_file() for shard in shards):
             return False
+    layout: Layout
+    parts, layout, config = [""], "official", folder / "config.json"
     if (folder / "model_index.json").is_file():
-        named = configs.read_json(folder / "model_index.json")
-        parts = {"transformer", "vae", "text_encoder"} | ({"image_encoder"} & named.keys())
-        tokenizer = folder / "tokenizer" / "tokenizer.json"
-        return tokenizer.is_file() and all(any((folder / part).glob("*.safetensors")) for part in parts)
-    pickles = list(folder.glob("*.pth"))
-    tokenizer = folder / "google" / "umt5-xxl" / "tokenizer.json"
-    return len(pickles) >= 2 and tokenizer.is_file() and any(folder.glob("*.safetensors"))
+        parts, layout, config = ["transformer", "vae", "text_encoder"], "diffusers", folder / "model_index.json"
+    if not config.is_file():
+        return False
+    fields = configs.read_json(config)
+    image = "image_encoder" in fields or fields.get("model_type") == "i2v"
+    parts += ["image_encoder"] if image and layout == "diffusers" else []
+    there = all((folder / file).is_file() for file in needed(layout, image))
+    return there and all(any((folder / part).glob("*.safetensors")) for part in parts)
+
+
+def needed(layout: Layout, image: bool) -> tuple[str, ...]:
+    """What every published model of a layout has beside its safetensors; `image`: with an image encoder."""
+    if layout == "diffusers":
+        roles = ("transformer", "vae", "text_encoder", *(["image_encoder"] if image else []))
+        return ("model_index.json", *(f"{role}/config.json" for role in roles), "tokenizer/tokenizer.json")
+    files = [OFFICIAL[role] for role in OFFICIAL if image or role != "image_encoder"]
+    return ("config.json", *files, "google/umt5-xxl/tokenizer.json")
 
 
 def _cached(repository: str) -> Path | None:

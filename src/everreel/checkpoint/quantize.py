@@ -63,7 +63,10 @@ def quantize(model: DiT, how: Quantization, device: str | torch.device | None = 
     with quiet():
         torchao = _package("torchao.quantization", how)
         try:
-            torchao.quantize_(model.blocks.requires_grad_(False), _config(torchao, how))
+            for block in model.blocks.requires_grad_(False):  # each where it can be, and no more of them at once
+                home = next(block.parameters()).device
+                torchao.quantize_(block, _config(torchao, how), device=where)
+                block.to(home)
         except (AssertionError, NotImplementedError, RuntimeError) as error:  # its kinds for a device it cannot use
             reason = str(error).splitlines()[0]
             raise ValueError(f"quantization = {how}: {reason}; nearest that works: q8_0") from error

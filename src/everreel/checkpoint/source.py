@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 from everreel.checkpoint import configs, contents
 from everreel.checkpoint.configs import KIND_OF_PIPELINE, Kind
 from everreel.checkpoint.contents import SENTENCEPIECE, Config, Content, Role, Shards, recognise
-from everreel.checkpoint.places import record_of
+from everreel.checkpoint.places import OFFICIAL, record_of
 from everreel.checkpoint.tensors import AGAIN, open_tensors
 from everreel.model.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 
@@ -27,12 +27,6 @@ Layout = Literal["diffusers", "official", "single"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TOKENIZERS = ("tokenizer", "google/umt5-xxl", "umt5-xxl", ".")
 """Where a folder keeps its tokenizer.json."""
-OFFICIAL = {
-    "vae": "Wan2.1_VAE.pth",
-    "text_encoder": "models_t5_umt5-xxl-enc-bf16.pth",
-    "image_encoder": "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
-}
-
 _SIBLINGS = ("vae", "text_encoders", "clip", "clip_vision")
 SUFFIXES = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
 _PUBLISHED = re.compile(r"SkyReels-V2-(DF|T2V|I2V)-[\d.]+B-\d+P")

@@ -13,7 +13,7 @@ import re
 import struct
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,11 @@ def describe(tensor: Tensor) -> TensorInfo:
     return TensorInfo(tuple(tensor.shape), _name(tensor.dtype), tensor.numel() * tensor.element_size())
 
 
+def and_more(names: Sequence[str]) -> str:
+    """Behind the first of some names: how many there are beside it."""
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
 class _Safetensors(TensorFile):
     format = "safetensors"
 
@@ -209,16 +214,19 @@ class _Pickled(TensorFile):
     @classmethod
     def open(cls, path: Path) -> _Pickled:
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), path.open("rb") as stream:
                 warnings.simplefilter("ignore")  # of TorchScript archives, which are refused below in our words
-                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                # By such a name torch takes it for what it is not; handed over open, it cannot be mapped.
+                misnamed = path.suffix == ".safetensors"
+                file = stream if misnamed else path
+                state = torch.load(file, map_location="cpu", weights_only=True, mmap=not misnamed)
         except Exception as error:  # torch and pickle raise their own kinds
             raise ValueError(_pickle_error(path, error)) from None
         if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-            raise ValueError(f"{path}: must hold names with tensors and nothing else; take the model as safetensors")
-        file = cls(path, {}, {str(name): describe(tensor) for name, tensor in state.items()})
-        file._state = {str(name): tensor.detach() for name, tensor in state.items()}
-        return file
+            raise ValueError(f"{path}: must hold tensors by name and nothing else; take the model as safetensors")
+        found = cls(path, {}, {str(name): describe(tensor) for name, tensor in state.items()})
+        found._state = {str(name): tensor.detach() for name, tensor in state.items()}
+        return found
 
     _state: dict[str, Tensor]
 

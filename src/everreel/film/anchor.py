@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from everreel.film.device import widest_dtype
+
 SMALLEST_DEVIATION = 1e-4
 
 
@@ -31,7 +33,7 @@ class ColorAnchor:
         self.strength = strength
         self.turns = tuple(turns)
         self.reference: Tensor | None = None
-        """(3, C) float64: the mean and the deviation that frames are held at, and the frame from which on they are."""
+        """(3, C), `widest_dtype`: the mean and deviation that frames are held at, and the frame where they begin."""
 
     def __call__(self, start: int, latents_CTHW: Tensor) -> Tensor:
         """The next finished latents, the first of them frame `start` of the film, held at what the first ones were."""
@@ -46,13 +48,13 @@ class ColorAnchor:
             return latents_CTHW
         began = max((turn for turn in self.turns if turn <= start), default=0)
         if self.reference is None or self.reference[2, 0] != began:
-            values_CN = latents_CTHW.flatten(1).double()
+            values_CN = latents_CTHW.flatten(1).to(widest_dtype(latents_CTHW.device))
             mean_C, deviation_C = values_CN.mean(1), values_CN.std(1, correction=0)
             self.reference = torch.stack([mean_C, deviation_C, torch.full_like(mean_C, began)])
         return self._hold(latents_CTHW, *self.reference[:2, :, None, None])
 
     def _hold(self, latents_CTHW: Tensor, mean_C11: Tensor, deviation_C11: Tensor) -> Tensor:
-        values_CTN = latents_CTHW.flatten(2).double()
+        values_CTN = latents_CTHW.flatten(2).to(widest_dtype(latents_CTHW.device))
         own_CT1 = values_CTN.mean(2, keepdim=True)
         spread_CT1 = values_CTN.std(2, correction=0, keepdim=True).clamp(min=SMALLEST_DEVIATION)
         scale_CT1 = torch.lerp(torch.ones_like(own_CT1), deviation_C11 / spread_CT1, self.strength)

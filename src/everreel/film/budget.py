@@ -92,7 +92,9 @@ def placed(options: ModelOptions, card: ModelCard, plan: Plan | None = None) -> 
         plan = make_plan(make_request(prompt="a film", image=picture), card)
     budget = None if options.memory is None else parse_memory(options.memory)
     assert options.device is not None
-    return place(plan, card, options.device, budget, options.quantization, options.torch_dtype)
+    packed, parts = not options.lora, parts_of(card, options.parts)
+    wanted = options.quantization, options.torch_dtype
+    return place(plan, card, options.device, budget, *wanted, packed=packed, parts=parts)
 
 
 def place(
@@ -102,6 +104,9 @@ def place(
     budget: float | None = None,
     quantization: Quantization | None = None,
     dtype: torch.dtype | None = None,
+    *,
+    packed: bool = True,
+    parts: Parts | None = None,
 ) -> Placement:
     """The placement of a model for a film: whole and exact without a budget, else the first that fits it.
 
@@ -109,15 +114,17 @@ def place(
         budget: bytes of the device's memory; of a CPU, of the whole process.
         quantization: if it must be this one.
         dtype: by default what suits the device.
+        packed: see `Placement`.
+        parts: what the model's files hold.
 
     Raises:
         ValueError: the budget is too small for anything, or the device cannot compute so.
     """
-    where, parts = torch.device(device), parts_of(card)
+    where, parts = torch.device(device), parts or parts_of(card)
     if quantization is not None:
         check_quantization(quantization, where)
     at_once = latents_at_once(plan.shape.pixel_height, plan.shape.pixel_width)
-    first = Placement(where, dtype or default_dtype(where), quantization, decode_latents=at_once)
+    first = Placement(where, dtype or default_dtype(where), quantization, packed, decode_latents=at_once)
     fixed = HOST_PROGRAM_BYTES if where.type == "cpu" else 0.0
     least = None
     for placement in _ways(first, card, plan):
@@ -164,11 +171,13 @@ def _ways(first: Placement, card: ModelCard, plan: Plan) -> Iterator[Placement]:
 
 def _transformer_bytes(card: ModelCard, parts: Parts, placement: Placement) -> float:
     width = placement.dtype.itemsize
-    linear = BYTES_PER_WEIGHT[placement.quantization] if placement.quantization else float(width)
-    block = (8 * card.dim**2 + 2 * card.dim * card.ffn_dim) * linear
+    smaller = parts.packed if placement.packed else None
+    if placement.quantization:
+        smaller = BYTES_PER_WEIGHT[placement.quantization]
+    block = (8 * card.dim**2 + 2 * card.dim * card.ffn_dim) * (smaller or width)
     around = max(parts.transformer - parts.blocks, 0) * width
     held = card.num_layers if placement.resident is None else placement.resident + SLOTS
-    unpacked = card.dim * card.ffn_dim * width if placement.quantization else 0  # one layer at a time, at most
+    unpacked = card.dim * card.ffn_dim * width if smaller else 0  # one layer at a time, at most
     return around + held * block + unpacked
 
 

@@ -22,14 +22,23 @@ def check_device(device: str | None) -> None:
 
 
 def default_device() -> str:
-    """A CUDA device if there is one, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """A CUDA device if there is one, else Apple's (mps), else the CPU."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device has instructions for it, else float32."""
+    """bfloat16 where the device has instructions for it, else float32: umT5 leaves the range of float16."""
+    has_bf16 = True
     if device.type == "cpu":
         cpu = torch.backends.cpu.get_cpu_capability()
-        has_bf16 = "AVX512" in cpu and torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if has_bf16 or torch.cpu._is_amx_tile_supported() else torch.float32
-    return torch.bfloat16
+        has_bf16 = ("AVX512" in cpu and torch.cpu._is_avx512_bf16_supported()) or torch.cpu._is_amx_tile_supported()
+    elif device.type == "mps":
+        has_bf16 = torch.backends.mps.is_macos_or_newer(14, 0)
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """The most exact type that a device computes in."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -45,7 +45,7 @@ class ModelOptions(BaseModel):
         None, description="Of a model in a single file: the folder of its VAE, text encoder and tokenizer."
     )
     lora: tuple[str, ...] = Field((), description="A LoRA's PATH, or PATH=STRENGTH; any number of them.")
-    device: str | None = Field(None, description="cpu, cuda, cuda:1, ...; by default a CUDA device if there is one.")
+    device: str | None = Field(None, description="cpu, cuda, cuda:1, ...; by default cuda, else mps, if there is one.")
     dtype: Dtype | None = Field(None, description="bfloat16, float32 or float16; by default what suits the device.")
     memory: Annotated[str | None, AfterValidator(_memory)] = Field(
         None, description="At most so much of the device's memory, as in 24GB: what has to be is quantised or streamed."

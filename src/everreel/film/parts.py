@@ -1,18 +1,19 @@
 """How many numbers the parts of a model hold, without loading them.
 
-Sources: the headers of its files, else section 3.1 of the paper. The one invariant: nothing is read but headers.
+Sources: the headers of its files, in whatever layout they are, else section 3.1 of the paper. The one invariant:
+nothing is read but headers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
-from safetensors import safe_open
-
-from everreel.checkpoint import configs
 from everreel.checkpoint.catalog import ModelCard
+from everreel.checkpoint.source import Part, find_source
+from everreel.model.config import VAEConfig
+from everreel.model.packed import is_packed
 
 _RELEASED_TEXT, _RELEASED_VAE, _RELEASED_IMAGE = 5.68e9, 0.127e9, 0.632e9
 _RELEASED_BASE_DIM = 96
@@ -29,31 +30,43 @@ class Parts:
     image: float
     vae: float
     base_dim: int
+    packed: float | None = None
+    """Bytes a number of `blocks`, where the file holds them quantised."""
 
 
-def parts_of(card: ModelCard) -> Parts:
-    """From the files, where they are here in a layout of folders, else as the released models are."""
-    folder = Path(card.path)
+def parts_of(card: ModelCard, beside: Path | None = None) -> Parts:
+    """From the files, as far as they are here, else as the released models are; as for `find_source`.
+
+    Raises:
+        ValueError: as from `find_source` and of its parts.
+    """
     blocks = float(card.num_layers * (8 * card.dim**2 + 2 * card.dim * card.ffn_dim))
-    there = {name: _numbers(folder / name) for name in ("transformer", "text_encoder", "image_encoder", "vae")}
-    around = card.dim * (4096 + 9 * card.dim)
-    base_dim = _RELEASED_BASE_DIM
-    if (folder / "vae" / "config.json").is_file():
-        vae = configs.vae_config_from_diffusers(configs.read_json(folder / "vae" / "config.json"))
-        base_dim = vae.decoder_base_dim or vae.base_dim
-    return Parts(
-        transformer=there["transformer"] or blocks + around,
-        blocks=blocks,
-        text=there["text_encoder"] or _RELEASED_TEXT,
-        image=(there["image_encoder"] or _RELEASED_IMAGE) if card.image else 0.0,
-        vae=there["vae"] or _RELEASED_VAE,
-        base_dim=base_dim,
-    )
+    image, around = _RELEASED_IMAGE if card.image else 0.0, card.dim * (4096 + 9 * card.dim)
+    parts = Parts(blocks + around, blocks, _RELEASED_TEXT, image, _RELEASED_VAE, _RELEASED_BASE_DIM)
+    if not card.usable:
+        return parts
+    source = find_source(card.path, beside)
+    parts = replace(parts, transformer=_numbers(source.transformer), packed=_packed(source.transformer))
+    if source.text_encoder is not None:
+        parts = replace(parts, text=_numbers(source.text_encoder))
+    if card.image and source.image_encoder is not None:
+        parts = replace(parts, image=_numbers(source.image_encoder))
+    if source.vae is not None:
+        config = source.vae.config
+        assert isinstance(config, VAEConfig)
+        parts = replace(parts, vae=_numbers(source.vae), base_dim=config.decoder_base_dim or config.base_dim)
+    return parts
 
 
-def _numbers(folder: Path) -> float:
-    total = 0
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            total += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    return float(total)
+def _numbers(part: Part) -> float:
+    return float(sum(prod(shape) for shape in part.open().shapes.values()))
+
+
+def _packed(transformer: Part) -> float | None:
+    """Bytes a weight of the blocks' matrices; what is no block of a known type is unpacked to at most four."""
+    infos = transformer.open().infos.items()
+    matrices = [info for name, info in infos if name.startswith("blocks.") and len(info.shape) == 2]
+    if not any(is_packed(info.dtype) for info in matrices):
+        return None
+    held = sum(info.num_bytes if is_packed(info.dtype) else 4 * prod(info.shape) for info in matrices)
+    return held / sum(prod(info.shape) for info in matrices)

@@ -440,16 +440,20 @@ class VideoPipeline:
 
 def _transformer(options: ModelOptions, source: Source, placement: Placement, device: torch.device) -> DiT:
     """As options and placement say; every process that shares it calls this for its own device."""
-    streams = placement.resident is not None
     loras = options.loras(source.config)
-    stays = not loras and placement.quantization is None  # what a file holds quantised can be neither's
-    transformer = load_transformer(source, "cpu" if streams else device, placement.dtype, keep_packed=stays)
+    plain = placement.quantization is None
+    stays = placement.packed and plain and not loras  # what a file holds quantised can be neither's
+    # What the device has no room for is never there: neither blocks that stream nor weights that are quantised first.
+    home = device if plain and placement.resident is None else torch.device("cpu")
+    transformer = load_transformer(source, home, placement.dtype, keep_packed=stays)
     if loras:
         merge(transformer, loras, keep=False)
     if placement.quantization is not None:
         quantize(transformer, placement.quantization, device)
     if placement.resident is not None:
         offload(transformer, device, placement.resident)
+    else:
+        transformer.to(device)
     transformer.attention = Attention(options.attention)
     return compile_blocks(transformer) if options.compile else transformer
 

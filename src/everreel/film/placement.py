@@ -22,6 +22,8 @@ class Placement:
     device: torch.device
     dtype: torch.dtype
     quantization: Quantization | None = None
+    packed: bool = True
+    """What a file holds quantised stays so, where nothing else is done to the weights."""
     resident: int | None = None
     """Blocks that stay on the device while the others stream there; None: all, nothing streams."""
     parked: bool = False

@@ -40,7 +40,7 @@ class FilmState:
     held: Tensor | None = None
     """Frames (C, T, H, W) that are made and not shown yet, because the next window is going to fade into them."""
     anchor: Tensor | None = None
-    """(3, C) float64: what the film's colours are held at, see `ColorAnchor`."""
+    """(3, C): what the film's colours are held at, see `ColorAnchor`."""
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,10 @@ class Attention:
         self.choice = choice
         self._found: dict[tuple[torch.device, torch.dtype, int], Checked | None] = {}
 
+    def __reduce__(self) -> tuple[type[Attention], tuple[AttentionKernel]]:
+        """What was found is this process's; a copy, or another process, finds its own."""
+        return Attention, (self.choice,)
+
     def kernel(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> Checked | None:
         """The kernel for these tensors, or None for torch's own (always so where gradients are wanted)."""
         if self.choice == "sdpa" or torch.is_grad_enabled():

@@ -11,9 +11,9 @@ P tokens of one frame, S text positions, D text width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +105,7 @@ class DiT(nn.Module):
             self.fps_projection = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, 6 * dim))
         if config.image_dim is not None:
             self.img_emb = ImageProjection(config.image_dim, dim)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = Blocks(Block(config) for _ in range(config.num_layers))
         self.head = Head(config)
 
     def forward(
@@ -303,6 +303,15 @@ class Block(nn.Module):
             out_BLC: Tensor = self.ffn(x_BLC)
             return out_BLC
         return torch.cat([self.ffn(part) for part in x_BLC.split(tokens, dim=1)], dim=1)
+
+
+class Blocks(nn.ModuleList):
+    """A transformer's blocks, first to last."""
+
+    def compile_each(self, backend: str | Callable[..., Any]) -> None:
+        """Have torch compile them in place."""
+        for block in self:
+            block.compile(backend=backend)
 
 
 class SelfAttention(nn.Module):

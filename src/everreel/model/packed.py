@@ -40,6 +40,11 @@ def dequantize(packed: Tensor, ggml_type: str, shape: Sequence[int], dtype: torc
     return out_NV.view(*shape)
 
 
+def is_packed(dtype: str) -> bool:
+    """Whether a file's type of that name is one of blocks that can be kept; floats are tensors as they are."""
+    return dtype in _LAYOUTS and _LAYOUTS[dtype].values > 1
+
+
 def packed_bytes(ggml_type: str, shape: Sequence[int]) -> int:
     """Bytes of a tensor of `shape` in blocks.
 
