@@ -11,7 +11,7 @@ from everreel.train.diffusion_forcing import DiffusionForcingRecipe, staged
 from everreel.train.trainer import TrainerSettings
 
 SETTINGS = TrainerSettings(
-    steps=7_600,
+    steps=11_400,
     learning_rate=1e-3,
     optimizer="muon",
     weight_decay=0.01,
@@ -49,7 +49,7 @@ IMAGES = DiffusionForcingRecipe(
 
 FILMS = replace(
     IMAGES,
-    settings=replace(SETTINGS, steps=1_900, learning_rate=5e-4, warmup=100, decay_from=0.4, final_rate=0.03),
+    settings=replace(SETTINGS, steps=2_000, learning_rate=5e-4, warmup=100, decay_from=0.4, final_rate=0.03),
     windows=((1, 0.3), (5, 0.1), (9, 0.25), (17, 0.15), (25, 0.2)),
     tokens=8 * 9 * 60,
     mixture=LevelMixture(equal=0.5, non_decreasing=0.2, clean_prefix=0.3, given_anywhere=0.0, shift=2.0),
