@@ -239,7 +239,7 @@ class VideoPipeline:
         beginning = beginning or self.begin(request, control, on_progress)
         plan = make_plan(request, self.card, beginning.history, len(beginning.spare))
         branches = self._branches(plan, state, beginning.image_tokens)
-        preview = partial(preview_of, vae=self.vae, tile=self._tile, device=self._parks)
+        preview = partial(preview_of, vae=self.vae, **self._decoding)
         watch = _Watch(plan, state, preview, on_progress, control)
         return self._stream(plan, branches, beginning, state, watch)
 
@@ -303,8 +303,7 @@ class VideoPipeline:
             causal=plan.remembers,
         )
         solver = solver_for(self.card.solver, request.num_inference_steps, request.shift)
-        tile, parks = self._tile, self._parks
-        decoder = FrameDecoder(self.vae, plan.join, plan.overlap, request.blend_overlap, tile=tile, device=parks)
+        decoder = FrameDecoder(self.vae, plan.join, plan.overlap, request.blend_overlap, **self._decoding)
         anchor = ColorAnchor(request.anchor_color or 0, plan.turns)
         if state is not None:
             decoder.state, decoder.tail, decoder.held = state.decoder, state.tail, state.held
@@ -424,8 +423,11 @@ class VideoPipeline:
         return embedding[:, :length].to(self.device), length
 
     @property
-    def _tile(self) -> int | None:
-        return None if self.placement is None else self.placement.tile
+    def _decoding(self) -> dict[str, Any]:
+        """In which pieces and where frames are decoded."""
+        if self.placement is None:
+            return {}
+        return {"tile": self.placement.tile, "at_once": self.placement.decode_latents, "device": self._parks}
 
     @property
     def _parks(self) -> torch.device | None:
