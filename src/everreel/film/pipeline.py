@@ -173,6 +173,8 @@ class VideoPipeline:
         """
         options, card = options.resolve(crew), options.card()
         placement = place if isinstance(place, Placement) else placed(options, card, place)
+        # A film that is taken up is quantised as it was, whoever chose it.
+        options = options.model_copy(update={"quantization": placement.quantization})
         source, device, dtype = options.source(card), placement.device, placement.dtype
         notes = options.notes(source.config)  # and all that is wrong with a LoRA, before anything large is read
         load = partial(_transformer, options, source, placement)
@@ -447,11 +449,15 @@ def _transformer(options: ModelOptions, source: Source, placement: Placement, de
     stays = placement.packed and plain and not loras  # what a file holds quantised can be neither's
     # What the device has no room for is never there: neither blocks that stream nor weights that are quantised first.
     home = device if plain and placement.resident is None else torch.device("cpu")
-    transformer = load_transformer(source, home, placement.dtype, keep_packed=stays)
+    # What is put in blocks is taken from the mapped file a layer at a time; all of it in another type may be too much.
+    mapped = placement.quantization in ("q8_0", "q4_0") and not loras
+    transformer = load_transformer(source, home, None if mapped else placement.dtype, keep_packed=stays)
     if loras:
         merge(transformer, loras, keep=False)
     if placement.quantization is not None:
         quantize(transformer, placement.quantization, device)
+    if mapped:
+        transformer.to(placement.dtype)
     if placement.resident is not None:
         offload(transformer, device, placement.resident)
     else:
