@@ -173,8 +173,7 @@ class VideoPipeline:
         """
         options, card = options.resolve(crew), options.card()
         placement = place if isinstance(place, Placement) else placed(options, card, place)
-        # A film that is taken up is quantised as it was, whoever chose it.
-        options = options.model_copy(update={"quantization": placement.quantization})
+        options = options.model_copy(update={"quantization": placement.quantization})  # films go on as they began
         source, device, dtype = options.source(card), placement.device, placement.dtype
         notes = options.notes(source.config)  # and all that is wrong with a LoRA, before anything large is read
         load = partial(_transformer, options, source, placement)
@@ -452,8 +451,7 @@ def _transformer(options: ModelOptions, source: Source, placement: Placement, de
     # What is put in blocks is taken from the mapped file a layer at a time; all of it in another type may be too much.
     mapped = placement.quantization in ("q8_0", "q4_0") and not loras
     transformer = load_transformer(source, home, None if mapped else placement.dtype, keep_packed=stays)
-    if loras:
-        merge(transformer, loras, keep=False)
+    merge(transformer, loras, keep=False)
     if placement.quantization is not None:
         quantize(transformer, placement.quantization, device)
     if mapped:
