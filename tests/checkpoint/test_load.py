@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from everreel.checkpoint import configs, gguf, keymap, load
+from everreel.checkpoint.convert import convert
 from everreel.checkpoint.tensors import describe
 from everreel.model import packed
 from everreel.model.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VAEConfig
@@ -380,3 +381,18 @@ def test_only_linear_layers_of_known_types_stay_packed(small, tmp_path, monkeypa
         layer = name.removesuffix(".weight")
         found = kept.get_submodule(layer).dense() if layer in layers else kept.state_dict()[name]
         assert torch.equal(found, tensor), name
+
+
+@pytest.mark.parametrize("to", ["safetensors", "gguf"])
+def test_what_is_done_to_mapped_weights_stays_in_memory(folder, tmp_path, to):
+    """As when LoRAs are merged: a file is mapped for this process alone."""
+    file = tmp_path / f"x.{to}"
+    convert(folder, file, to=to)
+    before = file.read_bytes()
+    transformer = load.load_transformer(file, dtype=None)
+    with torch.no_grad():
+        for parameter in transformer.parameters():
+            parameter.add_(1)
+    assert file.read_bytes() == before
+    again = load.load_transformer(file, dtype=None).state_dict()
+    assert all(torch.equal(again[name] + 1, tensor) for name, tensor in transformer.state_dict().items())

@@ -6,7 +6,9 @@ import torch
 
 from everreel.film.decoding import FrameDecoder, to_uint8
 from everreel.film.pipeline import VideoPipeline
+from everreel.film.placement import Placement
 from everreel.film.request import make_request
+from everreel.model.vae import CausalVAE
 
 
 def latents(count, seed=0):
@@ -30,6 +32,29 @@ def played(pipe, join, pieces=(4, 5), overlap=3):
 def test_pieces_are_the_film(pipe, film, join):
     _, frames = played(pipe, join)
     assert np.abs(frames.astype(int) - to_uint8(film[1])).max() <= 1
+
+
+def test_no_more_is_decoded_at_a_time_than_may_be(pipe, monkeypatch):
+    """Of what a join decodes again, a film that is looked back at and a preview either."""
+    decode, counts = CausalVAE.decode_stream, []
+
+    def counted(vae, latents_BCTHW, state=None):
+        counts.append(latents_BCTHW.shape[2])
+        return decode(vae, latents_BCTHW, state)
+
+    monkeypatch.setattr(CausalVAE, "decode_stream", counted)
+    whole, piecemeal = (FrameDecoder(pipe.vae, "reencode", 3, at_once=at_once) for at_once in (9, 2))
+    for decoder in (whole, piecemeal):
+        decoder.look_back(latents(9))
+        decoder.join(latents(9)[:, -3:])
+    assert counts == [9, 3, 2, 2, 2, 2, 1, 2, 1]
+    torch.testing.assert_close(whole.tail, piecemeal.tail, rtol=1e-4, atol=1e-4)
+    counts.clear()
+    request = make_request(prompt="a red fox", num_frames=17, height=32, width=48, num_inference_steps=1)
+    monkeypatch.setattr(pipe, "placement", Placement(pipe.device, torch.float32, decode_latents=1))
+    for _ in pipe.stream(request, on_progress=lambda progress: progress.preview()):
+        pass
+    assert set(counts) == {1}
 
 
 def test_carried_latents_are_the_same_and_decoding_goes_on(pipe):

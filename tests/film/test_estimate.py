@@ -55,6 +55,15 @@ def test_the_machine_is_measured(monkeypatch):
     assert 1e8 < costs._speed(costs.torch.device("cpu"), costs.torch.float32) < 1e14
 
 
+@pytest.mark.parametrize(("kind", "owner"), [("cuda", torch.cuda), ("mps", torch.mps)])
+def test_what_is_timed_has_ended(monkeypatch, kind, owner):
+    """Devices other than the CPU give back what they have only begun."""
+    waited = []
+    monkeypatch.setattr(owner, "synchronize", lambda *_: waited.append(kind))
+    costs._seconds(lambda: None, torch.device(kind))
+    assert len(waited) == 4
+
+
 def test_a_calibration_is_kept_and_used(tmp_path):
     card = find_model("tiny")
     before = cost()

@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 
 from everreel.checkpoint.convert import convert
 from everreel.checkpoint.load import load_transformer
+from everreel.checkpoint.quantize import quantize
+from everreel.checkpoint.tensors import open_tensors
 from everreel.film import making, pipeline
 from everreel.film.journal import read_journal
 from everreel.film.loading import model_options
@@ -108,6 +110,25 @@ def test_a_device_never_holds_weights_that_are_to_be_smaller(monkeypatch, quanti
     assert {str(tensor.device) for tensor in transformer.state_dict().values()} == {"meta"}
 
 
+def test_weights_that_are_put_in_blocks_are_never_all_there_in_another_type(monkeypatch):
+    seen = []
+
+    def quantised(transformer, how, device):
+        seen.append({weight.dtype for weight in transformer.parameters()})
+        return quantize(transformer, how, device)
+
+    monkeypatch.setattr(pipeline, "quantize", quantised)
+    options = model_options()
+    source = options.source(options.card())
+    place = Placement(torch.device("cpu"), torch.float32, "q8_0")
+    found = pipeline._transformer(options, source, place, place.device).state_dict()
+    assert seen == [{open_tensors(source.transformer.paths[0]).read("proj_out.weight").dtype}] == [{torch.bfloat16}]
+    expected = quantize(load_transformer(source), "q8_0").state_dict()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
+
+
 def test_a_lora_changes_the_film_by_its_strength(tiny_folder, tmp_path):
     path = lora(tmp_path / "style.safetensors", tiny_folder)
     plain = frames(VideoPipeline.from_pretrained(str(tiny_folder), **CPU))
@@ -163,6 +184,12 @@ def test_a_film_goes_on_as_it_was_begun(tiny_folder, tmp_path, monkeypatch):
     shutil.copy(tmp_path / "kept", path)
     making.resume(film)
     assert film.read_bytes() == whole.read_bytes()
+
+
+def test_what_a_placement_quantises_is_written_down(tiny_folder):
+    place = Placement(torch.device("cpu"), torch.float32, "int8")
+    pipe = VideoPipeline.from_pretrained(tiny_folder, placement=place)
+    assert making.options_of(making.maker_of(pipe)).quantization == "int8"
 
 
 def test_a_budget_places_the_model_and_one_too_small_is_refused(tiny_folder):

@@ -50,9 +50,8 @@ TARGETS: tuple[Target, ...] = ("official", "diffusers", "gguf", "safetensors")
 Tensors = Mapping[str, tuple[TensorInfo, Callable[[], Tensor]]]
 _SHIFTS: Mapping[Kind, float] = {"df": 8.0, "t2v": 8.0, "i2v": 5.0}
 _INDEX: Mapping[Kind, Mapping[str, Any]] = {
-    "df": configs.MODEL_INDEX,
-    "t2v": configs.TEXT_MODEL_INDEX,
-    "i2v": configs.IMAGE_MODEL_INDEX,
+    configs.KIND_OF_PIPELINE[str(index["_class_name"])]: index
+    for index in (configs.MODEL_INDEX, configs.TEXT_MODEL_INDEX, configs.IMAGE_MODEL_INDEX)
 }
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "spiece.model")
 

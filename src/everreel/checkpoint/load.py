@@ -39,12 +39,13 @@ _TRANSFORMERS_WEIGHTS = "model"
 def load_transformer(
     model: str | Path | Source,
     device: Device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     *,
     keep_packed: bool = False,
 ) -> DiT:
     """The transformer of a model: of its path, in any layout, or of what `find_source` found there.
 
+    Without a `dtype` every tensor is of the type that it is stored in, and on the CPU stays mapped.
     With `keep_packed`, linear layers that a GGUF file holds quantised stay so, and are unpacked as they are used.
 
     Raises:
@@ -192,7 +193,7 @@ def save_diffusers(
         configs.write_json(root / "image_processor" / "preprocessor_config.json", settings)
 
 
-def _load(part: Part, device: Device, dtype: torch.dtype, keep_packed: bool = False) -> nn.Module:
+def _load(part: Part, device: Device, dtype: torch.dtype | None, keep_packed: bool = False) -> nn.Module:
     opened = open_part(part)
     held = _keep_packed(opened, device, dtype) if keep_packed else set()
     names = (name for name in opened.shards.infos if name not in held)
@@ -204,7 +205,7 @@ def _load(part: Part, device: Device, dtype: torch.dtype, keep_packed: bool = Fa
     return opened.module.eval()
 
 
-def _keep_packed(opened: Opened, device: Device, dtype: torch.dtype) -> set[str]:
+def _keep_packed(opened: Opened, device: Device, dtype: torch.dtype | None) -> set[str]:
     """Put layers in that keep their weights as the file has them; the names of the tensors that are in their places."""
     held = set()
     layers = dict(opened.inner.named_modules())
@@ -216,7 +217,7 @@ def _keep_packed(opened: Opened, device: Device, dtype: torch.dtype) -> set[str]
         packed, ggml_type = opened.shards.packed(name)
         bias_name = f"{name.removesuffix('.weight')}.bias"
         bias = opened.shards.read(bias_name, device, dtype)
-        opened.inner.set_submodule(linear, PackedLinear(packed.to(device), ggml_type, info.shape, bias, dtype))
+        opened.inner.set_submodule(linear, PackedLinear(packed.to(device), ggml_type, info.shape, bias, bias.dtype))
         held |= {name, bias_name}
     return held
 

@@ -172,7 +172,7 @@ class _Safetensors(TensorFile):
         except Exception as error:  # the library raises its own kinds
             raise ValueError(f"{path} is torn: {_size_of(path, size)}{AGAIN} ({_first_line(error)})") from None
         scales: dict[str, str] = {}
-        strays = {name for name in listed if name == _MARKER}
+        strays = {name for name in listed if name.rpartition(".")[2] == _MARKER}
         for name in listed:
             module, _, leaf = name.rpartition(".")
             if leaf in _SCALES and f"{module}.weight" in listed:

@@ -46,6 +46,7 @@ class FrameDecoder:
         blend: fade from a window's last frames into what the next window makes of them. They are handed out that much
             later; `flush` hands out the film's last ones.
         tile: decode in tiles of so many latents a side.
+        at_once: decode so many latent frames at a time, whatever is handed in; by default as suits their size.
         device: where a VAE that is elsewhere is to be while it works.
     """
 
@@ -57,9 +58,10 @@ class FrameDecoder:
         blend: bool = False,
         *,
         tile: int | None = None,
+        at_once: int | None = None,
         device: torch.device | None = None,
     ) -> None:
-        self._tile, self._device = tile, device
+        self._tile, self._at_once, self._device = tile, at_once, device
         self.vae = vae if join == "carry" else copy.deepcopy(vae).float()
         self._join = join
         self._tail_frames = 0 if join == "carry" else video_frames(overlap)
@@ -88,9 +90,7 @@ class FrameDecoder:
     @torch.no_grad()
     def look_back(self, latents_CTHW: Tensor) -> None:
         """Stand behind these latents, which were shown before: the next ones decode without a seam."""
-        height, width = (SPATIAL * size for size in latents_CTHW.shape[2:])
-        for piece in torch.split(latents_CTHW, latents_at_once(height, width), dim=1):
-            self._next(piece)
+        self._next(latents_CTHW)
 
     @torch.no_grad()
     def join(self, history_CTHW: Tensor) -> Tensor:
@@ -124,13 +124,18 @@ class FrameDecoder:
         return video_CTHW
 
     def _decode(self, latents_CTHW: Tensor) -> Tensor:
-        dtype = next(self.vae.parameters()).dtype
+        """Frames in the VAE's dtype, (C, T, H, W)."""
+        height, width = (SPATIAL * size for size in latents_CTHW.shape[2:])
+        dtype, at_once = next(self.vae.parameters()).dtype, self._at_once or latents_at_once(height, width)
+        video = []
         with at_work(self.vae, self._device):
-            if self._tile is None:
-                video_BCTHW, self.state = self.vae.decode_stream(latents_CTHW[None].to(dtype), self.state)
-            else:
-                video_BCTHW, self.state = decode_tiles(self.vae, latents_CTHW[None].to(dtype), self.state, self._tile)
-        return video_BCTHW[0]
+            for piece in latents_CTHW.to(dtype).split(at_once, dim=1):
+                if self._tile is None:
+                    video_BCTHW, self.state = self.vae.decode_stream(piece[None], self.state)
+                else:
+                    video_BCTHW, self.state = decode_tiles(self.vae, piece[None], self.state, self._tile)
+                video.append(video_BCTHW[0])
+        return video[0] if len(video) == 1 else torch.cat(video, dim=1)
 
 
 def at_work(module: nn.Module, device: torch.device | None) -> AbstractContextManager[None]:
@@ -139,9 +144,15 @@ def at_work(module: nn.Module, device: torch.device | None) -> AbstractContextMa
 
 
 @torch.no_grad()
-def preview_of(glimpse: Glimpse, vae: CausalVAE, tile: int | None = None, device: torch.device | None = None) -> Pixels:
+def preview_of(
+    glimpse: Glimpse,
+    vae: CausalVAE,
+    tile: int | None = None,
+    at_once: int | None = None,
+    device: torch.device | None = None,
+) -> Pixels:
     """What a row was working at, (T, H, W, 3) uint8, decoded by itself as if the film began there."""
-    return FrameDecoder(vae, "carry", 0, tile=tile, device=device)(glimpse.clean())
+    return FrameDecoder(vae, "carry", 0, tile=tile, at_once=at_once, device=device)(glimpse.clean())
 
 
 def to_uint8(video_CTHW: Tensor) -> Pixels:

@@ -148,6 +148,8 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
         run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+        elif device.type == "mps":
+            torch.mps.synchronize()
         times.append(time.perf_counter() - started)
     return sorted(times[1:])[1]
 

@@ -173,6 +173,7 @@ class VideoPipeline:
         """
         options, card = options.resolve(crew), options.card()
         placement = place if isinstance(place, Placement) else placed(options, card, place)
+        options = options.model_copy(update={"quantization": placement.quantization})  # films go on as they began
         source, device, dtype = options.source(card), placement.device, placement.dtype
         notes = options.notes(source.config)  # and all that is wrong with a LoRA, before anything large is read
         load = partial(_transformer, options, source, placement)
@@ -239,7 +240,7 @@ class VideoPipeline:
         beginning = beginning or self.begin(request, control, on_progress)
         plan = make_plan(request, self.card, beginning.history, len(beginning.spare))
         branches = self._branches(plan, state, beginning.image_tokens)
-        preview = partial(preview_of, vae=self.vae, tile=self._tile, device=self._parks)
+        preview = partial(preview_of, vae=self.vae, **self._decoding)
         watch = _Watch(plan, state, preview, on_progress, control)
         return self._stream(plan, branches, beginning, state, watch)
 
@@ -303,8 +304,7 @@ class VideoPipeline:
             causal=plan.remembers,
         )
         solver = solver_for(self.card.solver, request.num_inference_steps, request.shift)
-        tile, parks = self._tile, self._parks
-        decoder = FrameDecoder(self.vae, plan.join, plan.overlap, request.blend_overlap, tile=tile, device=parks)
+        decoder = FrameDecoder(self.vae, plan.join, plan.overlap, request.blend_overlap, **self._decoding)
         anchor = ColorAnchor(request.anchor_color or 0, plan.turns)
         if state is not None:
             decoder.state, decoder.tail, decoder.held = state.decoder, state.tail, state.held
@@ -424,8 +424,11 @@ class VideoPipeline:
         return embedding[:, :length].to(self.device), length
 
     @property
-    def _tile(self) -> int | None:
-        return None if self.placement is None else self.placement.tile
+    def _decoding(self) -> dict[str, Any]:
+        """In which pieces and where frames are decoded."""
+        if self.placement is None:
+            return {}
+        return {"tile": self.placement.tile, "at_once": self.placement.decode_latents, "device": self._parks}
 
     @property
     def _parks(self) -> torch.device | None:
@@ -445,11 +448,14 @@ def _transformer(options: ModelOptions, source: Source, placement: Placement, de
     stays = placement.packed and plain and not loras  # what a file holds quantised can be neither's
     # What the device has no room for is never there: neither blocks that stream nor weights that are quantised first.
     home = device if plain and placement.resident is None else torch.device("cpu")
-    transformer = load_transformer(source, home, placement.dtype, keep_packed=stays)
-    if loras:
-        merge(transformer, loras, keep=False)
+    # What is put in blocks is taken from the mapped file a layer at a time; all of it in another type may be too much.
+    mapped = placement.quantization in ("q8_0", "q4_0") and not loras
+    transformer = load_transformer(source, home, None if mapped else placement.dtype, keep_packed=stays)
+    merge(transformer, loras, keep=False)
     if placement.quantization is not None:
         quantize(transformer, placement.quantization, device)
+    if mapped:
+        transformer.to(placement.dtype)
     if placement.resident is not None:
         offload(transformer, device, placement.resident)
     else:
