@@ -77,7 +77,7 @@ def read_batch(requests: Path, folder: Path, card: ModelCard, maker: Maker) -> l
     items: list[BatchItem] = []
     wrong: list[str] = []
     taken: dict[str, int] = {}
-    tokenizer = load_tokenizer(card.require_path())
+    tokenizer = load_tokenizer(making.options_of(maker).source(card))
     for number, line in _lines(requests):
         try:
             values = _values(line)
