@@ -6,6 +6,7 @@ fits wins, and they are tried in the order of what they cost: first time alone, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,7 +93,15 @@ def placed(options: ModelOptions, card: ModelCard, plan: Plan | None = None) -> 
         plan = make_plan(make_request(prompt="a film", image=picture), card)
     budget = None if options.memory is None else parse_memory(options.memory)
     assert options.device is not None
-    return place(plan, card, options.device, budget, options.quantization, options.torch_dtype)
+    return place(
+        plan, card, options.device, budget, options.quantization, options.torch_dtype, parts_for(options, card)
+    )
+
+
+def parts_for(options: ModelOptions, card: ModelCard) -> Parts:
+    """What the parts of a model hold as it will be loaded: a LoRA cannot be merged into weights that stay packed."""
+    parts = parts_of(card, options.source(card) if card.usable else None)
+    return replace(parts, packed=0.0) if options.lora else parts
 
 
 def place(
@@ -102,6 +111,7 @@ def place(
     budget: float | None = None,
     quantization: Quantization | None = None,
     dtype: torch.dtype | None = None,
+    parts: Parts | None = None,
 ) -> Placement:
     """The placement of a model for a film: whole and exact without a budget, else the first that fits it.
 
@@ -109,11 +119,12 @@ def place(
         budget: bytes of the device's memory; of a CPU, of the whole process.
         quantization: if it must be this one.
         dtype: by default what suits the device.
+        parts: of the model, by default those of its files.
 
     Raises:
         ValueError: the budget is too small for anything, or the device cannot compute so.
     """
-    where, parts = torch.device(device), parts_of(card)
+    where, parts = torch.device(device), parts or parts_of(card)
     if quantization is not None:
         check_quantization(quantization, where)
     at_once = latents_at_once(plan.shape.pixel_height, plan.shape.pixel_width)
@@ -130,9 +141,10 @@ def place(
         if least is None or tried.memory < least.memory:
             least = tried
     assert least is not None and budget is not None
+    most = math.ceil((least.memory + fixed) / 1e7) / 100
     raise ValueError(
-        f"memory = {budget / 1e9:.3g} GB: {card.name} needs at least {(least.memory + fixed) / 1e9:.3g} GB "
-        f"for {plan.request.width}x{plan.request.height}; lower {_largest(needs(plan, card, least, parts), plan)}"
+        f"memory = {_size(budget)}: {card.name} needs at least {most:.2f} GB for "
+        f"{plan.request.width}x{plan.request.height}; {_advice(needs(plan, card, least, parts), plan, budget - fixed)}"
     )
 
 
@@ -165,10 +177,13 @@ def _ways(first: Placement, card: ModelCard, plan: Plan) -> Iterator[Placement]:
 def _transformer_bytes(card: ModelCard, parts: Parts, placement: Placement) -> float:
     width = placement.dtype.itemsize
     linear = BYTES_PER_WEIGHT[placement.quantization] if placement.quantization else float(width)
-    block = (8 * card.dim**2 + 2 * card.dim * card.ffn_dim) * linear
+    stays_packed = not placement.quantization and parts.packed > 0
+    block = parts.packed / card.num_layers if stays_packed else parts.blocks / card.num_layers * linear
     around = max(parts.transformer - parts.blocks, 0) * width
     held = card.num_layers if placement.resident is None else placement.resident + SLOTS
-    unpacked = card.dim * card.ffn_dim * width if placement.quantization else 0  # one layer at a time, at most
+    unpacked = (
+        card.dim * card.ffn_dim * width if placement.quantization or stays_packed else 0
+    )  # one layer at a time, at most
     return around + held * block + unpacked
 
 
@@ -215,8 +230,16 @@ def _encoding_bytes(plan: Plan, parts: Parts, placement: Placement) -> float:
     return _decoding_bytes(plan, parts, replace(placement, decode_latents=1, tile=None))
 
 
-def _largest(needs: Needs, plan: Plan) -> str:
-    """What to lower."""
+def _advice(needs: Needs, plan: Plan, budget: float) -> str:
+    """What to do where a film needs more than the budget."""
+    if needs.weights + needs.program > budget:
+        return "give more, or take a smaller model: the weights alone are more than that"
     if needs.peak == needs.denoising and plan.shape.frames > 1:
-        return f"base_num_frames or num_frames (now a window of {plan.schedule.longest_window} latents), or the size"
-    return "the size of the picture"
+        return (
+            f"lower base_num_frames or num_frames (now a window of {plan.schedule.longest_window} latents) or the size"
+        )
+    return "lower the size of the picture"
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.3g} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.3g} MB"
