@@ -231,20 +231,29 @@ def _standing(request: VideoRequest, output: Path, maker: Maker) -> tuple[Litera
     if journal.frames_before or journal.beginning.history:
         raise RequestError(f"output = {output}: was made longer since; {REMEDY}")
     for field in VideoRequest.model_fields:
-        there, asked = getattr(journal.request, field), getattr(request, field)
-        if there != asked:
-            found = f"was made with {field} = {_short(there)}, and not {_short(asked)}"
+        made, wanted = getattr(journal.request, field), getattr(request, field)
+        if made != wanted:
+            found = f"was made with {field} = {_short(made)}, and not {_short(wanted)}"
             raise RequestError(f"output = {output}: {found}; {REMEDY}")
     if output.stat().st_size < journal.num_bytes:
         raise RequestError(f"output = {output}: is shorter than its journal says; {REMEDY}")
     if journal.maker.fingerprint != maker.fingerprint:
         raise RequestError(f"output = {output}: was made by the model {journal.maker.model} as it was then; {REMEDY}")
+    there, asked = journal.maker.options, maker.options
     if journal.finished:
+        if there.get("lora") != asked.get("lora"):
+            found = f"was made with lora = {_short(there.get('lora'))}, and not {_short(asked.get('lora'))}"
+            raise RequestError(f"output = {output}: {found}; {REMEDY}")
         return "finished", journal.maker.threads
+    for name in sorted(there.keys() | asked.keys()):
+        if there.get(name) != asked.get(name):
+            begun, rest = there.get(name), f"{output} was begun"
+            rest += f" with {_short(begun)}; give that" if name in there else f" without; leave out --{name}"
+            raise RequestError(f"{name} = {_short(asked.get(name))}: {rest}")
     for field in ("device", "dtype"):
-        there, asked = getattr(journal.maker, field), getattr(maker, field)
-        if there != asked:
-            raise RequestError(f"{field} = {asked}: {output} was begun with {there}; give --{field} {there}")
+        begun, asked_now = getattr(journal.maker, field), getattr(maker, field)
+        if begun != asked_now:
+            raise RequestError(f"{field} = {asked_now}: {output} was begun with {begun}; give --{field} {begun}")
     return "stopped", journal.maker.threads
 
 
