@@ -10,7 +10,8 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -60,8 +61,14 @@ FAILURES = (CommandError, ValueError, OSError, MemoryError, RuntimeError, Keyboa
 
 def main() -> None:
     """Run the command line; every error is one line and exit code 2."""
-    global _crew
     keep_freed_memory()
+    with warnings.catch_warnings():
+        warnings.showwarning = functools.partial(_warned, warnings.showwarning)
+        _run()
+
+
+def _run() -> None:
+    global _crew
     try:
         if int(os.environ.get("WORLD_SIZE") or 1) > 1:  # started by torchrun, with others
             from everreel.parallel import launch
@@ -183,6 +190,7 @@ def plan(request: VideoRequest, *, model: ModelOptions) -> None:
     from everreel.film.budget import placed
     from everreel.film.estimate import estimate
     from everreel.film.given import read_pictures
+    from everreel.film.parts import parts_of
     from everreel.film.plan import make_plan
 
     card, model = model.card(here=False), model.resolve()
@@ -190,7 +198,8 @@ def plan(request: VideoRequest, *, model: ModelOptions) -> None:
     read_pictures(cut.request)
     placement = placed(model, card, cut)
     typer.echo(cut.describe())
-    for line in (*cut.explain(), *placement.describe(), *estimate(cut, card, model.device, placement).describe()):
+    cost = estimate(cut, card, model.device, placement, parts_of(card, model.parts))
+    for line in (*cut.explain(), *placement.describe(), *cost.describe()):
         typer.echo(f"  {line}")
     if card.usable and (missing := model.source(card).missing):
         typer.echo(f"  missing: {'; '.join(missing)}")
@@ -240,6 +249,8 @@ def extend(
 
     asked: dict[str, Any] = {"num_frames": num_frames, "seconds": seconds, "num_inference_steps": num_inference_steps}
     if not journal_path(video).exists():
+        if not video.exists():  # before all that is asked of a film made elsewhere
+            raise ValueError(f"video = {video}: does not exist; give a film's path")
         asked |= {"prompt": prompt or "", "fps": fps or 24, "overlap_history": overlap_history, "seed": seed or 0}
         _follow(video, make_request(**asked), output, model, new_part_only)
         return
@@ -402,6 +413,14 @@ def _film(pipeline: VideoPipeline, journal: Journal, output: Path) -> None:
     seconds = writer.num_frames / journal.request.fps
     new = "new " * bool(journal.source)
     typer.echo(f"wrote {output}: {writer.num_frames} {new}frames, {seconds:.1f} s, {writer.num_bytes / 1000:.0f} kB")
+
+
+def _warned(others: Callable[..., None], message: Warning, category: type[Warning], file: str, *more: Any) -> None:  # noqa: ANN401
+    """A warning of ours is one line for people too; those of libraries are shown as they were."""
+    if Path(__file__).parent in Path(file).parents:
+        typer.echo(f"everreel: {message}", err=True)
+    else:
+        others(message, category, file, *more)
 
 
 def _complain(message: str) -> int:

@@ -13,6 +13,8 @@ import typer
 from everreel.bars import bytes_bar, pieces_bar
 from everreel.film.loading import ModelOptions
 
+_FILES = ("safetensors", "gguf")
+
 
 def models() -> None:
     """List the models that can be used and what each needs."""
@@ -43,7 +45,7 @@ def download(
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A model's folder or file, in any layout.")],
+    source: Annotated[str, typer.Argument(help="A model's name, or its folder or file in any layout.")],
     target: Annotated[Path, typer.Argument(help="A new folder; for gguf and safetensors a new file.")],
     to: Annotated[str, typer.Option(help="official, diffusers, gguf or safetensors.")],
     quantization: Annotated[str | None, typer.Option(help="Of a GGUF file: q8_0, q5_1, q5_0, q4_1 or q4_0.")] = None,
@@ -57,10 +59,13 @@ def convert(
     from everreel.checkpoint.source import find_source
     from everreel.film.loading import model_options
 
-    options = model_options(**({"dtype": dtype} if dtype else {}), **({"kind": kind} if kind else {}))
+    given = {"model": source, "dtype": dtype, "kind": kind, "parts": parts}
+    options = model_options(**{name: value for name, value in given.items() if value is not None})
+    if to in _FILES and target.suffix.lower() != f".{to}":  # a folder's models are looked for among these
+        raise ValueError(f"target = {str(target)!r}: must end in .{to}; try {target.name}.{to}")
     with pieces_bar("tensor") as on_progress:
         convert(
-            find_source(source, parts),
+            find_source(source if Path(source).expanduser().exists() else options.card().path, parts),
             target,
             to=cast("Any", to),
             quantization=quantization,

@@ -261,7 +261,7 @@ def text_config_from_transformers(fields: Fields) -> TextEncoderConfig:
         raise _wrong("text_encoder", "model_type", fields.get("model_type"), "umt5")
     if fields.get("feed_forward_proj", "gated-gelu") != "gated-gelu":
         raise _wrong("text_encoder", "feed_forward_proj", fields["feed_forward_proj"], "gated-gelu")
-    return TextEncoderConfig(**_values(fields, _UMT5_FIELDS))
+    return TextEncoderConfig(**_values("text_encoder", fields, _UMT5_FIELDS))
 
 
 def text_config_to_transformers(config: TextEncoderConfig, dtype: str) -> dict[str, Any]:
@@ -284,7 +284,7 @@ def image_config_from_transformers(fields: Fields) -> ImageEncoderConfig:
     """`image_encoder/config.json` → our config."""
     if fields.get("model_type") != "clip_vision_model":
         raise _wrong("image_encoder", "model_type", fields.get("model_type"), "clip_vision_model")
-    return ImageEncoderConfig(**_values(fields, _CLIP_FIELDS))
+    return ImageEncoderConfig(**_values("image_encoder", fields, _CLIP_FIELDS))
 
 
 def image_config_to_transformers(config: ImageEncoderConfig, dtype: str) -> dict[str, Any]:
@@ -343,6 +343,21 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+def shards_of(index: Path) -> list[str]:
+    """The files that an index of shards names; ValueError names the index if it is missing, torn or of something else.
+
+    A name is one of a file beside the index: whatever leads elsewhere is refused.
+    """
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(_is_file_name(name) for name in names.values()):
+        raise ValueError(f"{index}: weight_map must name a file beside it for each tensor; download it again")
+    return sorted(set(names.values()))
+
+
+def _is_file_name(name: object) -> bool:
+    return isinstance(name, str) and Path(name).name == name
+
+
 def _take(what: str, fields: Fields, defaults: Fields, fixed: Fields, class_name: str | None = None) -> dict[str, Any]:
     """The values of `defaults`' fields; refuses unknown fields, another class and other values of `fixed`."""
     if class_name is not None and fields.get("_class_name", class_name) != class_name:
@@ -352,10 +367,32 @@ def _take(what: str, fields: Fields, defaults: Fields, fixed: Fields, class_name
             raise _wrong(what, name, value, fixed[name])
         if name not in fixed and name not in defaults and not name.startswith("_"):
             raise ValueError(f"{what}: unknown field {name!r} = {value!r}")
-    return {name: fields.get(name, default) for name, default in defaults.items()}
+    found = {name: fields.get(name, default) for name, default in defaults.items()}
+    for name, value in found.items():
+        _check_like(what, name, value, defaults[name])
+    return found
 
 
-def _values(fields: Fields, names: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+def _check_like(what: str, name: str, value: object, default: object) -> None:
+    """A field is of the kind that its default shows; a default of None is that of a size that need not be given."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if value is None or isinstance(default, str):
+        return
+    if isinstance(default, bool):
+        rule, right = "true or false", isinstance(value, bool)
+    elif isinstance(default, float):
+        rule, right = "a number", isinstance(value, int | float)
+    elif isinstance(default, Sequence):
+        rule, right = "a list", isinstance(value, Sequence) and not isinstance(value, str)
+    else:
+        rule, right = "a whole number above 0", whole
+    if not right:
+        raise ValueError(f"{what}: {name} = {value!r}: must be {rule}")
+
+
+def _values(what: str, fields: Fields, names: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+    for theirs, default in names.values():
+        _check_like(what, theirs, fields.get(theirs), default)
     return {ours: fields.get(theirs, default) for ours, (theirs, default) in names.items()}
 
 

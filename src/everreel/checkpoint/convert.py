@@ -167,6 +167,7 @@ class _Job:
         """Every network that the model needs, checked before a byte is written."""
         if self.model.tokenizer is None:
             raise lacking(self.model.path, "tokenizer")
+        load_tokenizer(self.model)  # its files are copied as they are: whole, as is known now
         roles: list[Role] = ["vae", "text_encoder"]
         if self.model.config.image_dim is not None:
             roles.append("image_encoder")

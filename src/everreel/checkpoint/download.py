@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from everreel.checkpoint import configs, places
 from everreel.checkpoint.catalog import CATALOG, ModelCard, published
@@ -67,6 +68,9 @@ def download(
         ValueError: there is no such model, its repository cannot be read, the disk has no room for it, or a file is not
             what was published; the message says what to do.
     """
+    for field, value, known in (("hub", hub, get_args(HubName)), ("layout", layout, (None, *get_args(Layout)))):
+        if value not in known:
+            raise ValueError(f"{field} = {value!r}: must be one of {', '.join(filter(None, known))}")
     card, repository = _wanted(name, hub, layout)
     folder = Path(to).expanduser() if to is not None else places.models_folder() / repository
     if folder.is_dir() and any(folder.iterdir()):

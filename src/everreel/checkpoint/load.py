@@ -21,7 +21,7 @@ from everreel.checkpoint import configs, keymap
 from everreel.checkpoint.contents import SENTENCEPIECE, TIED, Role, Shapes, Shards, official_names
 from everreel.checkpoint.source import Part, Source, find_part, find_tokenizer, find_transformer, lacking
 from everreel.checkpoint.spiece import tokenizer_from_spiece
-from everreel.checkpoint.tensors import Device, and_more, open_tensors
+from everreel.checkpoint.tensors import AGAIN, Device, and_more, open_tensors
 from everreel.model.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 from everreel.model.dit import DiT
 from everreel.model.image_encoder import ImageEncoder
@@ -108,7 +108,10 @@ def load_tokenizer(model: str | Path | Source) -> Tokenizer:
     pad_token = str(pad["content"] if isinstance(pad, dict) else pad)
     # transformers writes an astronomic number where it knows no limit; the released models read 512.
     max_length = min(int(settings.get("model_max_length", 512)), 512)
-    backend = tokenizers.Tokenizer.from_file(str(where / "tokenizer.json"))
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(where / "tokenizer.json"))
+    except Exception as error:  # that library has no class of its own
+        raise ValueError(f"{where / 'tokenizer.json'} cannot be read: {error}; {AGAIN}") from None
     return Tokenizer(backend, pad_token=pad_token, max_length=max_length)
 
 

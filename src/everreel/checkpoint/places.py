@@ -66,8 +66,7 @@ def repository_of(folder: Path) -> str | None:
 def is_whole(folder: Path) -> bool:
     """Whether every part of a model has its weights, and every index its shards; a stopped download leaves some out."""
     for index in folder.rglob("*.safetensors.index.json"):
-        shards = set(configs.read_json(index).get("weight_map", {}).values())
-        if not all((index.parent / shard).is_file() for shard in shards):
+        if not all((index.parent / shard).is_file() for shard in configs.shards_of(index)):
             return False
     layout: Layout
     parts, layout, config = [""], "official", folder / "config.json"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from everreel.checkpoint import configs, contents
 from everreel.checkpoint.configs import KIND_OF_PIPELINE, Kind
@@ -28,6 +28,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 TOKENIZERS = ("tokenizer", "google/umt5-xxl", "umt5-xxl", ".")
 """Where a folder keeps its tokenizer.json."""
 _SIBLINGS = ("vae", "text_encoders", "clip", "clip_vision")
+ConfigT = TypeVar("ConfigT")
 SUFFIXES = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
 _PUBLISHED = re.compile(r"SkyReels-V2-(DF|T2V|I2V)-[\d.]+B-\d+P")
 _TITLES = ("everreel.name", "modelspec.title", "general.name")
@@ -127,7 +128,7 @@ def find_transformer(path: Path) -> tuple[Part, Layout]:
     """The transformer at a path, and the layout that it is in; raises as `find_source`."""
     if (path / "transformer").is_dir():
         where = path / "transformer"
-        config = configs.transformer_config_from_diffusers(configs.read_json(where / "config.json"))
+        config = _configured(where / "config.json", configs.transformer_config_from_diffusers)
         part = Part(_indexed(where, "diffusion_pytorch_model"), Content("transformer", "diffusers"), config)
         contents.check_transformer(config, part.open(), where / "config.json")
         return part, "diffusers"
@@ -223,7 +224,8 @@ def _single(group: _Group, fields: Mapping[str, Any] | None) -> tuple[Part, Layo
     shards = part.open()
     if fields is None:
         return replace(part, config=contents.transformer_config(shards)), "single"
-    config, where = configs.transformer_config_from_official(fields), group.paths[0].parent / "config.json"
+    where = group.paths[0].parent / "config.json"
+    config = _configured(where, configs.transformer_config_from_official)
     names = contents.official_names(shards)
     if config.image_dim is not None and "img_emb.proj.1.weight" in names:
         # The official config has no word for this width; the released models are all of the same.
@@ -243,14 +245,13 @@ def _official_config(folder: Path) -> Mapping[str, Any] | None:
 
 
 def _diffusers_part(folder: Path, role: Role) -> Part:
-    fields = configs.read_json(folder / "config.json")
     readers: dict[Role, tuple[str, Callable[[Mapping[str, Any]], Config]]] = {
         "vae": ("diffusion_pytorch_model", configs.vae_config_from_diffusers),
         "text_encoder": ("model", configs.text_config_from_transformers),
         "image_encoder": ("model", configs.image_config_from_transformers),
     }
     stem, reader = readers[role]
-    config = reader(fields)
+    config = _configured(folder / "config.json", reader)
     paths = _indexed(folder, stem)
     if role == "vae":
         return Part(paths, Content(role, "diffusers"), config)
@@ -259,12 +260,21 @@ def _diffusers_part(folder: Path, role: Role) -> Part:
     return Part(paths, Content(role, "transformers", "vision_model." if nested else ""), config)
 
 
+def _configured(file: Path, reader: Callable[[Mapping[str, Any]], ConfigT]) -> ConfigT:
+    """A config out of its file, which is named where something is wrong with it."""
+    fields = configs.read_json(file)
+    try:
+        return reader(fields)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
 def _indexed(folder: Path, stem: str) -> tuple[Path, ...]:
     """The files that a folder's index names, or its one file `stem`.safetensors; all of them are there."""
     index = folder / f"{stem}.safetensors.index.json"
     files = [folder / f"{stem}.safetensors"]
     if index.is_file():
-        files = [folder / name for name in sorted(set(configs.read_json(index)["weight_map"].values()))]
+        files = [folder / name for name in configs.shards_of(index)]
     return _present(files)
 
 
@@ -318,9 +328,9 @@ def _no_transformer(path: Path) -> ValueError:
 def _shards_of(file: Path) -> tuple[Path, ...]:
     """All the files of the network that `file` holds a part of: by an index beside it, or by their numbers."""
     for index in sorted(file.parent.glob("*.safetensors.index.json")):
-        names = set(configs.read_json(index).get("weight_map", {}).values())
+        names = configs.shards_of(index)
         if file.name in names:
-            return _present(file.parent / name for name in sorted(names))
+            return _present(file.parent / name for name in names)
     match = re.fullmatch(r"(.+)-(\d+)-of-(\d+)(\.\w+)", file.name)
     if match is None:
         return (file,)

@@ -77,7 +77,7 @@ def read_batch(requests: Path, folder: Path, card: ModelCard, maker: Maker) -> l
     items: list[BatchItem] = []
     wrong: list[str] = []
     taken: dict[str, int] = {}
-    tokenizer = load_tokenizer(card.require_path())
+    tokenizer = load_tokenizer(making.options_of(maker).source(card))
     for number, line in _lines(requests):
         try:
             values = _values(line)
@@ -231,25 +231,30 @@ def _standing(request: VideoRequest, output: Path, maker: Maker) -> tuple[Litera
     if journal.frames_before or journal.beginning.history:
         raise RequestError(f"output = {output}: was made longer since; {REMEDY}")
     for field in VideoRequest.model_fields:
-        there, asked = getattr(journal.request, field), getattr(request, field)
-        if there != asked:
-            found = f"was made with {field} = {_short(there)}, and not {_short(asked)}"
+        made, wanted = getattr(journal.request, field), getattr(request, field)
+        if made != wanted:
+            found = f"was made with {field} = {_short(made)}, and not {_short(wanted)}"
             raise RequestError(f"output = {output}: {found}; {REMEDY}")
     if output.stat().st_size < journal.num_bytes:
         raise RequestError(f"output = {output}: is shorter than its journal says; {REMEDY}")
     if journal.maker.fingerprint != maker.fingerprint:
         raise RequestError(f"output = {output}: was made by the model {journal.maker.model} as it was then; {REMEDY}")
-    options = journal.maker.options
-    for field in sorted({*options, *maker.options}):
-        if options.get(field) != maker.options.get(field):
-            found = f"was made with {field} = {options.get(field)}, and not {maker.options.get(field)}"
-            raise RequestError(f"output = {output}: {found}; {REMEDY}")
+    there, asked = journal.maker.options, maker.options
     if journal.finished:
+        for name in ("lora", "quantization"):
+            if there.get(name) != asked.get(name):
+                found = f"was made with {name} = {_short(there.get(name))}, and not {_short(asked.get(name))}"
+                raise RequestError(f"output = {output}: {found}; {REMEDY}")
         return "finished", journal.maker.threads
+    for name in sorted(there.keys() | asked.keys()):
+        if there.get(name) != asked.get(name):
+            begun, rest = there.get(name), f"{output} was begun"
+            rest += f" with {_short(begun)}; give that" if name in there else f" without; leave out --{name}"
+            raise RequestError(f"{name} = {_short(asked.get(name))}: {rest}")
     for field in ("device", "dtype"):
-        there, asked = getattr(journal.maker, field), getattr(maker, field)
-        if there != asked:
-            raise RequestError(f"{field} = {asked}: {output} was begun with {there}; give --{field} {there}")
+        begun, asked_now = getattr(journal.maker, field), getattr(maker, field)
+        if begun != asked_now:
+            raise RequestError(f"{field} = {asked_now}: {output} was begun with {begun}; give --{field} {begun}")
     return "stopped", journal.maker.threads
 
 

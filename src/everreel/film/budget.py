@@ -6,6 +6,7 @@ fits wins, and they are tried in the order of what they cost: first time alone, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -137,9 +138,10 @@ def place(
         if least is None or tried.memory < least.memory:
             least = tried
     assert least is not None and budget is not None
+    most = math.ceil((least.memory + fixed) / 1e7) / 100
     raise ValueError(
-        f"memory = {budget / 1e9:.3g} GB: {card.name} needs at least {(least.memory + fixed) / 1e9:.3g} GB "
-        f"for {plan.request.width}x{plan.request.height}; lower {_largest(needs(plan, card, least, parts), plan)}"
+        f"memory = {_size(budget)}: {card.name} needs at least {most:.2f} GB for "
+        f"{plan.request.width}x{plan.request.height}; {_advice(needs(plan, card, least, parts), plan, budget - fixed)}"
     )
 
 
@@ -224,8 +226,16 @@ def _encoding_bytes(plan: Plan, parts: Parts, placement: Placement) -> float:
     return _decoding_bytes(plan, parts, replace(placement, decode_latents=1, tile=None))
 
 
-def _largest(needs: Needs, plan: Plan) -> str:
-    """What to lower."""
+def _advice(needs: Needs, plan: Plan, budget: float) -> str:
+    """What to do where a film needs more than the budget."""
+    if needs.weights + needs.program > budget:
+        return "give more, or take a smaller model: the weights alone are more than that"
     if needs.peak == needs.denoising and plan.shape.frames > 1:
-        return f"base_num_frames or num_frames (now a window of {plan.schedule.longest_window} latents), or the size"
-    return "the size of the picture"
+        return (
+            f"lower base_num_frames or num_frames (now a window of {plan.schedule.longest_window} latents) or the size"
+        )
+    return "lower the size of the picture"
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.3g} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.3g} MB"

@@ -23,6 +23,7 @@ from everreel.diffusion.schedule import Row
 from everreel.film.budget import HOST_PROGRAM_BYTES, needs, place
 from everreel.film.decoding import at_work, latents_at_once
 from everreel.film.device import default_device
+from everreel.film.parts import Parts
 from everreel.film.placement import Placement
 from everreel.film.plan import Plan
 from everreel.shapes import LATENT_CHANNELS, TEMPORAL, LatentShape
@@ -78,6 +79,8 @@ class Estimate:
     """Activations, keys and values, latents, the decoder's: what is held at once besides weights."""
     placement: Placement
     calibrated: bool
+    steady: bool
+    """Longer films need no more: this one is longer than what is in sight at once."""
 
     @property
     def memory(self) -> float:
@@ -87,17 +90,24 @@ class Estimate:
     def describe(self) -> list[str]:
         """Lines for people."""
         total = self.memory + (HOST_PROGRAM_BYTES if self.placement.device.type == "cpu" else 0)
+        longer = "; no more for longer films" if self.steady else ""
         how = "as measured here" if self.calibrated else "loading not counted"
         return [
             f"time: about {_clock(self.seconds)} here, {self.seconds / self.rows:.2g} s a step, {how}",
-            f"memory: about {total / 1e9:.1f} GB, {self.weights / 1e9:.2g} GB of it weights; no more for longer films",
+            f"memory: about {total / 1e9:.1f} GB, {self.weights / 1e9:.2g} GB of it weights{longer}",
         ]
 
 
-def estimate(plan: Plan, card: ModelCard, device: str | None = None, placement: Placement | None = None) -> Estimate:
-    """The cost of a plan on this machine, by default with the model as it is placed without a budget."""
+def estimate(
+    plan: Plan,
+    card: ModelCard,
+    device: str | None = None,
+    placement: Placement | None = None,
+    parts: Parts | None = None,
+) -> Estimate:
+    """The cost of a plan on this machine, by default with the model as its files are and placed without a budget."""
     where = torch.device(device or default_device())
-    placement = placement or place(plan, card, where)
+    placement = placement or place(plan, card, where, parts=parts)
     branches = 1 if plan.request.guidance_scale == 1.0 else 2
     rows, per_frame = len(plan.schedule), plan.shape.tokens_per_frame
     step = max(1, rows // SAMPLED_ROWS)
@@ -109,8 +119,9 @@ def estimate(plan: Plan, card: ModelCard, device: str | None = None, placement: 
     else:
         pixels = plan.shape.num_frames * plan.shape.pixel_height * plan.shape.pixel_width
         seconds = work / known.operations + pixels / known.pixels
-    held = needs(plan, card, placement)
-    return Estimate(seconds, rows, held.weights, held.peak - held.weights, placement, known is not None)
+    steady = plan.shape.frames > plan.schedule.longest_window
+    held = needs(plan, card, placement, parts)
+    return Estimate(seconds, rows, held.weights, held.peak - held.weights, placement, known is not None, steady)
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from everreel.checkpoint.source import Source
     from everreel.parallel.crew import Crew
 
+LEAST_MEMORY = 1e6  # bytes; a smaller number was meant to have a unit
 Dtype = Literal["bfloat16", "float32", "float16"]
 
 
@@ -177,7 +178,11 @@ def parse_memory(text: str) -> float:
         raise ValueError(f"memory = {text!r}: must be an amount of memory; 24GB works")
     power = " KMGT".index(match[2].upper() or " ")
     unit: int = 1024 if match[3] else 1000
-    return float(match[1]) * float(unit**power)
+    num_bytes = float(match[1]) * float(unit**power)
+    if num_bytes < LEAST_MEMORY:
+        nearest = f"{text.strip()}GB" if power == 0 and "b" not in text.lower() else "24GB"
+        raise ValueError(f"memory = {text!r}: is {num_bytes:g} bytes, too little for anything; {nearest} works")
+    return num_bytes
 
 
 def _lora(text: str) -> tuple[Path, float]:
