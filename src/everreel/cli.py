@@ -193,7 +193,7 @@ def plan(request: VideoRequest, *, model: ModelOptions) -> None:
     from everreel.film.parts import parts_of
     from everreel.film.plan import make_plan
 
-    card, model = model.card(here=False), model.resolve()
+    card, model = model.card(here=False), model.resolve(here=False)
     cut = make_plan(request, card)
     read_pictures(cut.request)
     placement = placed(model, card, cut)

@@ -11,6 +11,7 @@ from everreel.film import making
 from everreel.film.batch import BatchError, open_journal, read_batch
 from everreel.film.journal import Journal, journal_path, read_journal
 from everreel.film.loading import model_options
+from everreel.film.placement import Placement
 from everreel.film.request import RequestError, make_request
 from everreel.media import FilmWriter, Video, write_image
 
@@ -322,7 +323,9 @@ def test_a_film_that_cannot_be_written_is_named(wrong, batch, monkeypatch):
 
 
 def test_who_would_make_a_film_is_who_makes_it(pipe):
-    assert making.maker_for(pipe.card, model_options(device="cpu", dtype="float32")) == making.maker_of(pipe)
+    maker = making.maker_of(pipe)
+    assert making.maker_for(pipe.card, model_options(device="cpu", dtype="float32")) == replace(maker, placement={})
+    assert Placement(torch.device("cpu"), torch.float32, **maker.placement) == replace(pipe.placement, memory=0.0)
 
 
 def test_a_film_goes_on_with_the_options_that_it_was_begun_with(batch, wrong, pipe):

@@ -199,6 +199,24 @@ def test_a_budget_places_the_model_and_one_too_small_is_refused(tiny_folder):
         VideoPipeline.from_pretrained(str(tiny_folder), memory="1MB", **CPU)
 
 
+def test_a_film_goes_on_in_the_pieces_that_it_was_begun_in(tiny_folder, tmp_path):
+    """Although its model was placed for another film."""
+    pipe = VideoPipeline.from_pretrained(str(tiny_folder), **CPU)
+    pipe.placement = replace(pipe.placement, decode_latents=1, tile=16, together=False)
+    request = make_request(prompt="a fox", num_frames=13, height=160, width=160, num_inference_steps=1)
+    journal = making.begin(pipe, request)
+    assert making.pipeline_of(journal).placement == replace(pipe.placement, memory=0.0)
+
+
+def test_a_plan_is_made_for_a_device_that_is_elsewhere(tiny_folder, run, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, said, _ = run("plan", "a fox", "--model", "DF-14B-540P", "--device", "cuda", "--memory", "24GB")
+    assert code == 0 and "blocks of the transformer stream from host memory" in said
+    assert "time: only where cuda is" in said
+    code, _, error = run("generate", "a fox", "--model", tiny_folder, "--device", "cuda", "-o", "fox.mp4")
+    assert code == 2 and "device = cuda: is not on this machine" in error
+
+
 def test_compiled_blocks_and_other_kernels_are_the_pipelines_own(tiny_folder, monkeypatch):
     compiled = []
     monkeypatch.setattr("everreel.film.pipeline.compile_blocks", lambda model: compiled.append(model) or model)

@@ -73,6 +73,7 @@ class Estimate:
     """Seconds and bytes: time to about a factor of two, or within a third once calibrated; memory never too low."""
 
     seconds: float
+    """Not a number, where the device is not on this machine."""
     rows: int
     weights: float
     held: float
@@ -92,8 +93,9 @@ class Estimate:
         total = self.memory + (HOST_PROGRAM_BYTES if self.placement.device.type == "cpu" else 0)
         longer = "; no more for longer films" if self.steady else ""
         how = "as measured here" if self.calibrated else "loading not counted"
+        time = f"about {_clock(self.seconds)} here, {self.seconds / self.rows:.2g} s a step, {how}"
         return [
-            f"time: about {_clock(self.seconds)} here, {self.seconds / self.rows:.2g} s a step, {how}",
+            f"time: {f'only where {self.placement.device} is' if math.isnan(self.seconds) else time}",
             f"memory: about {total / 1e9:.1f} GB, {self.weights / 1e9:.2g} GB of it weights{longer}",
         ]
 
@@ -113,8 +115,11 @@ def estimate(
     step = max(1, rows // SAMPLED_ROWS)
     sampled = [_work(row, plan, card, per_frame) for row in plan.schedule[::step]]
     work = branches * rows * sum(sampled) / len(sampled)
-    known = Calibration.find(card.name, where, placement.dtype)
-    if known is None:
+    is_here = where.type != "cuda" or torch.cuda.is_available()
+    known = Calibration.find(card.name, where, placement.dtype) if is_here else None
+    if not is_here:
+        seconds = math.nan
+    elif known is None:
         seconds = work * DECODING / (EFFICIENCY * _speed(where, placement.dtype))
     else:
         pixels = plan.shape.num_frames * plan.shape.pixel_height * plan.shape.pixel_width
@@ -216,4 +221,6 @@ def _clock(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+    if minutes < 90:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h" if minutes < 60 * 72 else f"{minutes / 60 / 24:.0f} days"

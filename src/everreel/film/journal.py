@@ -52,6 +52,8 @@ class Maker:
     """Of the CPU: sums split among threads are not the same to the last bit."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The other `ModelOptions` that were given."""
+    placement: Mapping[str, Any] = field(default_factory=dict)
+    """What of `Placement` is not said by these."""
 
 
 @dataclass(frozen=True)

@@ -104,8 +104,10 @@ class ModelOptions(BaseModel):
             notes.append(f"lora: made for {steps} ({preset.name}); that is what is taken where nothing else is asked")
         return notes
 
-    def resolve(self, crew: Crew | None = None) -> ModelOptions:
+    def resolve(self, crew: Crew | None = None, *, here: bool = True) -> ModelOptions:
         """With the device, by its number, and the type that are used; those of the processes that share the model.
+
+        Without `here` it may be a device that this machine has not, for a plan.
 
         Raises:
             ValueError: the device is not on this machine, or not the one that the processes were started for.
@@ -118,6 +120,8 @@ class ModelOptions(BaseModel):
             chosen = crew.parallel.device
             if self.device not in (None, chosen.type, str(chosen)):
                 raise ValueError(f"device = {self.device}: the processes were started for {chosen.type}")
+        elif not here and self.device is not None and self.device.split(":")[0] == "cuda":
+            chosen = torch.device(self.device)
         else:
             check_device(self.device)
             chosen = torch.zeros(0, device=self.device or default_device()).device  # cuda is cuda:0

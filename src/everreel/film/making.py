@@ -20,7 +20,8 @@ from everreel.film.given import encode_frames
 from everreel.film.journal import Journal, Maker, Source, fingerprint, read_journal
 from everreel.film.loading import ModelOptions, model_options
 from everreel.film.pipeline import Progress, VideoPipeline
-from everreel.film.plan import OVERLAP, check_can_go_on, make_plan
+from everreel.film.placement import Placement
+from everreel.film.plan import OVERLAP, check_can_go_on
 from everreel.film.request import RESOLUTIONS, RequestError, VideoRequest
 from everreel.film.source import SourceFilm
 from everreel.film.splice import Splice
@@ -104,8 +105,9 @@ def pipeline_of(journal: Journal, crew: Crew | None = None) -> VideoPipeline:
     if fingerprint(card.require_path(), *options.files()) != maker.fingerprint:
         raise ValueError(f"model = {maker.model}: its files are not those that the film was begun with; put them back")
     torch.set_num_threads(maker.threads)
-    beginning = journal.beginning
-    return VideoPipeline.load(options, make_plan(journal.request, card, beginning.history, len(beginning.spare)), crew)
+    resolved = options.resolve(crew)
+    where = torch.device(resolved.device or "cpu"), resolved.torch_dtype
+    return VideoPipeline.load(options, Placement(*where, **maker.placement), crew)
 
 
 def options_of(maker: Maker) -> ModelOptions:
@@ -237,10 +239,9 @@ def history_frames(request: VideoRequest, card: ModelCard) -> int:
 
 def maker_of(pipe: VideoPipeline) -> Maker:
     """Who makes films with this pipeline."""
-    if pipe.options is not None:
-        return maker_for(pipe.card, pipe.options)
     dtype = str(next(pipe.transformer.parameters()).dtype).removeprefix("torch.")
-    return maker_for(pipe.card, model_options(device=str(pipe.device), dtype=dtype))
+    maker = maker_for(pipe.card, pipe.options or model_options(device=str(pipe.device), dtype=dtype))
+    return replace(maker, placement=pipe.placement.chosen()) if pipe.placement else maker
 
 
 def maker_for(card: ModelCard, options: ModelOptions) -> Maker:

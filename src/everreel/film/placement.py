@@ -6,7 +6,8 @@ The one invariant: a placement changes where and in which pieces numbers are com
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
@@ -38,6 +39,11 @@ class Placement:
     """The branches of guidance run as one batch; None: if there is room when they begin."""
     memory: float = 0.0
     """Bytes that the film is going to need so, on the device or, of a CPU, beyond the program's own."""
+
+    def chosen(self) -> dict[str, Any]:
+        """What was chosen beside device and type, as JSON has it: `Placement(device, dtype, **chosen)` is the same."""
+        beside = ("device", "dtype", "memory")
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in beside}
 
     def describe(self) -> list[str]:
         """Lines for people."""
