@@ -269,4 +269,13 @@ def test_calibrated_plans_say_so(run, tiny_folder, monkeypatch):
     assert code == 0
     assert re.fullmatch(r"[\d.e+]+ GFLOP/s in the transformer, [\d.e+-]+ million pixels decoded a second\n", out)
     assert "as measured here" in run("plan", *FILM, "--model", tiny_folder)[1]
-    assert "leave them out" in one_line(run("calibrate", "--model", tiny_folder, "--quantization", "int8"))
+    assert "leave it out" in one_line(run("calibrate", "--model", tiny_folder, "--memory", "2GB"))
+
+
+def test_what_a_quantisation_costs_is_said_block_by_block(run, tiny_folder, i2v_folder):
+    code, out, _ = run("calibrate", "--model", tiny_folder, "--dtype", "float32", "--quantization", "int8")
+    *blocks, summary = out.splitlines()
+    errors = [float(re.fullmatch(r"block +\d+: (.*) %", line)[1]) for line in blocks]
+    assert code == 0 and len(errors) > 1 and 0 < min(errors) <= max(errors) < 5
+    assert summary.endswith(f"{max(errors):.2f} % in the worst block")
+    assert "begins with a picture" in one_line(run("calibrate", "--model", i2v_folder, "--quantization", "int8"))

@@ -5,6 +5,7 @@ The one invariant: as everywhere on the command line, what is wrong is one line,
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -14,6 +15,8 @@ from everreel.bars import bytes_bar, pieces_bar
 from everreel.film.loading import ModelOptions
 
 _FILES = ("safetensors", "gguf")
+
+PROMPT = "a red fox runs right through a snowy forest at dusk, wide shot"
 
 
 def models() -> None:
@@ -78,12 +81,43 @@ def convert(
 
 
 def calibrate(*, model: ModelOptions) -> None:
-    """Measure how fast a model runs here, so that `everreel plan` says how long a film takes."""
+    """Measure how fast a model runs here, so that `everreel plan` says how long a film takes.
+
+    With --quantization, what that costs instead: how far each block's output is off, on a short film's own activations.
+    """
     from everreel.film.estimate import calibrate
     from everreel.film.pipeline import VideoPipeline
 
-    if model.memory or model.quantization:
-        raise ValueError("memory, quantization: a model is measured as it is; leave them out")
+    if model.memory:
+        raise ValueError("memory: a model is measured as it is; leave it out")
+    if model.quantization is not None:
+        _compare(model)
+        return
     found = calibrate(VideoPipeline.load(model))
     speed, pixels = found.operations / 1e9, found.pixels / 1e6
     typer.echo(f"{speed:.4g} GFLOP/s in the transformer, {pixels:.3g} million pixels decoded a second")
+
+
+def _compare(model: ModelOptions) -> None:
+    """The exact model makes a short film; the quantised one is given what each block of it was given."""
+    from everreel.checkpoint.quantize import check_quantization, quantisation_error, quantize, recorded
+    from everreel.film.pipeline import VideoPipeline
+    from everreel.film.request import make_request
+    from everreel.model.dit import DiT
+
+    assert model.quantization is not None
+    if model.card().image:
+        raise ValueError(f"model = {model.model}: begins with a picture; this is measured with models that need none")
+    exact = VideoPipeline.load(model.model_copy(update={"quantization": None}))
+    check_quantization(model.quantization, exact.device)
+    transformer, card = exact.transformer, exact.card
+    assert isinstance(transformer, DiT)
+    size = {"height": min(card.height, 192), "width": min(card.width, 320)}
+    with recorded(transformer) as calls:
+        for _ in exact.stream(make_request(prompt=PROMPT, num_frames=33, num_inference_steps=4, **size)):
+            pass
+    errors = quantisation_error(transformer, quantize(copy.deepcopy(transformer), model.quantization), calls)
+    for number, error in enumerate(errors):
+        typer.echo(f"block {number:>2}: {100 * error:.2f} %")
+    mean = sum(errors) / len(errors)
+    typer.echo(f"{model.quantization}: {100 * mean:.2f} % on the mean, {100 * max(errors):.2f} % in the worst block")
