@@ -100,6 +100,7 @@ def test_quantised_blocks_are_offloaded_as_others(model, calls, how):
     ],
 )
 def test_what_a_device_cannot_do_is_refused(monkeypatch, how, device, capability, words):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     if words is None:
         check_quantization(how, torch.device(device))
