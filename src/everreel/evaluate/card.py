@@ -138,7 +138,7 @@ def _what_it_is(card: ModelCard, folder: Path) -> Iterator[str]:
     yield f"# Model card: {card.name}"
     yield ""
     yield from paragraph(
-        f"{_capital(card.kind)}: {card.width}×{card.height} pixels, {card.num_frames} frames at 24 a second in one "
+        f"{_capital(card.what)}: {card.width}×{card.height} pixels, {card.num_frames} frames at 24 a second in one "
         "window and any length beyond it. Written by `everreel evaluate --model-card`; every figure comes from the "
         "model's files or from a report."
     )

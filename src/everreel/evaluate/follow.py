@@ -298,12 +298,13 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     return max(0.0, (middle - spread) / wide), min(1.0, (middle + spread) / wide)
 
 
-def digest(folder: Path) -> str:
+def digest(model: Path) -> str:
     """What tells one model's files from another's: their names and contents, but for notes on how it was made."""
     found = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in NOT_WEIGHTS):
-        if path.suffix in (".safetensors", ".json", ".pth"):
-            found.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+    files = sorted(model.rglob("*")) if model.is_dir() else [model]
+    for path in (path for path in files if path.is_file() and path.name not in NOT_WEIGHTS):
+        if path.suffix in (".safetensors", ".json", ".pth", ".gguf"):
+            found.update(f"{path.relative_to(model).as_posix()}\0{path.stat().st_size}\0".encode())
             with path.open("rb") as file:
                 found.update(hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()[:16]
