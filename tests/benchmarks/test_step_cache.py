@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import step_cache
-from benchmarks.step_cache import WAYS, EveryPass, Extrapolated, KeptGuidance, Reused
+from benchmarks.step_cache import WAYS, EveryPass, Extrapolated, KeptGuidance
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.request import make_request
 
@@ -25,21 +25,6 @@ def frames(tiny_folder):
 @pytest.mark.parametrize(("way", "rows"), [(EveryPass, 16), (KeptGuidance, 15), (Extrapolated, 14)])
 def test_of_the_three_in_the_middle_the_second_is_left_out(frames, way, rows):
     assert frames(way)[0].rows == rows
-
-
-def test_a_way_that_changes_nothing_gives_the_same_film(frames):
-    class Never(Reused):
-        limit = 0.0
-
-    counted, film = frames(Never)
-    assert counted.rows == 16 and torch.equal(film, frames(EveryPass)[1])
-
-
-def test_all_may_be_reused_but_the_first_and_the_last(frames):
-    class Always(Reused):
-        limit = float("inf")
-
-    assert frames(Always)[0].rows == 2 * (step_cache.ALWAYS_FIRST + step_cache.ALWAYS_LAST)
 
 
 def test_the_page_holds_every_way(tiny_folder, tmp_path, monkeypatch):

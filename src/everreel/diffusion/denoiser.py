@@ -44,6 +44,54 @@ class Branch:
         return self.context.bias.shape[0]
 
 
+Frames = tuple[int, torch.Size, tuple[int, ...] | None]
+"""Which frames a pass is over: the first, the latents' shape, the blocks."""
+
+
+class StepCache:
+    """Whether a pass can be left out: the last velocity again, while what the levels do to the network changes little.
+
+    Source: TeaCache's rule (arXiv 2411.19108), for a level a frame. It accumulates, frame by frame, how far the
+    modulation of each has gone since its velocity was computed; the frame that has gone furthest decides, of those that
+    move. Both branches of guidance are left out together, and nothing is counted inside the model.
+
+    Args:
+        limit: the change, as a share of the modulation's mean size, from which on a pass is computed.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self._kept: _Kept | None = None
+
+    def forget(self) -> None:
+        """The next pass is computed."""
+        self._kept = None
+
+    def find(self, key: Frames, modulation_TC: Tensor, moves_T: Sequence[bool]) -> Tensor | None:
+        """The velocity of the last pass over the same frames, if it may stand for this one's."""
+        kept = self._kept
+        if kept is None or kept.key != key:
+            return None
+        gone_T = (modulation_TC - kept.seen_TC).abs().mean(1) / kept.seen_TC.abs().mean(1)
+        changed_T = kept.changed_T + gone_T
+        if float(changed_T[list(moves_T)].max()) >= self.limit:
+            return None
+        self._kept = _Kept(key, modulation_TC, changed_T, kept.velocity_BCTHW)
+        return kept.velocity_BCTHW
+
+    def keep(self, key: Frames, modulation_TC: Tensor, velocity_BCTHW: Tensor) -> None:
+        """What a pass over these frames gave."""
+        self._kept = _Kept(key, modulation_TC, torch.zeros_like(modulation_TC[:, 0]), velocity_BCTHW)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    key: Frames
+    seen_TC: Tensor
+    changed_T: Tensor
+    velocity_BCTHW: Tensor
+
+
 class Denoiser:
     """Calls the transformer and mixes its branches.
 
@@ -54,6 +102,7 @@ class Denoiser:
         guidance_scale: 1 without guidance.
         fps_index: 0 for 16 and 1 for 24 frames a second.
         causal: block-causal attention inside the window.
+        step_cache: leaves out passes where it may.
     """
 
     def __init__(
@@ -64,6 +113,7 @@ class Denoiser:
         *,
         fps_index: int = 1,
         causal: bool = False,
+        step_cache: StepCache | None = None,
     ) -> None:
         rows = sum(branch.batch for branch in branches)
         if rows != (1 if guidance_scale == 1.0 else 2):
@@ -73,6 +123,7 @@ class Denoiser:
         self.guidance_scale = guidance_scale
         self.fps_index = fps_index
         self.causal = causal
+        self.step_cache = step_cache
 
     @property
     def remembers(self) -> bool:
@@ -80,18 +131,45 @@ class Denoiser:
         return self.branches[0].cache is not None
 
     @torch.no_grad()
-    def __call__(self, x_CTHW: Tensor, timestep_T: Tensor, blocks: Sequence[int] | None, start: int = 0) -> Tensor:
+    def __call__(
+        self,
+        x_CTHW: Tensor,
+        timestep_T: Tensor,
+        blocks: Sequence[int] | None,
+        start: int = 0,
+        guess_T: Sequence[bool] | None = None,
+    ) -> Tensor:
         """The guided velocity, (C, T, H, W) float32, of a window at timesteps 1000 (noise) to 0 (clean).
 
         `start` is the film's latent frame that the window begins with, for texts that change. Without `blocks` the
-        window is seen by itself and whole: full attention, nothing of the caches.
+        window is seen by itself and whole: full attention, nothing of the caches. `guess_T` says which frames move;
+        where it is given the velocity may be one that was computed before.
         """
-        velocity = self._run(x_CTHW, timestep_T, blocks, start)
+        velocity = self._velocity(x_CTHW, timestep_T, blocks, start, guess_T)
         if velocity.shape[0] == 1:
             return velocity[0]
         conditional, unconditional = velocity
         guided: Tensor = unconditional + self.guidance_scale * (conditional - unconditional)
         return guided
+
+    def _velocity(
+        self,
+        x_CTHW: Tensor,
+        timestep_T: Tensor,
+        blocks: Sequence[int] | None,
+        start: int,
+        guess_T: Sequence[bool] | None,
+    ) -> Tensor:
+        """Of both branches of guidance, computed or kept."""
+        if self.step_cache is None:
+            return self._run(x_CTHW, timestep_T, blocks, start)
+        key = start, x_CTHW.shape, None if blocks is None else tuple(blocks)
+        (modulation_TC,) = self.model.modulation(timestep_T.to(x_CTHW.device)[None])
+        found = None if guess_T is None else self.step_cache.find(key, modulation_TC, guess_T)
+        if found is None:
+            found = self._run(x_CTHW, timestep_T, blocks, start)
+            self.step_cache.keep(key, modulation_TC, found)
+        return found
 
     @torch.no_grad()
     def remember(self, x_CTHW: Tensor, timestep_T: Tensor, start: int = 0) -> None:

@@ -21,6 +21,8 @@ from everreel.diffusion.noise import draw_noise_frames
 from everreel.diffusion.schedule import Row, Schedule
 from everreel.diffusion.solver import Solver, SolverState
 
+FIRST_STEPS, LAST_STEPS = 3, 2  # of every frame, whose velocities are never guessed
+
 
 @dataclass(frozen=True)
 class RolloutState:
@@ -106,7 +108,8 @@ def rollout(
             remembered = _remember(schedule, denoiser, row, remembered, seen_CTHW, timestep_T)
         new = 0 if row.ahead else max(remembered - row.window[0], 0)
         blocks = None if row.ahead else schedule.blocks_in(row.window[0] + new, row.window[1])
-        velocity_CTHW = denoiser(seen_CTHW[:, new:], timestep_T[new:], blocks, row.window[0] + new)
+        guess_T = row.update[new:] if _may_guess(row, schedule.num_steps) else None
+        velocity_CTHW = denoiser(seen_CTHW[:, new:], timestep_T[new:], blocks, row.window[0] + new, guess_T)
         velocity_CTHW = torch.nn.functional.pad(velocity_CTHW, (0, 0, 0, 0, new, 0))  # what is remembered stays
         before_CTHW = window.state.latents[0]
         window.state = solver.step(window.state, velocity_CTHW[None], levels_T, update_T)
@@ -116,6 +119,8 @@ def rollout(
             on_row(Glimpse(index, window.start, moved, before_CTHW, velocity_CTHW, sigma_T))
         if row.finished:
             window.settle(row)
+            if denoiser.step_cache is not None:  # what goes on from here goes on alike after a stop
+                denoiser.step_cache.forget()
             now = RolloutState(index + 1, window.start, window.state, remembered)
             yield LatentBlock(row.finished.start, window.frames(row.finished), now)
 
@@ -196,6 +201,12 @@ class _Window:
     def _fresh(self, frame: int) -> Tensor:
         known = self._conditioning.known.get(frame)
         return (self._noise(frame) if known is None else known)[None, :, None]
+
+
+def _may_guess(row: Row, num_steps: int) -> bool:
+    """Whether no frame that moves takes one of its first or last steps, where little decides much."""
+    levels = [level for level, moves in zip(row.levels, row.update, strict=True) if moves]
+    return min(levels) >= FIRST_STEPS and max(levels) < num_steps - LAST_STEPS
 
 
 def _remember(

@@ -27,7 +27,7 @@ from everreel.checkpoint.offload import offload
 from everreel.checkpoint.quantize import quantize
 from everreel.checkpoint.source import Source
 from everreel.diffusion.conditioning import FPS_INDEX, Conditioning
-from everreel.diffusion.denoiser import Branch, Denoiser
+from everreel.diffusion.denoiser import Branch, Denoiser, StepCache
 from everreel.diffusion.noise import draw_noise
 from everreel.diffusion.rollout import Glimpse, LatentBlock, RolloutState, rollout
 from everreel.diffusion.solver import solver_for
@@ -302,6 +302,7 @@ class VideoPipeline:
             request.guidance_scale,
             fps_index=FPS_INDEX[request.fps],
             causal=plan.remembers,
+            step_cache=StepCache(request.step_cache) if request.step_cache else None,
         )
         solver = solver_for(self.card.solver, request.num_inference_steps, request.shift)
         decoder = FrameDecoder(self.vae, plan.join, plan.overlap, request.blend_overlap, **self._decoding)

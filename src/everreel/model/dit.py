@@ -82,6 +82,9 @@ class Transformer(Protocol):
     def new_cache(self, max_frames: int, sink_frames: int = 0) -> KVCache:
         """As `DiT.new_cache`."""
 
+    def modulation(self, timestep_BT: Tensor) -> Tensor:
+        """As `DiT.modulation`."""
+
 
 class DiT(nn.Module):
     """The transformer. Holds weights only; caches and contexts are arguments.
@@ -249,6 +252,13 @@ class DiT(nn.Module):
         x = x_BLC.float().unflatten(2, (ph, pw, self.config.out_dim)).unflatten(1, (T, H, W))
         x_BCTHW: Tensor = x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
         return x_BCTHW
+
+    def modulation(self, timestep_BT: Tensor) -> Tensor:
+        """What a timestep alone makes of the modulation of all blocks, (B, T, 6 C) in float32."""
+        dtype = self.patch_embedding.weight.dtype
+        time_BTC = self.time_embedding(timestep_embedding(timestep_BT, self.config.freq_dim).to(dtype))
+        modulation_BTC: Tensor = self.time_projection(time_BTC).float()
+        return modulation_BTC
 
     def _modulation(self, timestep_BT: Tensor, fps_B: Tensor | None) -> tuple[Tensor, Tensor]:
         dtype = self.patch_embedding.weight.dtype

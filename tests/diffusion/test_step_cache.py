@@ -1,0 +1,86 @@
+"""Passes that are left out: by the frame that has gone furthest, in all kinds of schedules, and alike after a stop."""
+
+import numpy as np
+import pytest
+import torch
+
+from everreel.diffusion.denoiser import StepCache
+from everreel.diffusion.rollout import FIRST_STEPS, LAST_STEPS
+from everreel.film.pipeline import VideoPipeline
+from everreel.film.request import make_request
+
+KEY = (0, torch.Size([16, 3, 4, 4]), (3,))
+SMALL = {"prompt": "a fox", "height": 32, "width": 48, "num_inference_steps": 10}
+
+
+def seen(*values):
+    return torch.tensor(values)[:, None].expand(-1, 8)
+
+
+def test_the_frame_that_has_gone_furthest_decides_and_only_of_those_that_move():
+    cache, velocity = StepCache(0.1), torch.ones(2, 16, 3, 4, 4)
+    assert cache.find(KEY, seen(1.0, 1.0, 1.0), [True] * 3) is None
+    cache.keep(KEY, seen(1.0, 1.0, 1.0), velocity)
+    assert cache.find(KEY, seen(1.05, 1.0, 1.0), [True] * 3) is velocity
+    assert cache.find(KEY, seen(1.12, 1.0, 1.0), [True] * 3) is None  # 0.05 and 0.067
+    assert cache.find(KEY, seen(1.12, 1.0, 1.0), [False, True, True]) is velocity
+
+
+def test_other_frames_are_another_pass():
+    cache = StepCache(1.0)
+    cache.keep(KEY, seen(1.0, 1.0, 1.0), torch.ones(1))
+    assert cache.find((1, *KEY[1:]), seen(1.0, 1.0, 1.0), [True] * 3) is None
+    assert cache.find(KEY, seen(1.0, 1.0, 1.0), [True] * 3) is not None
+    cache.forget()
+    assert cache.find(KEY, seen(1.0, 1.0, 1.0), [True] * 3) is None
+
+
+@pytest.fixture
+def film(tiny_folder, monkeypatch):
+    """The frames of a film, and how many passes it took."""
+    pipe = VideoPipeline.from_pretrained(str(tiny_folder), device="cpu", dtype=torch.float32)
+    passes = []
+    pipe.transformer.register_forward_hook(lambda *_: passes.append(1))
+
+    def film(**options):
+        passes.clear()
+        blocks = list(pipe.stream(make_request(**SMALL, **options)))
+        return np.concatenate([block.frames for block in blocks]), len(passes)
+
+    return film
+
+
+def test_all_but_the_first_and_last_steps_may_be_left_out(film, monkeypatch):
+    frames, passes = film(num_frames=9)
+    assert passes == 10
+    with monkeypatch.context() as patch:
+        patch.setattr("everreel.film.pipeline.StepCache", lambda _: StepCache(float("inf")))
+        other, few = film(num_frames=9, step_cache=1)
+    assert few == FIRST_STEPS + LAST_STEPS and other.shape == frames.shape and not np.array_equal(other, frames)
+    again, some = film(num_frames=9, step_cache=1e-6)
+    assert some == 10 and np.array_equal(again, frames)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_frames": 25, "ar_step": 3, "causal_block_size": 2},
+        {"num_frames": 41, "causal_block_size": 5, "base_num_frames": 25},
+        {"num_frames": 41, "schedule": "windows", "base_num_frames": 25, "overlap_history": 9},
+        {"num_frames": 9, "guidance_scale": 1},
+    ],
+)
+def test_every_schedule_takes_it(film, options):
+    frames, passes = film(**options)
+    fewer, few = film(**options, step_cache=0.3)
+    assert fewer.shape == frames.shape and few <= passes
+
+
+def test_a_film_goes_on_with_the_same_frames_after_a_stop(tiny_folder):
+    pipe = VideoPipeline.from_pretrained(str(tiny_folder), device="cpu", dtype=torch.float32)
+    request = make_request(**SMALL, num_frames=41, causal_block_size=5, base_num_frames=25, step_cache=0.5)
+    blocks = list(pipe.stream(request))
+    first = next(block for block in blocks if block.state is not None)
+    rest = np.concatenate([block.frames for block in pipe.stream(request, state=first.state)])
+    whole = np.concatenate([block.frames for block in blocks])
+    assert np.array_equal(rest, whole[len(whole) - len(rest) :])
