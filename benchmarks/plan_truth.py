@@ -30,6 +30,7 @@ from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
 from everreel.film.request import make_request
 from everreel.memory import keep_freed_memory
+from everreel.model.quiet import quiet
 
 PAGE = Path(__file__).parents[1] / "docs" / "plan.md"
 ROOT = Path(__file__).parents[1]
@@ -70,7 +71,8 @@ def one(model: str, steps: int, threads: int, film: Mapping[str, Any]) -> dict[s
         return {}
     plan = make_plan(make_request(prompt="a fox", num_inference_steps=steps, **film), options.card())
     said = estimate(plan, options.card(), options.device)
-    import_module("transformers.models.umt5.modeling_umt5")  # the program's own, too
+    with quiet():
+        import_module("transformers.models.umt5.modeling_umt5")  # the program's own, too
     if CLEAR_PEAK.exists():
         CLEAR_PEAK.write_text("5")
     before = peak_bytes()
