@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from benchmarks.flops import matmul_peak, transformer_flops
 from benchmarks.measure import Comparison, Form, Options, best_form, compare, relative_error, say
-from everreel.memory import keep_freed_memory
+from everreel.memory import keep_freed_memory, take_large_pages
 from everreel.model.config import TransformerConfig
 from everreel.model.dit import DiT
 from everreel.shapes import LATENT_CHANNELS, LatentShape, video_frames
@@ -282,6 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_options(parser)
     options = parser.parse_args(arguments)
     keep_freed_memory()  # as the command everreel does; both sides gain
+    take_large_pages()
     if options.memory_of:
         setting = Setting(**json.loads(options.setting))
         sys.stdout.write(f"{forward_memory(setting, options.memory_of, options.causal)}\n")

@@ -14,8 +14,10 @@ FAULTS = """
 import resource
 import sys
 import torch
-from everreel.memory import keep_freed_memory
+from everreel.memory import keep_freed_memory, take_large_pages
 assert keep_freed_memory()
+if int(sys.argv[1]) > 32:
+    take_large_pages()
 def layer():
     blocks = [torch.ones(int(sys.argv[1]) * 2**18) for _ in range(4)]
 for _ in range(10):

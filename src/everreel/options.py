@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from everreel.film.loading import ModelOptions, model_options
+from everreel.film.loading import EMBEDDED, ModelOptions, model_options
 from everreel.film.request import VideoRequest, make_request
+from everreel.memory import take_large_pages
 
 PART = "TIME: WORDS, as in '5s: it jumps': what the film shows from then on; any number of them."
 
@@ -47,7 +48,10 @@ def takes_model(command: Callable[..., None]) -> Callable[..., None]:
     def run(*positional: Any, **values: Any) -> None:  # noqa: ANN401 -- each has the type of its field
         asked = {option.name: values.pop(option.name) for option in options}
         given = {name: value for name, value in asked.items() if value not in (None, [])}
-        command(*positional, model=model_options(**given), **values)
+        model = model_options(**given)
+        if model.model != EMBEDDED:
+            take_large_pages()
+        command(*positional, model=model, **values)
 
     return _signed(run, [*own, *options])
 

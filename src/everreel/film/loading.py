@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from everreel.parallel.crew import Crew
 
 LEAST_MEMORY = 1e6  # bytes; a smaller number was meant to have a unit
+EMBEDDED = "tiny"
 Dtype = Literal["bfloat16", "float32", "float16"]
 
 
@@ -40,7 +41,7 @@ class ModelOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field("tiny", description="A name from `everreel models`, a folder, a file or a repository's name.")
+    model: str = Field(EMBEDDED, description="A name from `everreel models`, a folder, a file or a repository's name.")
     kind: Kind | None = Field(None, description="What its files do not say that it was trained for: df, t2v or i2v.")
     parts: Path | None = Field(
         None, description="Of a model in a single file: the folder of its VAE, text encoder and tokenizer."
