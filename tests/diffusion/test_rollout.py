@@ -194,9 +194,9 @@ def test_channels_are_shown_beside_the_frames_that_they_are_of():
     windows = []
 
     class Still:
-        remembers = False
+        remembers, step_cache = False, None
 
-        def __call__(self, x_CTHW, timestep_T, blocks, start=0):
+        def __call__(self, x_CTHW, timestep_T, blocks, start=0, guess_T=None):
             windows.append(start)
             assert torch.equal(x_CTHW[16:], channels[:, start : start + x_CTHW.shape[1]])
             return torch.zeros_like(x_CTHW[:16])
