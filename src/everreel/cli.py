@@ -196,9 +196,10 @@ def plan(request: VideoRequest, *, model: ModelOptions) -> None:
     card, model = model.card(here=False), model.resolve(here=False)
     cut = make_plan(request, card)
     read_pictures(cut.request)
-    placement = placed(model, card, cut)
+    parts = parts_of(card, model.parts)
+    placement = placed(model, card, cut, parts)
     typer.echo(cut.describe())
-    cost = estimate(cut, card, model.device, placement, parts_of(card, model.parts))
+    cost = estimate(cut, card, model.device, placement, parts)
     for line in (*cut.explain(), *placement.describe(), *cost.describe()):
         typer.echo(f"  {line}")
     if card.usable and (missing := model.source(card).missing):

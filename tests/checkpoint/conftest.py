@@ -21,6 +21,19 @@ OFFICIAL_T5 = "models_t5_umt5-xxl-enc-bf16.pth"
 OFFICIAL_CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 
 
+def random_transformer(num_layers):
+    """A small one that starts as in training, with a head and modulations that do something."""
+    generator = torch.Generator().manual_seed(0)
+    config = TransformerConfig(dim=64, ffn_dim=96, freq_dim=32, text_dim=24, num_heads=4, num_layers=num_layers)
+    with torch.random.fork_rng():
+        model = DiT(config).requires_grad_(False).eval()
+    model.init_weights(generator)
+    torch.nn.init.xavier_normal_(model.head.head.weight, generator=generator)
+    for block in model.blocks:
+        torch.nn.init.normal_(block.modulation, generator=generator)
+    return model
+
+
 def randomise(module, seed):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

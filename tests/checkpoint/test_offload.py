@@ -1,30 +1,21 @@
 """Offloaded blocks: the same numbers, few blocks on the device, no slot read too early or written too soon."""
 
+from functools import partial
+
 import gguf
 import pytest
 import torch
 
 from everreel.checkpoint.offload import SLOTS, OffloadedBlocks, offload, parked
 from everreel.model.compile import compile_blocks
-from everreel.model.config import TransformerConfig, VAEConfig
-from everreel.model.dit import DiT
+from everreel.model.config import VAEConfig
 from everreel.model.kv_cache import KVCache
 from everreel.model.packed import PackedLinear
 from everreel.model.vae import CausalVAE
+from tests.checkpoint.conftest import random_transformer
 
 LAYERS = 5
-CONFIG = TransformerConfig(dim=64, ffn_dim=96, freq_dim=32, text_dim=24, num_heads=4, num_layers=LAYERS)
-
-
-def a_model():
-    generator = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng():
-        model = DiT(CONFIG).requires_grad_(False).eval()
-    model.init_weights(generator)
-    torch.nn.init.xavier_normal_(model.head.head.weight, generator=generator)
-    for block in model.blocks:
-        torch.nn.init.normal_(block.modulation, generator=generator)
-    return model
+a_model = partial(random_transformer, num_layers=LAYERS)
 
 
 def result(model, seed=0):

@@ -10,24 +10,16 @@ import torch
 from everreel.checkpoint import quantize as quantizing
 from everreel.checkpoint.offload import OffloadedBlocks
 from everreel.checkpoint.quantize import check_quantization, quantisation_error, quantize, recorded
-from everreel.model.config import TransformerConfig
-from everreel.model.dit import DiT
+from tests.checkpoint.conftest import random_transformer
 
-CONFIG = TransformerConfig(dim=64, ffn_dim=96, freq_dim=32, text_dim=24, num_heads=4, num_layers=3)
+LAYERS = 3
 MOST = {"int8": 0.02, "fp8": 0.05, "int8_dynamic": 0.03, "q8_0": 0.02, "q4_0": 0.15}  # of a block's output
 LINEARS = 10  # of a block
 
 
 @pytest.fixture(scope="module")
 def model():
-    generator = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng():
-        model = DiT(CONFIG).requires_grad_(False).eval()
-    model.init_weights(generator)
-    torch.nn.init.xavier_normal_(model.head.head.weight, generator=generator)
-    for block in model.blocks:
-        torch.nn.init.normal_(block.modulation, generator=generator)
-    return model
+    return random_transformer(LAYERS)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +48,7 @@ def num_bytes(module):
 def test_a_block_is_off_by_little_and_smaller_by_much(model, calls, how):
     quantised = quantize(copy.deepcopy(model), how)
     errors = quantisation_error(model, quantised, calls)
-    assert len(calls) == 2 and len(errors) == CONFIG.num_layers
+    assert len(calls) == 2 and len(errors) == LAYERS
     assert all(1e-4 < error < MOST[how] for error in errors), errors
     off = (run(quantised, calls) - run(model, calls)).norm() / run(model, calls).norm()
     assert 1e-4 < float(off) < 4 * MOST[how]
@@ -70,12 +62,12 @@ def test_what_is_not_a_linear_layer_of_a_block_keeps_every_bit(model, how):
     quantised = quantize(copy.deepcopy(model), how)
     exact, changed = model.state_dict(), quantised.state_dict()
     kept = [name for name in exact if not (name.startswith("blocks.") and exact[name].ndim == 2)]
-    assert len(kept) == len(exact) - LINEARS * CONFIG.num_layers
+    assert len(kept) == len(exact) - LINEARS * LAYERS
     assert all(torch.equal(changed[name], exact[name]) for name in kept)
 
 
 def test_the_exact_blocks_are_off_by_nothing(model, calls):
-    assert quantisation_error(model, copy.deepcopy(model), calls) == [0.0] * CONFIG.num_layers
+    assert quantisation_error(model, copy.deepcopy(model), calls) == [0.0] * LAYERS
 
 
 @pytest.mark.parametrize("how", ["int8", "fp8", "int8_dynamic", "q4_0"])

@@ -41,7 +41,12 @@ def ours(folder):
 
 @pytest.fixture(scope="module")
 def theirs(folder):
-    pipe = diffusers.SkyReelsV2DiffusionForcingPipeline.from_pretrained(folder, dtype=torch.float32)
+    return loaded(diffusers.SkyReelsV2DiffusionForcingPipeline, folder)
+
+
+def loaded(pipeline, folder):
+    """A pipeline of theirs that says nothing."""
+    pipe = pipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

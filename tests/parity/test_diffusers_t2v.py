@@ -11,7 +11,7 @@ from everreel.diffusion.noise import draw_noise_frames
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
 from everreel.film.request import make_request
-from tests.parity.test_diffusers import OurLevels, error, our_film
+from tests.parity.test_diffusers import OurLevels, error, loaded, our_film
 
 PROMPT = "a red fox runs through a snowy forest"
 SMALL = {"prompt": PROMPT, "num_frames": 21, "height": 32, "width": 48, "num_inference_steps": 4, "seed": 3}
@@ -24,9 +24,7 @@ def ours(t2v_folder):
 
 @pytest.fixture(scope="module")
 def theirs(t2v_folder):
-    pipe = diffusers.SkyReelsV2Pipeline.from_pretrained(t2v_folder, dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return loaded(diffusers.SkyReelsV2Pipeline, t2v_folder)
 
 
 @pytest.mark.parametrize(

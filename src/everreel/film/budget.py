@@ -82,8 +82,10 @@ def needs(plan: Plan, card: ModelCard, placement: Placement, parts: Parts | None
     )
 
 
-def placed(options: ModelOptions, card: ModelCard, plan: Plan | None = None) -> Placement:
+def placed(options: ModelOptions, card: ModelCard, plan: Plan | None = None, parts: Parts | None = None) -> Placement:
     """Where a model's parts go, of resolved options; a budget is for a plan's film, or for one that suits the model.
+
+    `parts` are what its files hold, if they were counted already.
 
     Raises:
         ValueError: the budget is too small, or the device cannot compute as asked.
@@ -93,7 +95,7 @@ def placed(options: ModelOptions, card: ModelCard, plan: Plan | None = None) -> 
         plan = make_plan(make_request(prompt="a film", image=picture), card)
     budget = None if options.memory is None else parse_memory(options.memory)
     assert options.device is not None
-    packed, parts = not options.lora, parts_of(card, options.parts)
+    packed, parts = not options.lora, parts or parts_of(card, options.parts)
     wanted = options.quantization, options.torch_dtype
     return place(plan, card, options.device, budget, *wanted, packed=packed, parts=parts)
 

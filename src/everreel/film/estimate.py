@@ -70,7 +70,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds and bytes: time to about a factor of two, or within a third once calibrated; memory never too low."""
+    """Seconds and bytes: time to about a factor of two, or within a third once calibrated; memory is counted."""
 
     seconds: float
     """Not a number, where the device is not on this machine."""

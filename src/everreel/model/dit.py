@@ -255,15 +255,15 @@ class DiT(nn.Module):
 
     def modulation(self, timestep_BT: Tensor) -> Tensor:
         """What a timestep alone makes of the modulation of all blocks, (B, T, 6 C) in float32."""
+        return self._time(timestep_BT)[1].float()
+
+    def _time(self, timestep_BT: Tensor) -> tuple[Tensor, Tensor]:
         dtype = self.patch_embedding.weight.dtype
         time_BTC = self.time_embedding(timestep_embedding(timestep_BT, self.config.freq_dim).to(dtype))
-        modulation_BTC: Tensor = self.time_projection(time_BTC).float()
-        return modulation_BTC
+        return time_BTC, self.time_projection(time_BTC)
 
     def _modulation(self, timestep_BT: Tensor, fps_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        dtype = self.patch_embedding.weight.dtype
-        time_BTC = self.time_embedding(timestep_embedding(timestep_BT, self.config.freq_dim).to(dtype))
-        modulation = self.time_projection(time_BTC)
+        time_BTC, modulation = self._time(timestep_BT)
         if self.config.inject_sample_info:
             if fps_B is None:
                 raise ValueError("fps: needed by this model (0 for 16, 1 for 24 frames a second)")
