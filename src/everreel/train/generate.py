@@ -1,0 +1,107 @@
+"""Films while training: latents by the loop that serves, for teachers, for students that learn from their own films,
+and for the pictures of a run.
+
+The one invariant: what is generated here is what the pipeline would generate with the same weights, prompt and seed.
+
+Shape suffixes: B batch, C channels, T latent frames, H W latent height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from everreel.checkpoint.load import load_vae
+from everreel.data.latents import FrozenText
+from everreel.diffusion.conditioning import Conditioning
+from everreel.diffusion.denoiser import Branch, Denoiser
+from everreel.diffusion.noise import draw_noise
+from everreel.diffusion.rollout import Glimpse, LatentBlock, rollout
+from everreel.diffusion.schedule import Schedule, blockwise, synchronous
+from everreel.diffusion.solver import solver_for
+from everreel.media import Pixels, contact_sheet, write_image
+from everreel.model.dit import DiT
+from everreel.model.vae import CausalVAE
+
+
+@dataclass(frozen=True)
+class Way:
+    """How films are generated: all at once, or in blocks of `block` latent frames that are kept as keys and values."""
+
+    steps: int
+    shift: float = 3.0
+    solver: str = "unipc"
+    guidance_scale: float = 1.0
+    block: int | None = None
+    context: int = 20
+    """Latent frames that a block looks back at."""
+
+    def schedule(self, frames: int) -> Schedule:
+        """The rows of a film of so many latent frames."""
+        if self.block is None:
+            return synchronous(frames, self.steps)
+        return blockwise(frames, self.steps, self.block, context=self.context)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A film to generate: its prompt, its latents' size (frames, height, width), its frame rate's index, its seed."""
+
+    prompt: str
+    size: tuple[int, int, int]
+    fps_index: int = 1
+    seed: int = 0
+
+
+@torch.no_grad()
+def latents_of(
+    model: DiT, text: FrozenText, wanted: Wanted, way: Way, on_row: Callable[[Glimpse], None] | None = None
+) -> Iterator[LatentBlock]:
+    """The film's latents, block by block; `on_row` as for `rollout`."""
+    device = next(model.parameters()).device
+    prompts = [wanted.prompt] if way.guidance_scale == 1.0 else [wanted.prompt, ""]
+    embedding_BLD, mask_BL = text.embed(text.ids(prompts).to(device))
+    context = model.encode_context(embedding_BLD, mask_BL.sum(1).tolist())
+    cached = way.block is not None
+    cache = model.new_cache(way.context) if cached else None
+    denoiser = Denoiser(
+        model, [Branch(context, cache)], way.guidance_scale, fps_index=wanted.fps_index, causal=cached
+    )  # fmt: skip
+    frames, *plane = wanted.size
+    shape = (model.config.out_dim, *plane)
+    return rollout(
+        way.schedule(frames), denoiser, solver_for(way.solver, way.steps, way.shift), Conditioning(),
+        lambda frame: draw_noise(wanted.seed, "start", frame, 0, shape).to(device), on_row=on_row,
+    )  # fmt: skip
+
+
+@dataclass
+class SampleFilms:
+    """The pictures of a run: a contact sheet of films of the same prompts and seed, each time the weights are asked."""
+
+    prompts: Sequence[str]
+    size: tuple[int, int, int]
+    way: Way
+    text: FrozenText
+    vae: str
+    _loaded: CausalVAE | None = None
+
+    def write(self, folder: Path, step: int, model: DiT) -> None:
+        """Write `step-000123.png` into the folder, if there are prompts."""
+        if self.prompts:
+            films = [self._film(model, Wanted(prompt, self.size)) for prompt in self.prompts]
+            shown = min(3, self.size[0])
+            sheet = contact_sheet(films, columns=4, frames_per_film=shown, captions=list(self.prompts))
+            write_image(folder / f"step-{step:06d}.png", sheet)
+
+    def _film(self, model: DiT, wanted: Wanted) -> Pixels:
+        if self._loaded is None:
+            self._loaded = load_vae(self.vae, next(model.parameters()).device)
+        blocks = latents_of(model, self.text, wanted, self.way)
+        latents_CTHW = torch.cat([block.latents_CTHW for block in blocks], dim=1)
+        video_CTHW: Tensor = self._loaded.decode(latents_CTHW[None])[0]
+        return ((video_CTHW + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
