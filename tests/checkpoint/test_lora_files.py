@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from everreel.checkpoint.lora import Preset, preset_of
-from everreel.checkpoint.lora_files import read_lora
+from everreel.checkpoint.lora_files import preset_for, read_lora
 from everreel.model.config import TransformerConfig
 
 CONFIG = TransformerConfig(dim=24, ffn_dim=40, num_heads=2, num_layers=3, text_dim=20, freq_dim=16)
@@ -270,3 +270,25 @@ def test_a_few_step_lora_is_known_by_its_published_name_or_title(stem, tmp_path)
     assert preset_of(read_lora(save(pair(), tmp_path / f"{stem}.safetensors"), CONFIG)) == PUBLISHED[stem]
     renamed = save(pair(), tmp_path / "fast.safetensors", {"modelspec.title": stem})
     assert preset_of(read_lora(renamed, CONFIG)) == PUBLISHED[stem]
+
+
+def test_a_lora_says_what_it_was_made_for(tmp_path):
+    made_for = Preset("mine", 3, 1.0, 2.5, "euler", streams=True)
+    path = save(pair(), tmp_path / "my_causvid.safetensors", made_for.metadata())
+    assert preset_of(read_lora(path, CONFIG)) == made_for == preset_for(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nonsense", "its settings say everreel.settings: invalid json"),
+        ('{"name": "x"}', "its settings say num_inference_steps: "),
+        ('{"name": "x", "num_inference_steps": 4, "guidance_scale": 1, "shift": 3, "solver": "magic"}', "say solver: "),
+        ('{"name": "x", "num_inference_steps": 0, "guidance_scale": 1, "shift": 3}', "say num_inference_steps: "),
+    ],
+)
+def test_settings_of_a_lora_that_are_none(text, message, tmp_path):
+    path = save(pair(), tmp_path / "a.safetensors", {"everreel.settings": text})
+    with pytest.raises(ValueError, match=message) as caught:
+        preset_for(path)
+    assert "a.safetensors" in str(caught.value) and "\n" not in str(caught.value)

@@ -6,10 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from everreel.checkpoint import catalog
+from everreel.checkpoint.catalog import find_model
 from everreel.checkpoint.convert import convert
 from everreel.checkpoint.load import load_transformer
+from everreel.checkpoint.lora import Preset
 from everreel.checkpoint.quantize import quantize
 from everreel.checkpoint.tensors import open_tensors
 from everreel.film import making, pipeline
@@ -17,6 +20,7 @@ from everreel.film.journal import read_journal
 from everreel.film.loading import model_options
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.placement import Placement
+from everreel.film.plan import make_plan
 from everreel.film.request import make_request
 from everreel.media import FilmWriter
 from everreel.model.packed import PackedLinear
@@ -146,6 +150,47 @@ def test_a_few_step_lora_brings_its_settings_and_says_so(tiny_folder, tmp_path):
     card = options.card()
     assert (card.num_inference_steps, card.guidance_scale, card.shift) == (4, 1.0, 5.0)
     assert any("4 steps, guidance 1, shift 5" in note for note in VideoPipeline.load(options).notes)
+
+
+def test_a_student_streams_from_its_first_frame(tiny_folder, tmp_path):
+    """What its file says is how its films are made: the solver, and block by block where one window would do."""
+    path, told = lora(tmp_path / "student.safetensors", tiny_folder), tmp_path / "told.safetensors"
+    save_file(load_file(path), told, Preset("x", 3, 1.0, 2.5, "euler", True).metadata())
+    options = model_options(model=str(tiny_folder), lora=[str(told)])
+    plan = make_plan(make_request(prompt="a red fox", num_frames=41), options.card())
+    assert plan.mode.startswith("blockwise (blocks of 5") and plan.num_blocks == 3 and plan.remembers
+    assert plan.request.num_inference_steps == 3 and plan.request.shift == 2.5
+    pipe, plain = (
+        VideoPipeline.load(options),
+        VideoPipeline.load(model_options(model=str(tiny_folder), lora=[str(path)])),
+    )
+    request = make_request(prompt="a red fox", num_frames=13, height=32, width=48, causal_block_size=2)
+    asked = request.model_copy(update={"num_inference_steps": 3, "guidance_scale": 1.0, "shift": 2.5})
+    assert pipe.card.solver == "euler" and plain.card.solver == "unipc"
+    assert not np.array_equal(frames(pipe, request), frames(plain, asked)), "the solver makes no difference"
+    assert next(iter(pipe.stream(request))).frames.shape[0] < 13
+    plain.card = replace(plain.card, solver="euler")
+    assert np.array_equal(frames(pipe, request), frames(plain, asked))
+
+
+def test_a_model_may_be_another_and_a_lora(tiny_folder, tmp_path, monkeypatch):
+    path = tmp_path / "fast.safetensors"
+    pairs = load_file(lora(tmp_path / "plain.safetensors", tiny_folder))
+    save_file(pairs, path, Preset("fast", 2, 1.0, 3.0, "euler", True).metadata())
+    card = replace(find_model(str(tiny_folder)), name="small-fast", lora=str(path), num_inference_steps=2)
+    monkeypatch.setattr(catalog, "CATALOG", (*catalog.CATALOG, card))
+    options = model_options(model="small-fast", **CPU)
+    assert options.files() == [path] and options.merges
+    ours = VideoPipeline.load(options)
+    theirs = VideoPipeline.from_pretrained(str(tiny_folder), lora=[str(path)], **CPU)
+    for name, value in ours.transformer.state_dict().items():
+        assert torch.equal(value, theirs.transformer.state_dict()[name]), name
+    assert (ours.card.solver, ours.card.streams, ours.notes) == ("euler", True, ())
+    both = model_options(model="small-fast", lora=[f"{path}=0.5"])
+    assert [strength for _, strength in both.loras(ours.transformer.config)] == [1.0, 0.5]
+    path.unlink()
+    with pytest.raises(ValueError, match="its files are missing"):
+        VideoPipeline.from_pretrained("small-fast")
 
 
 def test_a_film_goes_on_as_it_was_begun(tiny_folder, tmp_path, monkeypatch):

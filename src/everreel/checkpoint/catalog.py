@@ -23,6 +23,7 @@ LongSchedule = Literal["blockwise", "rolling", "windows"]
 """How a film is made that is longer than a window."""
 Join = Literal["reencode", "carry", "hybrid"]
 """What a window has of the one before it."""
+SolverName = Literal["unipc", "unipc_exact", "euler"]
 
 _WHAT: Mapping[Kind, str] = {
     "df": "films of any length from words, pictures and other films, by diffusion forcing",
@@ -59,7 +60,9 @@ class ModelCard:
     anchor_color: float = 0.0  # how firmly brightness and colours of a long film are held at those it began with
     sink: int = 0  # of the first latent frames, that stay in sight beyond one window
     negative_prompt: str = ""
-    solver: Literal["unipc", "unipc_exact"] = "unipc"  # as the released loop of these models runs it
+    solver: SolverName = "unipc"  # as the released loop of these models runs it
+    streams: bool = False  # made for films block by block from the first frame on
+    lora: str = ""  # a file that belongs to it: what makes this model of the one in `path`
 
     @property
     def what(self) -> str:
@@ -106,7 +109,7 @@ class ModelCard:
     @property
     def usable(self) -> bool:
         """Whether its files are on this machine."""
-        return _is_model(Path(self.path))
+        return _is_model(Path(self.path)) and (not self.lora or Path(self.lora).is_file())
 
 
 _TINY = ModelCard(

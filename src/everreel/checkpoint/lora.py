@@ -9,16 +9,23 @@ Shape suffixes: O and I the sizes of a weight (a convolution's kernel is part of
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from everreel.checkpoint.catalog import SolverName
 from everreel.model.dit import DiT
+
+SETTINGS = "everreel.settings"
+"""Where a file's metadata says how it is best used."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +58,15 @@ class Preset:
     """The settings that a few-step distilled LoRA was made for."""
 
     name: str
-    num_inference_steps: int
-    guidance_scale: float
-    shift: float
+    num_inference_steps: Annotated[int, Field(ge=1)]
+    guidance_scale: Annotated[float, Field(ge=1)]
+    shift: Annotated[float, Field(gt=0)]
+    solver: SolverName = "unipc"
+    streams: bool = False  # block by block from the first frame on
+
+    def metadata(self) -> dict[str, str]:
+        """What a file says of itself that was made for these settings."""
+        return {SETTINGS: json.dumps(asdict(self))}
 
 
 @dataclass
@@ -118,10 +131,16 @@ def merge(model: DiT, loras: Sequence[tuple[Lora, float]], *, keep: bool = True)
 
 
 def preset_of(lora: Lora) -> Preset | None:
-    """The settings of a published few-step LoRA, known by its file's name or its title; None of any other.
+    """The settings of a few-step LoRA: those it names, or of a published one by its file's name or title.
 
-    They are for the caller to offer: what is generated with a LoRA that was renamed does not depend on them.
+    None of any other. They are for the caller to offer: what is generated with a LoRA that was renamed does not depend
+    on them.
+
+    Raises:
+        ValueError: it names settings that are none.
     """
+    if SETTINGS in lora.metadata:
+        return _named_settings(lora)
     titles = [lora.metadata[name] for name in _TITLES if name in lora.metadata]
     for title in (lora.path.stem, *titles):
         words = re.sub(r"[^a-z0-9.]", "", title.lower())
@@ -131,6 +150,15 @@ def preset_of(lora: Lora) -> Preset | None:
             if word in words:
                 return preset
     return None
+
+
+def _named_settings(lora: Lora) -> Preset:
+    try:
+        return TypeAdapter(Preset).validate_json(lora.metadata[SETTINGS])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or SETTINGS
+        raise ValueError(f"lora {lora.path.name}: its settings say {where}: {first['msg'].lower()}") from None
 
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

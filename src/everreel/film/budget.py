@@ -95,7 +95,7 @@ def placed(options: ModelOptions, card: ModelCard, plan: Plan | None = None, par
         plan = make_plan(make_request(prompt="a film", image=picture), card)
     budget = None if options.memory is None else parse_memory(options.memory)
     assert options.device is not None
-    packed, parts = not options.lora, parts or parts_of(card, options.parts)
+    packed, parts = not options.merges, parts or parts_of(card, options.parts)
     wanted = options.quantization, options.torch_dtype
     return place(plan, card, options.device, budget, *wanted, packed=packed, parts=parts)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from everreel.checkpoint.catalog import ModelCard, find_model
+from everreel.checkpoint.catalog import ModelCard, find_model, published
 from everreel.checkpoint.configs import Kind
 from everreel.film.request import one_line
 from everreel.model.config import AttentionKernel, Quantization, TransformerConfig
@@ -73,8 +73,9 @@ class ModelOptions(BaseModel):
         """
         card = find_model(self.model, here=here, kind=self.kind)
         for preset in self._presets():
-            steps, guidance = preset.num_inference_steps, preset.guidance_scale
-            card = replace(card, num_inference_steps=steps, guidance_scale=guidance, shift=preset.shift)
+            settings = vars(preset) | {"name": card.name}
+            # A model that makes all frames at once cannot be made to stream by settings.
+            card = replace(card, **settings if card.forcing else settings | {"solver": card.solver, "streams": False})
         return card
 
     def source(self, card: ModelCard) -> Source:
@@ -95,12 +96,12 @@ class ModelOptions(BaseModel):
         """
         from everreel.checkpoint.lora_files import read_lora
 
-        return [(read_lora(path, config), strength) for path, strength in map(_lora, self.lora)]
+        return [(read_lora(path, config), strength) for path, strength in self._asked]
 
     def notes(self, config: TransformerConfig) -> list[str]:
         """What the user should know of the LoRAs; raises as `loras`."""
         notes = [f"lora {lora.path}: {note}" for lora, _ in self.loras(config) for note in lora.notes]
-        for preset in self._presets():
+        for preset in self._presets() if self.lora else ():
             steps = f"{preset.num_inference_steps} steps, guidance {preset.guidance_scale:g}, shift {preset.shift:g}"
             notes.append(f"lora: made for {steps} ({preset.name}); that is what is taken where nothing else is asked")
         return notes
@@ -140,7 +141,7 @@ class ModelOptions(BaseModel):
 
     def files(self) -> list[Path]:
         """What changes the films beside the model's own files: LoRAs and parts."""
-        return [path for path, _ in map(_lora, self.lora)] + ([self.parts] if self.parts else [])
+        return [path for path, _ in self._asked] + ([self.parts] if self.parts else [])
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -151,12 +152,24 @@ class ModelOptions(BaseModel):
         found: torch.dtype = getattr(torch, self.dtype)
         return found
 
+    @property
+    def merges(self) -> bool:
+        """Whether anything is merged into the transformer's weights."""
+        return bool(self._asked)
+
+    @property
+    def _asked(self) -> list[tuple[Path, float]]:
+        """LoRAs and their strengths, the model's own first."""
+        card = published(self.model)
+        own = [(Path(card.lora), 1.0)] if card and card.lora else []
+        return own + [_lora(text) for text in self.lora]
+
     def _presets(self) -> list[Preset]:
-        if not self.lora:
+        if not self._asked:
             return []
         from everreel.checkpoint.lora_files import preset_for
 
-        found = (preset_for(path) for path, _ in map(_lora, self.lora))
+        found = (preset_for(path) for path, _ in self._asked)
         return [preset for preset in found if preset is not None]
 
 

@@ -406,7 +406,8 @@ def _how(request: VideoRequest, card: ModelCard, long: bool) -> str:
         return "one window"
     if request.schedule is not None:
         return request.schedule
-    if not long and (request.causal_block_size is None or request.ar_step):
+    streams = card.streams and not request.ar_step
+    if not long and not streams and (request.causal_block_size is None or request.ar_step):
         return "one window"
     if request.overlap_history is not None or request.join is not None:
         return "windows"

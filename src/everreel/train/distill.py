@@ -25,6 +25,7 @@ from everreel.model.config import TransformerConfig
 from everreel.model.dit import Context, DiT
 from everreel.train.diffusion_forcing import Batch, DiffusionForcing, DiffusionForcingRecipe
 from everreel.train.generate import SampleFilms, Way
+from everreel.train.lora import Adapter, AdapterShape
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
 from everreel.train.trajectories import TrajectoryStore
 
@@ -41,6 +42,7 @@ class GuidanceRecipe:
     settings: TrainerSettings
     data: DiffusionForcingRecipe
     guidance_scale: float = 5.0
+    adapter: AdapterShape | None = None
 
     def objective(self) -> GuidanceDistillation:
         """The objective, the student with its teacher's weights."""
@@ -62,13 +64,14 @@ class GuidanceDistillation:
         # An empty prompt has no guidance to learn.
         self._data = DiffusionForcing(replace(recipe.data, settings=recipe.settings, empty=0.0))
         self.student = self._data.transformer
+        self._learner = learner(self.student, recipe.adapter, recipe.settings.seed)
         size = (recipe.data.sample_frames, *SAMPLE_SIZE)
         self._samples = SampleFilms(recipe.data.sample_prompts, size, Way(20), self._data.text, recipe.data.vae)
         self.teacher = dit_of(recipe.data.config, recipe.data.init).eval().requires_grad_(False)
 
     def modules(self) -> dict[str, nn.Module]:
         """The one role."""
-        return {"transformer": self.student}
+        return self._learner
 
     def batch(self, step: int, generator: torch.Generator) -> Batch:
         """As in diffusion forcing."""
@@ -90,7 +93,7 @@ class GuidanceDistillation:
         velocity = self.student(x_BCTHW, timestep_BT, context, fps_B=batch.fps_B, blocks=batch.blocks)
         loss = _mean(velocity - guided, weight_BT)
         self.metrics["left_of_guidance"] = float(loss.detach() / _mean(plain - guided, weight_BT).clamp(min=1e-8))
-        return {"transformer": loss}
+        return dict.fromkeys(self._learner, loss)
 
     def sample(self, folder: Path, step: int) -> None:
         """A contact sheet of the data's prompts, made without guidance."""
@@ -231,3 +234,11 @@ def dit_of(config: TransformerConfig, weights: str) -> DiT:
 def _mean(error_BCTHW: Tensor, weight_BT: Tensor) -> Tensor:
     error_BT = error_BCTHW.float().square().mean(dim=(1, 3, 4))
     return (error_BT * weight_BT).sum() / weight_BT.sum().clamp(min=1)
+
+
+def learner(student: DiT, adapter: AdapterShape | None, seed: int) -> dict[str, nn.Module]:
+    """What of a student is trained: all of it, or an adapter that is put into it."""
+    if adapter is None:
+        return {"transformer": student}
+    student.requires_grad_(False)
+    return {"lora": Adapter.into(student, adapter, seed)}
