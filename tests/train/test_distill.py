@@ -7,13 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from everreel.checkpoint.lora_files import preset_for, read_lora
 from everreel.data.draws import generator_for
 from everreel.data.latents import FrozenText
 from everreel.model.dit import DiT
 from everreel.train.diffusion_forcing import DiffusionForcing
-from everreel.train.distill import GuidanceRecipe, RegressionRecipe, context_of, guided_velocity
+from everreel.train.distill import GuidanceRecipe, RegressionRecipe, Student, context_of, guided_velocity
 from everreel.train.dmd import DistributionMatching, DMDRecipe
-from everreel.train.generate import Wanted, Way, latents_of
+from everreel.train.generate import Wanted, Way, dit_of, latents_of
+from everreel.train.lora import FILE, AdapterShape
 from everreel.train.trainer import Trainer
 from everreel.train.trajectories import Strides, TrajectoryRecipe, TrajectoryStore
 
@@ -126,10 +128,16 @@ def test_missing_trajectories_are_named(tmp_path):
 @pytest.fixture
 def regression(recipe, teacher, store):
     return RegressionRecipe(
-        settings=replace(recipe.settings, steps=80, log_every=10), config=recipe.config, init=teacher,
-        text=recipe.text, vae=recipe.vae, trajectories=str(store.path), tokens=80, sample_prompts=("a fox",),
+        settings=replace(recipe.settings, steps=80, log_every=10),
+        config=recipe.config,
+        student=Student(teacher),
+        text=recipe.text,
+        vae=recipe.vae,
+        trajectories=str(store.path),
+        tokens=80,
+        sample_prompts=("a fox",),
         sample_frames=5,
-    )  # fmt: skip
+    )
 
 
 def test_strides_lead_from_level_to_level(regression, store):
@@ -160,7 +168,7 @@ def test_few_steps_are_learnt(regression, tmp_path):
 def dmd(recipe, teacher):
     return DMDRecipe(
         settings=replace(recipe.settings, steps=6, log_every=1), config=recipe.config, teacher=teacher,
-        student=teacher, text=recipe.text, vae=recipe.vae, films=recipe.films, frames=4, films_per_step=2,
+        student=Student(teacher), text=recipe.text, vae=recipe.vae, films=recipe.films, frames=4, films_per_step=2,
         strides=STRIDES, every=2,
     )  # fmt: skip
 
@@ -171,7 +179,7 @@ def test_scores_are_matched_at_two_time_scales(dmd, from_data):
     for step in range(4):
         batch = objective.batch(step, generator_for(0, step))
         found = objective.losses(batch, generator_for(1, step))
-        assert set(found) == ({"student", "fake"} if step % 2 == 0 else {"fake"})
+        assert set(found) == ({"transformer", "fake"} if step % 2 == 0 else {"fake"})
         assert (batch.x0_BCTHW is None) == (from_data == 0)
         assert all(torch.isfinite(loss) for loss in found.values())
 
@@ -199,9 +207,9 @@ def test_equal_scores_leave_the_student_alone(dmd):
     """Where the fake score is the teacher's and nothing is guided, the gradient is nothing."""
     objective = DistributionMatching(replace(dmd, from_data=1.0, guidance_scale=1.0))
     batch = objective.batch(0, generator_for(0))
-    assert float(objective.losses(batch, generator_for(1))["student"].detach()) < 1e-8
+    assert float(objective.losses(batch, generator_for(1))["transformer"].detach()) < 1e-8
     torch.nn.init.normal_(objective.fake.head.head.weight, std=0.5, generator=generator_for(4))
-    assert float(objective.losses(batch, generator_for(1))["student"].detach()) > 1e-6
+    assert float(objective.losses(batch, generator_for(1))["transformer"].detach()) > 1e-6
 
 
 def test_a_run_moves_student_and_fake_and_resumes_exactly(dmd, tmp_path):
@@ -231,3 +239,40 @@ def test_the_data_of_diffusion_forcing_is_a_teachers(recipe, teacher):
     batch = GuidanceRecipe(recipe.settings, data).objective().batch(3, generator_for(3))
     other = DiffusionForcing(replace(data, empty=0.0)).batch(3, generator_for(3))
     assert torch.equal(batch.x0_BCTHW, other.x0_BCTHW) and torch.equal(batch.ids_BL, other.ids_BL)
+
+
+def test_a_student_that_is_an_adapter_becomes_a_lora(recipe, teacher, trajectories, regression, tmp_path):
+    """Guidance, strides and scores, each from where the last one ended; what comes out says how it is used."""
+    shape = AdapterShape(rank=4, alpha=4.0)
+    settings = replace(recipe.settings, steps=30, log_every=5)
+    guidance = GuidanceRecipe(settings, replace(recipe, init=teacher), guidance_scale=4.0, adapter=shape)
+    guidance.run(tmp_path / "guidance", quiet=True)
+    assert losses((tmp_path / "guidance", "lora"))[-1] < losses((tmp_path / "guidance", "lora"))[0]
+    lora = str(tmp_path / "guidance/lora.safetensors")
+    made = replace(trajectories[0], lora=lora, guidance_scale=1.0).run(tmp_path / "films", quiet=True)
+    assert len(made) == 4
+    again = replace(
+        regression, settings=settings, trajectories=str(made.path), student=Student(teacher, lora, shape)
+    )  # fmt: skip
+    begins = again.objective().student
+    merged = dit_of(recipe.config, teacher, lora)
+    x_BCTHW, timestep_BT = torch.randn(1, 16, 2, 4, 4, generator=generator_for(0)), torch.full((1, 2), 500.0)
+    text = FrozenText.load(recipe.text)
+    with torch.no_grad():
+        one, other = (
+            model.eval()(x_BCTHW, timestep_BT, context_of(model, text, text.ids(["a fox"])), fps_B=torch.tensor([1]))
+            for model in (begins, merged)
+        )
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    again.run(tmp_path / "strides", quiet=True)
+    found = preset_for(tmp_path / "strides" / FILE)
+    assert (found.num_inference_steps, found.guidance_scale, found.solver, found.streams) == (3, 1.0, "euler", True)
+    student = Student(teacher, str(tmp_path / "strides/lora.safetensors"), shape)
+    dmd = DMDRecipe(
+        settings=replace(settings, steps=2), config=recipe.config, teacher=teacher, student=student, text=recipe.text,
+        vae=recipe.vae, films=recipe.films, frames=4, films_per_step=2, strides=STRIDES, every=1,
+    )  # fmt: skip
+    dmd.run(tmp_path / "dmd", quiet=True)
+    before, after = (read_lora(tmp_path / name / FILE, recipe.config) for name in ("strides", "dmd"))
+    assert before.pairs.keys() == after.pairs.keys()
+    assert any(not torch.equal(before.pairs[name].up, after.pairs[name].up) for name in before.pairs)

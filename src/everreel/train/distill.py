@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from everreel.checkpoint.lora import Preset
+from everreel.checkpoint.lora_files import write_lora
 from everreel.data.draws import draw_int
 from everreel.data.latents import FrozenText
 from everreel.diffusion.noise import add_noise
@@ -24,19 +27,42 @@ from everreel.diffusion.solver import sigmas_for, timesteps_for
 from everreel.model.config import TransformerConfig
 from everreel.model.dit import Context, DiT
 from everreel.train.diffusion_forcing import Batch, DiffusionForcing, DiffusionForcingRecipe
-from everreel.train.generate import SampleFilms, Way
-from everreel.train.lora import Adapter, AdapterShape
+from everreel.train.generate import SampleFilms, Way, dit_of
+from everreel.train.lora import FILE, Adapter, AdapterShape
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
-from everreel.train.trajectories import TrajectoryStore
+from everreel.train.trajectories import Strides, TrajectoryStore
 
 SAMPLE_SIZE = (12, 20)  # of a latent frame
+
+
+@dataclass(frozen=True)
+class Student:
+    """What a student begins as, and what of it is trained.
+
+    `weights` is a file of a transformer's, `lora` what an earlier stage has changed in them (its `lora.safetensors`).
+    With an `adapter` that alone is trained, the `lora` being where it begins; it must be of the same shape.
+    """
+
+    weights: str
+    lora: str | None = None
+    adapter: AdapterShape | None = None
+
+    def build(self, config: TransformerConfig, seed: int) -> tuple[DiT, dict[str, nn.Module]]:
+        """The transformer, and by role what is trained of it."""
+        model = dit_of(config, self.weights, None if self.adapter else self.lora)
+        if self.adapter is None:
+            return model, {"transformer": model}
+        adapter = Adapter.into(model.requires_grad_(False), self.adapter, seed)
+        if self.lora is not None:
+            adapter.load_state_dict(load_file(self.lora))
+        return model, {"lora": adapter}
 
 
 @dataclass(frozen=True)
 class GuidanceRecipe:
     """One pass gives what two gave: the velocity of guidance at `guidance_scale`, on the films that `data` describes.
 
-    `data.init` are the weights of teacher and student alike.
+    `data.init` are the weights of teacher and student alike; with an `adapter` that alone is trained.
     """
 
     settings: TrainerSettings
@@ -61,17 +87,18 @@ class GuidanceDistillation:
             raise ValueError("init=None: a student starts as its teacher; name the teacher's transformer.safetensors")
         self.recipe = recipe
         self.metrics: dict[str, float] = {}
+        student = Student(recipe.data.init, adapter=recipe.adapter)
+        self.student, self._roles = student.build(recipe.data.config, recipe.settings.seed)
         # An empty prompt has no guidance to learn.
-        self._data = DiffusionForcing(replace(recipe.data, settings=recipe.settings, empty=0.0))
-        self.student = self._data.transformer
-        self._learner = learner(self.student, recipe.adapter, recipe.settings.seed)
+        data = replace(recipe.data, settings=recipe.settings, empty=0.0)
+        self._data = DiffusionForcing(data, self.student)
         size = (recipe.data.sample_frames, *SAMPLE_SIZE)
         self._samples = SampleFilms(recipe.data.sample_prompts, size, Way(20), self._data.text, recipe.data.vae)
         self.teacher = dit_of(recipe.data.config, recipe.data.init).eval().requires_grad_(False)
 
     def modules(self) -> dict[str, nn.Module]:
         """The one role."""
-        return self._learner
+        return self._roles
 
     def batch(self, step: int, generator: torch.Generator) -> Batch:
         """As in diffusion forcing."""
@@ -83,8 +110,8 @@ class GuidanceDistillation:
         x_BCTHW = add_noise(batch.x0_BCTHW, noise_BCTHW, batch.sigma_BT)
         timestep_BT, weight_BT = 1000 * batch.sigma_BT, batch.loss_BT.float()
         text = self._data.text
+        follow(x_BCTHW.device, self.teacher, self.student)
         with torch.no_grad():
-            self.teacher.to(x_BCTHW.device)
             plain, guided = guided_velocity(
                 self.teacher, text, batch.ids_BL, x_BCTHW, timestep_BT, batch.fps_B, self.recipe.guidance_scale,
                 batch.blocks,
@@ -93,7 +120,7 @@ class GuidanceDistillation:
         velocity = self.student(x_BCTHW, timestep_BT, context, fps_B=batch.fps_B, blocks=batch.blocks)
         loss = _mean(velocity - guided, weight_BT)
         self.metrics["left_of_guidance"] = float(loss.detach() / _mean(plain - guided, weight_BT).clamp(min=1e-8))
-        return dict.fromkeys(self._learner, loss)
+        return dict.fromkeys(self._roles, loss)
 
     def sample(self, folder: Path, step: int) -> None:
         """A contact sheet of the data's prompts, made without guidance."""
@@ -105,12 +132,12 @@ class RegressionRecipe:
     """Few steps for many: a student goes along its teacher's trajectories in strides.
 
     `trajectories` is the run folder of a `TrajectoryRecipe`; `tokens` is the size of a batch in video tokens, clean
-    frames included; `init` the teacher's weights.
+    frames included.
     """
 
     settings: TrainerSettings
     config: TransformerConfig
-    init: str
+    student: Student
     text: str
     vae: str
     trajectories: str
@@ -119,12 +146,17 @@ class RegressionRecipe:
     sample_frames: int = 10
 
     def objective(self) -> TrajectoryRegression:
-        """The objective, the student with its teacher's weights."""
+        """The objective, the student as it begins."""
         return TrajectoryRegression(self)
 
     def run(self, run_dir: Path, quiet: bool = False) -> Outcome:
-        """Train; `transformer.safetensors` in the run folder holds the averaged weights."""
-        return Trainer(self.objective(), self.settings, run_dir, quiet).run()
+        """Train; a student that is an adapter is a LoRA in the run folder, which says how it is used."""
+        objective = self.objective()
+        trainer = Trainer(objective, self.settings, run_dir, quiet)
+        outcome = trainer.run()
+        if self.student.adapter is not None:
+            write_student(run_dir / FILE, trainer, objective.store.strides)
+        return outcome
 
 
 class StrideBatch(NamedTuple):
@@ -148,7 +180,7 @@ class TrajectoryRegression:
         self.metrics: dict[str, float] = {}
         self.store = TrajectoryStore(recipe.trajectories)
         self.text = FrozenText.load(recipe.text)
-        self.student = dit_of(recipe.config, recipe.init)
+        self.student, self._roles = recipe.student.build(recipe.config, recipe.settings.seed)
         strides = self.store.strides
         self._sigmas = sigmas_for(strides.steps, strides.shift)
         self._timesteps = timesteps_for(strides.steps, strides.shift)
@@ -157,7 +189,7 @@ class TrajectoryRegression:
 
     def modules(self) -> dict[str, nn.Module]:
         """The one role."""
-        return {"transformer": self.student}
+        return self._roles
 
     def batch(self, step: int, generator: torch.Generator) -> StrideBatch:
         """Blocks of the same place in the film, each at a level of its own."""
@@ -183,6 +215,7 @@ class TrajectoryRegression:
 
     def losses(self, batch: StrideBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The mean squared error of the velocity of the moving block."""
+        follow(batch.x_BCTHW.device, self.student)
         context = context_of(self.student, self.text, batch.ids_BL)
         velocity_BCTHW = self.student(batch.x_BCTHW, batch.timestep_BT, context, fps_B=batch.fps_B, blocks=batch.blocks)
         moving_BCTHW = velocity_BCTHW[:, :, -batch.blocks[-1] :].float()
@@ -190,7 +223,7 @@ class TrajectoryRegression:
         for level in range(self.store.strides.steps):
             if (batch.level_B == level).any():
                 self.metrics[f"loss_step_{level}"] = float(error_B.detach()[batch.level_B == level].mean())
-        return {"transformer": error_B.mean()}
+        return dict.fromkeys(self._roles, error_B.mean())
 
     def sample(self, folder: Path, step: int) -> None:
         """A contact sheet of the recipe's prompts, made as the student is served."""
@@ -222,23 +255,23 @@ def guided_velocity(
     return plain, unconditional + scale * (plain - unconditional)
 
 
-def dit_of(config: TransformerConfig, weights: str) -> DiT:
-    """A transformer with the weights of a file."""
-    from safetensors.torch import load_file
+def follow(device: torch.device, *models: nn.Module) -> None:
+    """What is frozen, in whole or but for an adapter, goes where the trainer has put the batch."""
+    for model in models:
+        if next(model.parameters()).device != device:
+            model.to(device)
 
-    model = DiT(config)
-    model.load_state_dict(load_file(weights))
-    return model
+
+def write_student(path: Path, trainer: Trainer, strides: Strides) -> None:
+    """A student that is an adapter as a LoRA, its averaged weights and how films are made with it."""
+    adapter = trainer.modules["lora"]
+    assert isinstance(adapter, Adapter)
+    way = strides.serve()
+    preset = Preset("everreel", way.steps, way.guidance_scale, way.shift, "euler", streams=True)
+    with trainer.averaged():
+        write_lora(path, replace(adapter.lora(path), metadata=preset.metadata()))
 
 
 def _mean(error_BCTHW: Tensor, weight_BT: Tensor) -> Tensor:
     error_BT = error_BCTHW.float().square().mean(dim=(1, 3, 4))
     return (error_BT * weight_BT).sum() / weight_BT.sum().clamp(min=1)
-
-
-def learner(student: DiT, adapter: AdapterShape | None, seed: int) -> dict[str, nn.Module]:
-    """What of a student is trained: all of it, or an adapter that is put into it."""
-    if adapter is None:
-        return {"transformer": student}
-    student.requires_grad_(False)
-    return {"lora": Adapter.into(student, adapter, seed)}

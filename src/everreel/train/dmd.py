@@ -25,17 +25,18 @@ from everreel.diffusion.noise import add_noise, shift_sigma
 from everreel.diffusion.rollout import Glimpse
 from everreel.diffusion.solver import sigmas_for, timesteps_for
 from everreel.model.config import TransformerConfig
-from everreel.train.distill import SAMPLE_SIZE, context_of, dit_of, guided_velocity
-from everreel.train.generate import SampleFilms, Wanted, latents_of
+from everreel.train.distill import SAMPLE_SIZE, Student, context_of, follow, guided_velocity, write_student
+from everreel.train.generate import SampleFilms, Wanted, dit_of, latents_of
+from everreel.train.lora import FILE
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
 from everreel.train.trajectories import Strides
 
 
 @dataclass(frozen=True)
 class DMDRecipe:
-    """The values of one run. `student.safetensors` in the run folder holds the averaged weights.
+    """The values of one run.
 
-    `teacher` and `student` are files of weights for `config`; `films` a store whose sentences are the prompts. Of all
+    `teacher` is a file of weights for `config`; `films` a store whose sentences are the prompts. Of all
     steps a share `from_data` starts at noised films of the store, the others at the student's own. The student learns
     at every `every`th step, the fake score at each.
     """
@@ -43,7 +44,7 @@ class DMDRecipe:
     settings: TrainerSettings
     config: TransformerConfig
     teacher: str
-    student: str
+    student: Student
     text: str
     vae: str
     films: str
@@ -71,8 +72,12 @@ class DMDRecipe:
         return DistributionMatching(self)
 
     def run(self, run_dir: Path, quiet: bool = False) -> Outcome:
-        """Train."""
-        return Trainer(self.objective(), self.settings, run_dir, quiet).run()
+        """Train; a student that is an adapter is a LoRA in the run folder, which says how it is used."""
+        trainer = Trainer(self.objective(), self.settings, run_dir, quiet)
+        outcome = trainer.run()
+        if self.student.adapter is not None:
+            write_student(run_dir / FILE, trainer, self.strides)
+        return outcome
 
 
 class Turn(NamedTuple):
@@ -98,7 +103,9 @@ class DistributionMatching:
         self.metrics: dict[str, float] = {}
         self.store = LatentStore(recipe.films)
         self.text = FrozenText.load(recipe.text)
-        self.student, self.fake = dit_of(recipe.config, recipe.student), dit_of(recipe.config, recipe.teacher)
+        self.student, self._roles = recipe.student.build(recipe.config, recipe.settings.seed)
+        (self._role,) = self._roles
+        self.fake = dit_of(recipe.config, recipe.teacher)
         self.teacher = dit_of(recipe.config, recipe.teacher).eval().requires_grad_(False)
         strides = recipe.strides
         self._way = strides.serve()
@@ -110,7 +117,7 @@ class DistributionMatching:
 
     def modules(self) -> dict[str, nn.Module]:
         """The student, and the score of its own films."""
-        return {"student": self.student, "fake": self.fake}
+        return {**self._roles, "fake": self.fake}
 
     def batch(self, step: int, generator: torch.Generator) -> Turn:
         """Prompts, a block and a level; every `every`th step is one of the student's."""
@@ -131,6 +138,7 @@ class DistributionMatching:
 
     def losses(self, batch: Turn, generator: torch.Generator) -> dict[str, Tensor]:
         """The fake score's loss on the student's films, and at its turns the student's."""
+        follow(batch.ids_BL.device, self.student, self.teacher)
         new = self._blocks[batch.place]
         x_BCTHW = self._own(batch) if batch.x0_BCTHW is None else self._noised(batch, batch.x0_BCTHW, generator)
         timestep_BT = torch.zeros(len(x_BCTHW), x_BCTHW.shape[2], device=x_BCTHW.device)
@@ -146,7 +154,7 @@ class DistributionMatching:
         if batch.student_learns:
             target_BCTHW = self._target(film_BCTHW.detach(), batch, generator)
             error_BCTHW = (film_BCTHW - target_BCTHW)[:, :, -new:]
-            losses["student"] = 0.5 * error_BCTHW.square().mean()
+            losses[self._role] = 0.5 * error_BCTHW.square().mean()
         return losses
 
     def sample(self, folder: Path, step: int) -> None:
@@ -191,7 +199,6 @@ class DistributionMatching:
         """Where the films should go: from where the fake score sees them to where the teacher does."""
         x_BCTHW, _, sigma_BT = self._diffused(film_BCTHW, generator)
         timestep_BT = 1000 * sigma_BT
-        self.teacher.to(x_BCTHW.device)
         _, real_BCTHW = guided_velocity(
             self.teacher, self.text, batch.ids_BL, x_BCTHW, timestep_BT, batch.fps_B, self.recipe.guidance_scale
         )

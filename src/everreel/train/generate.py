@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from everreel.checkpoint.load import load_vae
+from everreel.checkpoint.lora import merge
+from everreel.checkpoint.lora_files import read_lora
 from everreel.data.latents import FrozenText
 from everreel.diffusion.conditioning import Conditioning
 from everreel.diffusion.denoiser import Branch, Denoiser
@@ -24,6 +27,7 @@ from everreel.diffusion.rollout import Glimpse, LatentBlock, rollout
 from everreel.diffusion.schedule import Schedule, blockwise, synchronous
 from everreel.diffusion.solver import solver_for
 from everreel.media import Pixels, contact_sheet, write_image
+from everreel.model.config import TransformerConfig
 from everreel.model.dit import DiT
 from everreel.model.vae import CausalVAE
 
@@ -77,6 +81,15 @@ def latents_of(
         way.schedule(frames), denoiser, solver_for(way.solver, way.steps, way.shift), Conditioning(),
         lambda frame: draw_noise(wanted.seed, "start", frame, 0, shape).to(device), on_row=on_row,
     )  # fmt: skip
+
+
+def dit_of(config: TransformerConfig, weights: str, lora: str | None = None) -> DiT:
+    """A transformer with the weights of a file, and with a LoRA merged into them."""
+    model = DiT(config)
+    model.load_state_dict(load_file(weights))
+    if lora is not None:
+        merge(model, [(read_lora(Path(lora), config), 1.0)], keep=False)
+    return model
 
 
 @dataclass

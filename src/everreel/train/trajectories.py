@@ -32,7 +32,7 @@ from everreel.diffusion.rollout import Glimpse
 from everreel.model.config import TransformerConfig
 from everreel.model.dit import DiT
 from everreel.shapes import PATCH
-from everreel.train.generate import Wanted, Way, latents_of
+from everreel.train.generate import Wanted, Way, dit_of, latents_of
 
 KIND = "kind.json"
 SEEDS = 10**6  # teacher's films have other seeds than anybody's
@@ -61,7 +61,8 @@ class Strides:
 class TrajectoryRecipe:
     """Films that a teacher makes block by block, for the sentences and in the sizes of the store `prompts`.
 
-    `teacher` is a file of weights for `config`; `guidance_scale` is 1 where guidance is folded into them.
+    `teacher` is a file of weights for `config`, with a `lora` merged into it if there is one; `guidance_scale` is 1
+    where guidance is folded into them.
     """
 
     teacher: str
@@ -78,16 +79,13 @@ class TrajectoryRecipe:
     max_seconds: float | None = None
     threads: int | None = None
     dtype: torch.dtype = torch.bfloat16
+    lora: str | None = None
 
     def run(self, run_dir: Path, quiet: bool = False) -> TrajectoryStore:
         """Make what is missing."""
-        from safetensors.torch import load_file
-
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        model = DiT(self.config)
-        model.load_state_dict(load_file(self.teacher))
-        model = model.eval().to(self.device, self.dtype)
+        model = dit_of(self.config, self.teacher, self.lora).eval().to(self.device, self.dtype)
         text, prompts = FrozenText.load(self.text), LatentStore(self.prompts)
         kind = {"strides": asdict(self.strides), "frames": self.frames, "guidance_scale": self.guidance_scale}
         _settle(run_dir / KIND, kind)
