@@ -86,17 +86,13 @@ class Batch(NamedTuple):
 class DiffusionForcing:
     """See the module. `metrics` holds the loss by noise level."""
 
-    def __init__(self, recipe: DiffusionForcingRecipe) -> None:
+    def __init__(self, recipe: DiffusionForcingRecipe, transformer: DiT | None = None) -> None:
+        """A `transformer` that is given is trained as it is, whatever the recipe says of the beginning."""
         self.recipe = recipe
         self.metrics: dict[str, float] = {}
-        self.transformer = DiT(recipe.config)
-        if recipe.init is None:
-            self.transformer.init_weights(generator_for(recipe.settings.seed, "init"))
-            self._sharpen_text()
-        else:
-            from safetensors.torch import load_file
-
-            self.transformer.load_state_dict(load_file(recipe.init))
+        self.transformer = transformer or DiT(recipe.config)
+        if transformer is None:
+            self._begin()
         self.text = FrozenText.load(recipe.text)
         lengths = {frames for frames, _ in recipe.windows}
         self._films = _Source.open(recipe.films, self.text) if lengths - {1} else None
@@ -188,6 +184,16 @@ class DiffusionForcing:
             if band.any():
                 self.metrics[f"loss_to_{high:g}"] = float(error_BT[band].mean())
             low = high
+
+    def _begin(self) -> None:
+        """Fresh weights, or those of the stage before."""
+        if self.recipe.init is None:
+            self.transformer.init_weights(generator_for(self.recipe.settings.seed, "init"))
+            self._sharpen_text()
+        else:
+            from safetensors.torch import load_file
+
+            self.transformer.load_state_dict(load_file(self.recipe.init))
 
     def _sharpen_text(self) -> None:
         """Let text count from the first step, although most of the positions it is read from are padding."""
