@@ -223,6 +223,7 @@ def test_samples_and_what_is_held_out(recipe, tmp_path, monkeypatch):
             r"targets: 'to_qq' ends the name of no linear layer of this model; nearest 'to_q'",
         ),
         ({"targets": ("patch_embedding",)}, r"targets: 'patch_embedding' ends the name of no linear layer"),
+        ({"held_out": "films", "windows": ((1, 1.0),)}, r"held_out='films': is measured on films; name a window of 2"),
         ({"images": ""}, r"images='': windows of 1 latent frame"),
         ({"model": "tinny"}, r"model = 'tinny': must be one of .*nearest 'tiny'"),
     ],

@@ -84,7 +84,12 @@ class LoraRecipe:
             raise ValueError(f"dtype={self.dtype!r}: must be bfloat16 or float32")
         if not self.targets:
             raise ValueError(f"targets=(): name at least one layer, such as {LAYERS[0]!r}")
-        if not self.images and any(frames == 1 for frames, _ in self.windows):
+        lengths = {frames for frames, _ in self.windows}
+        if self.held_out is not None and not lengths - {1}:
+            raise ValueError(
+                f"held_out={self.held_out!r}: is measured on films; name a window of 2 or more, as (3, 1.0)"
+            )
+        if not self.images and 1 in lengths:
             raise ValueError("images='': windows of 1 latent frame need a store of images; or leave those windows out")
 
     def source(self) -> Source:
