@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from everreel import weights
+from everreel import loras, weights
 from everreel.bars import film_bar, films_bar
 from everreel.film.loading import ModelOptions, model_options
 from everreel.film.request import VideoRequest, make_request
@@ -298,6 +298,7 @@ def _follow(
 app.command()(weights.models)
 app.command()(weights.download)
 app.command()(weights.convert)
+app.command("convert-lora")(loras.convert_lora)
 app.command()(takes_model(weights.calibrate))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from everreel.data.clips import ClipStore, StoreLayout, clip_label, render_store, to_bytes, to_unit_range
 from everreel.world.scene import Scene, is_held_out
+from everreel.world.style import off_inks, printed
 
 LAYOUT = StoreLayout(
     count=10,
@@ -24,10 +26,12 @@ LAYOUT = StoreLayout(
 rendered: list[int] = []
 
 
-def quick_render(scene: Scene, num_frames: int, *, height: int, width: int, fps: int, start: float) -> np.ndarray:
+def quick_render(
+    scene: Scene, num_frames: int, *, height: int, width: int, fps: int, start: float, style: str | None = None
+) -> np.ndarray:
     rendered.append(scene.seed)
-    values = np.random.default_rng(scene.seed + fps).integers(0, 256, (num_frames, height, width, 3))
-    return values.astype(np.uint8)
+    values = np.random.default_rng(scene.seed + fps).integers(0, 256, (num_frames, height, width, 3)).astype(np.uint8)
+    return values if style is None else printed(values, style)
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +116,24 @@ def test_processes_render_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     alone = render_store(tmp_path / "alone", layout, processes=1)
     many = render_store(tmp_path / "many", layout, processes=2)
     assert all(np.array_equal(alone.clip(i), many.clip(i)) for i in range(2))
+
+
+def test_a_store_in_a_style_is_another_layout(tmp_path):
+    layout = StoreLayout(count=1, num_frames=1, sizes=((32, 48, 1.0),))
+    plain = render_store(tmp_path / "plain", layout, processes=1)
+    sepia = render_store(tmp_path / "sepia", replace(layout, style="sepia"), processes=1)
+    assert plain.labels == sepia.labels
+    assert off_inks(sepia.clip(0), "sepia") < 1 < 5 < off_inks(plain.clip(0), "sepia")
+    with pytest.raises(ValueError, match="style=None"):
+        render_store(tmp_path / "plain", replace(layout, style="sepia"), processes=1)
+    with pytest.raises(ValueError, match="style='noir'"):
+        replace(layout, style="noir")
+
+
+def test_a_store_from_before_there_were_styles_is_extended(tmp_path):
+    layout = StoreLayout(count=1, num_frames=1, sizes=((32, 48, 1.0),), shard_clips=1)
+    render_store(tmp_path, layout, processes=1)
+    record = json.loads((tmp_path / "layout.json").read_text())
+    del record["style"]
+    (tmp_path / "layout.json").write_text(json.dumps(record))
+    assert len(render_store(tmp_path, replace(layout, count=2), processes=1)) == 2

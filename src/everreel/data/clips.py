@@ -27,6 +27,7 @@ import torch
 
 from everreel.data.draws import draw_float, generator_for
 from everreel.world.scene import Scene, sample_scene
+from everreel.world.style import check_style
 
 Frames = npt.NDArray[np.uint8]
 Progress = Callable[[int, int], None]
@@ -39,7 +40,7 @@ STARTS_SECONDS = 60
 @dataclass(frozen=True)
 class StoreLayout:
     """What a store holds: `sizes` are (height, width, share); `slow_share` of the shards run at 16 fps,
-    others at 24.
+    others at 24. `style` is a print of `world.style`; None is the world as it is.
     """
 
     count: int
@@ -49,12 +50,14 @@ class StoreLayout:
     seed: int = 0
     split: str = "train"
     shard_clips: int = 64
+    style: str | None = None
 
     def __post_init__(self) -> None:
         for field in ("count", "num_frames", "shard_clips"):
             value = getattr(self, field)
             if value < 1:
                 raise ValueError(f"{field}={value}: must be 1 or more; the nearest that works is 1")
+        check_style(self.style)
         if not self.sizes:
             raise ValueError("sizes=(): name at least one (height, width, share), such as (96, 160, 1.0)")
         if not 0 <= self.slow_share <= 1:
@@ -261,7 +264,8 @@ def _render_shard(path: Path, layout: StoreLayout, shard: int) -> int:
     labels = [clip_label(layout, shard * layout.shard_clips + row) for row in range(clips)]
     with shard_writer(path, shard, shape, labels) as frames:
         for row, label in enumerate(labels):
-            frames[row] = render(label.scene, num_frames, height=height, width=width, fps=label.fps, start=label.start)
+            size = {"height": height, "width": width}
+            frames[row] = render(label.scene, num_frames, **size, fps=label.fps, start=label.start, style=layout.style)
     return shard
 
 

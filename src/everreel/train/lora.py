@@ -41,12 +41,22 @@ HELD_OUT_BATCHES = 8
 
 @dataclass(frozen=True)
 class AdapterShape:
-    """Which layers an adapter changes, and how much it can say of each."""
+    """Which layers an adapter changes, and how much it can say of each; targets as in `LoraRecipe`."""
 
     rank: int = 16
     alpha: float = 16.0
     targets: tuple[str, ...] = LAYERS
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank={self.rank}: must be 1 or more; the nearest that works is 1")
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"alpha={self.alpha}: must be above 0; the rank, {self.rank}, works")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout}: must lie in 0..1, below 1; 0 works")
+        if not self.targets:
+            raise ValueError(f"targets=(): name at least one layer, such as {LAYERS[0]!r}")
 
 
 @dataclass(frozen=True)
@@ -84,18 +94,21 @@ class LoraRecipe:
     sample_frames: int = 1
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank={self.rank}: must be 1 or more; the nearest that works is 1")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"alpha={self.alpha}: must be above 0; the rank, {self.rank}, works")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout}: must lie in 0..1, below 1; 0 works")
+        _ = self.shape  # which says what is wrong with it
         if self.dtype not in ("bfloat16", "float32"):
             raise ValueError(f"dtype={self.dtype!r}: must be bfloat16 or float32")
-        if not self.targets:
-            raise ValueError(f"targets=(): name at least one layer, such as {LAYERS[0]!r}")
-        if not self.images and any(frames == 1 for frames, _ in self.windows):
+        lengths = {frames for frames, _ in self.windows}
+        if self.held_out is not None and not lengths - {1}:
+            raise ValueError(
+                f"held_out={self.held_out!r}: is measured on films; name a window of 2 or more, as (3, 1.0)"
+            )
+        if not self.images and 1 in lengths:
             raise ValueError("images='': windows of 1 latent frame need a store of images; or leave those windows out")
+
+    @property
+    def shape(self) -> AdapterShape:
+        """Of the adapter."""
+        return AdapterShape(self.rank, self.alpha, self.targets, self.dropout)
 
     def source(self) -> Source:
         """The model on disk.
@@ -143,7 +156,7 @@ class LoraTraining:
         self.recipe = recipe
         source = recipe.source()
         self.transformer = load_transformer(source, dtype=getattr(torch, recipe.dtype)).requires_grad_(False).eval()
-        self.lora = Adapter.into(self.transformer, recipe, recipe.settings.seed)
+        self.lora = Adapter.into(self.transformer, recipe.shape, recipe.settings.seed)
         self._forcing = DiffusionForcing(recipe.forcing(source), self.transformer)
         self._held_out: DiffusionForcing | None = None
         if recipe.held_out is not None:
@@ -226,23 +239,23 @@ class Adapter(nn.Module):
             node.register_buffer("alpha", torch.tensor(float(alpha)))
 
     @classmethod
-    def into(cls, transformer: DiT, recipe: LoraRecipe | AdapterShape, seed: int) -> Adapter:
+    def into(cls, transformer: DiT, shape: AdapterShape, seed: int) -> Adapter:
         """Put an adapter into a transformer, beginning with no effect; its draws are a function of the seed.
 
         Raises:
             ValueError: peft is not installed, or a target is no linear layer.
         """
-        names = _targets(transformer, recipe.targets)
+        names = _targets(transformer, shape.targets)
         try:
             with quiet():
                 from peft import LoraConfig, inject_adapter_in_model
         except ImportError:
             raise ValueError("peft: LoRA training needs it; install everreel[train]") from None
-        alpha = cast("int", recipe.alpha)  # peft says so, and takes any number
-        settings = LoraConfig(r=recipe.rank, lora_alpha=alpha, lora_dropout=recipe.dropout, target_modules=names)
+        alpha = cast("int", shape.alpha)  # peft says so, and takes any number
+        settings = LoraConfig(r=shape.rank, lora_alpha=alpha, lora_dropout=shape.dropout, target_modules=names)
         with quiet(), torch.random.fork_rng(devices=[]):  # what peft draws is drawn again below
             inject_adapter_in_model(settings, transformer, _NAME)
-        adapter = cls({name: transformer.get_submodule(name) for name in names}, recipe.alpha)
+        adapter = cls({name: transformer.get_submodule(name) for name in names}, shape.alpha)
         adapter.float()  # peft gives it the type of the frozen weights
         generator = generator_for(seed, "lora")
         for name in names:

@@ -1,6 +1,6 @@
 """Draws a scene as a film: any number of frames, from any moment on, at any size.
 
-The one invariant: a frame is a function of the scene, the size and its time alone. `render` of a minute
+The one invariant: a frame is a function of the scene, the size, the style and its time alone. `render` of a minute
 equals the renders of its seconds, byte for byte, and the same scene is drawn alike on every call.
 """
 
@@ -19,6 +19,7 @@ from everreel.world.camera import Camera, View
 from everreel.world.puppet import Palette, Pose, Puppet, mix, oval
 from everreel.world.scene import PEOPLE, WIDE_SHOTS, Scene
 from everreel.world.settlements import PLACES
+from everreel.world.style import check_style, printed
 
 _PERIODS = {
     "walks": 0.9,
@@ -44,8 +45,13 @@ def render(
     fps: float = 24,
     start: float = 0.0,
     stride: int = 1,
+    style: str | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Frames T x H x W x 3 of a scene from `start` seconds on, every `stride`-th frame at `fps`."""
+    """Frames T x H x W x 3 of a scene from `start` seconds on, every `stride`-th frame at `fps`.
+
+    `style` is a print of `world.style`, None the world as it is.
+    """
+    check_style(style)
     for name, value in (("num_frames", num_frames), ("height", height), ("width", width), ("stride", stride)):
         if value < 1:
             raise ValueError(f"{name}={value}: must be at least 1; try 1")
@@ -54,7 +60,8 @@ def render(
     theatre = _theatre(scene, height, width)
     frames = np.empty((num_frames, height, width, 3), np.uint8)
     for i in range(num_frames):
-        frames[i] = theatre.frame(round(start + i * stride / fps, 6))
+        frame = theatre.frame(round(start + i * stride / fps, 6))
+        frames[i] = frame if style is None else printed(frame, style)
     return frames
 
 
