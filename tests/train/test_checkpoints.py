@@ -1,20 +1,39 @@
-"""The file a run goes on from: what does not fit is named before anything is overwritten, and a full disk costs nothing."""
+"""The file a run goes on from: what does not fit is named in time, and a full disk costs nothing."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+import errno
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from everreel.train.checkpoints import write_weights
+from everreel.train.checkpoints import write_checkpoint, write_weights
 from everreel.train.progress import read_metrics
+from everreel.train.run import main
 from everreel.train.trainer import CHECKPOINT, Trainer, TrainerSettings, TrainingFailed
 from tests.train.together import Regression
 
 SETTINGS = TrainerSettings(steps=4, checkpoint_every=2, sample_every=2, log_every=1, device="cpu")
+
+
+RECIPE = """
+from dataclasses import dataclass, replace
+from everreel.train.trainer import TrainerSettings
+from tests.train.test_checkpoints import SETTINGS
+from tests.train.together import Regression
+
+@dataclass(frozen=True)
+class Net:
+    settings: TrainerSettings = replace(SETTINGS, steps=6)
+    def objective(self):
+        return Regression()
+
+recipe = Net()
+"""
 
 
 def trained(folder: Path, **changes: object) -> Trainer:
@@ -67,11 +86,11 @@ def test_another_stage_or_size_is_named_before_anything_is_changed(tmp_path: Pat
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 half of one"])
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / CHECKPOINT).write_bytes(content)
-    with pytest.raises(ValueError, match="checkpoint.pt: cannot be read") as said:
+    with pytest.raises(ValueError, match=r"checkpoint.pt: cannot be read") as said:
         Trainer(Regression(), SETTINGS, tmp_path)
     assert "\n" not in str(said.value)
     torch.save({"step": 3}, tmp_path / CHECKPOINT)
-    with pytest.raises(ValueError, match="checkpoint.pt: is no checkpoint of a training run, it has no 'averages'"):
+    with pytest.raises(ValueError, match=r"checkpoint.pt: is no checkpoint of a training run, it has no 'averages'"):
         Trainer(Regression(), SETTINGS, tmp_path)
 
 
@@ -88,46 +107,52 @@ def test_a_checkpoint_from_before_the_newest_settings_is_read(tmp_path: Path) ->
         assert torch.equal(a, b)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-@pytest.mark.parametrize("name", [CHECKPOINT, "net.safetensors"])
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, name: str) -> None:
-    trained(tmp_path)
-    before = (tmp_path / name).read_bytes()
-    (tmp_path / f"{name}.part").symlink_to("/dev/full")  # whatever is written there finds no room
-    longer = Trainer(Regression(), replace(SETTINGS, steps=6), tmp_path, quiet=True)
-    with pytest.raises(TrainingFailed, match=f"{name}: could not be written .* the {name} before it is kept") as said:
-        longer.run()
-    assert "\n" not in str(said.value) and "No space left" in str(said.value)
-    assert (tmp_path / name).read_bytes() == before
-    assert not list(tmp_path.glob("*.part"))
-    assert Trainer(Regression(), replace(SETTINGS, steps=6), tmp_path, quiet=True).run().step == 6
+def no_room(path: Path) -> None:
+    """Write half a file, as to a disk that fills up."""
+    with path.open("wb") as file:
+        file.write(b"half a file")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_disk_without_room_for_the_first_file_says_so(tmp_path: Path) -> None:
-    with pytest.raises(TrainingFailed, match="could not be written .* there was none before it"):
-        write_weights(tmp_path / "missing" / "net.safetensors", {"a": torch.ones(2)}, 1)
-
-
-def test_a_full_disk_is_a_bad_exit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from everreel.train.run import main
-
-    (tmp_path / "recipe.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from everreel.train.trainer import TrainerSettings\n"
-        "from tests.train.together import Regression\n"
-        "@dataclass(frozen=True)\n"
-        "class Net:\n"
-        f"    settings: TrainerSettings = TrainerSettings(**{asdict(SETTINGS)!r})\n"
-        "    def objective(self):\n"
-        "        return Regression()\n"
-        "recipe = Net()\n"
-    )
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / f"{CHECKPOINT}.part").symlink_to("/dev/full")
-    assert main([str(tmp_path / "recipe.py"), "--run-dir", str(tmp_path / "run")]) == 2
+@pytest.mark.parametrize(
+    ("name", "writer"), [(CHECKPOINT, "torch.save"), ("net.safetensors", "safetensors.torch.save_file")]
+)
+def test_a_full_disk_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, writer: str
+) -> None:
+    recipe, run_dir = tmp_path / "recipe.py", tmp_path / "run"
+    trained(run_dir)
+    recipe.write_text(RECIPE)
+    before = (run_dir / name).read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, lambda what, where, **more: no_room(run_dir / f"{name}.part"))
+        assert main([str(recipe), "--run-dir", str(run_dir)]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ") and "No space left" in last
-    assert main([str(tmp_path / "recipe.py"), "--run-dir", str(tmp_path / "run")]) == 0
+    assert last.startswith(f"error: {run_dir / name}: could not be written ([Errno 28] No space left on device); ")
+    assert f"the {name} before it is kept" in last
+    assert (run_dir / name).read_bytes() == before
+    assert not list(run_dir.glob("*.part"))
+    assert main([str(recipe), "--run-dir", str(run_dir)]) == 0
+    assert torch.load(run_dir / CHECKPOINT, weights_only=True)["step"] == 6
+
+
+@pytest.mark.parametrize("part", ["checkpoint", "weights"])
+def test_a_file_that_cannot_grow_is_removed_and_the_reason_told(tmp_path: Path, part: str) -> None:
+    resource = pytest.importorskip("resource")
+    tensors = {"a": torch.ones(100_000)}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(
+            TrainingFailed, match=r"could not be written \(.*File too large.*\); there was none before it"
+        ):
+            if part == "weights":
+                write_weights(tmp_path / "net.safetensors", tensors, 1)
+            else:
+                write_checkpoint(tmp_path, tensors)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_events_of_a_run_that_went_on_hold_each_step_once(tmp_path: Path) -> None:

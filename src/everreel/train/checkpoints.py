@@ -8,7 +8,6 @@ of the file fits it.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 from everreel.train.settings import TrainerSettings, TrainingFailed
 
 CHECKPOINT = "checkpoint.pt"
-_BYTES = 1e6  # in a megabyte
 
 
 @contextmanager
@@ -39,7 +37,6 @@ def written_whole(path: Path) -> Iterator[Path]:
         _settle(path.parent)
     except BaseException as error:
         half_done.unlink(missing_ok=True)
-        # Of a full disk torch's and safetensors' writers have only words.
         if not isinstance(error, OSError | RuntimeError) and type(error).__name__ != "SafetensorError":
             raise
         raise TrainingFailed(_not_written(path, error)) from error
@@ -51,8 +48,9 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
     Raises:
         TrainingFailed: as `written_whole`.
     """
-    with written_whole(folder / CHECKPOINT) as half_done:
-        torch.save(state, half_done)
+    # A file of Python's knows why it cannot be written; given a path, torch only tells where in the file it stopped.
+    with written_whole(folder / CHECKPOINT) as half_done, half_done.open("wb") as file:
+        torch.save(state, file)
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], step: int) -> None:
@@ -126,10 +124,12 @@ def _misfit(
 
 
 def _not_written(path: Path, error: BaseException) -> str:
-    reason = getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0]
-    room = shutil.disk_usage(path.parent).free / _BYTES
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    reason = (str(cause or error).splitlines() or [""])[0]
     kept = f"the {path.name} before it is kept" if path.exists() else "there was none before it"
-    return f"{path}: could not be written ({reason}; {room:.0f} MB are free); {kept}; make room and start again"
+    return f"{path}: could not be written ({reason}); {kept}; make room and start again"
 
 
 def _settle(folder: Path) -> None:

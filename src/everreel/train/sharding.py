@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class Sharded:
 
     def __init__(self, modules: Mapping[str, nn.Module], losses: Losses, processes: Processes, unit: str) -> None:
         self.processes = processes
-        self.root: Any = _Root(modules, losses)  # FSDP gives it more methods than its class has
+        self.root = cast("Any", _Root(modules, losses))  # FSDP gives it more methods than its class has
         if unit == "blocks":
             for block in blocks_of(self.root.roles):
                 self._shard_block(block)
@@ -81,7 +81,7 @@ class Sharded:
 
     def unused(self) -> set[str]:
         """The weights outside blocks that no loss of this process has reached since this was asked last."""
-        unused = self.root.watched.keys() - self.root.used
+        unused: set[str] = self.root.watched.keys() - self.root.used
         self.root.used.clear()
         return unused
 
