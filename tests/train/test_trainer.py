@@ -1,4 +1,4 @@
-"""The trainer: exact resume after a kill, roles, the non-finite guard, budgets and signals."""
+"""The trainer: exact resume after a kill, roles, what is not finite, budgets and signals."""
 
 from __future__ import annotations
 
@@ -145,20 +145,51 @@ def test_each_role_learns_from_its_own_loss(tmp_path: Path) -> None:
     assert not torch.equal(judge[0], next(objective.nets["judge"].parameters()))
 
 
-def test_a_step_with_a_nan_is_skipped_and_counted(tmp_path: Path) -> None:
+def test_a_nan_stops_the_run_and_names_the_batch(tmp_path: Path) -> None:
+    class Saying(Regression):
+        def describe(self, batch: dict[str, Tensor]) -> str:
+            return f"eight numbers of step {batch['step']}"
+
+    objective = Saying()
+    objective.bad_steps = {7}
+    settings = replace(SETTINGS, accumulation=2)
+    words = (
+        r"^step 7: loss/net, grad_norm/net not finite, in micro-batch 0 \(eight numbers of step 7\); micro-batch 1 .*"
+    )
+    with pytest.raises(TrainingFailed, match=words + r"checkpoint.pt of step 5 is kept; lower learning_rate=0.01"):
+        Trainer(objective, settings, tmp_path, quiet=True).run()
+    assert Trainer(Regression(), settings, tmp_path, quiet=True).step == 5
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_too(tmp_path: Path) -> None:
+    class Steep(Regression):
+        def losses(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+            loss = super().losses(batch, generator)["net"]
+            # The root of zero is finite and its slope is not.
+            return {"net": loss + (loss - loss.detach()).clamp(min=0).sqrt() if batch["step"] == 2 else loss}
+
+    with pytest.raises(
+        TrainingFailed, match=r"step 2: grad_norm/net not finite, in micro-batch 0 \(x 8×6\); there is no"
+    ):
+        Trainer(Steep(), SETTINGS, tmp_path, quiet=True).run()
+
+
+def test_a_step_with_a_nan_is_skipped_where_that_is_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     objective = Regression()
     objective.bad_steps = {3}
-    trainer = Trainer(objective, SETTINGS, tmp_path, quiet=True)
+    trainer = Trainer(objective, replace(SETTINGS, max_skips=2), tmp_path)
     outcome = trainer.run()
     assert outcome.skipped == 1 and outcome.step == 10
     assert all(torch.isfinite(value).all() for value in weights(trainer))
+    assert "step 3: loss/net, grad_norm/net not finite, in micro-batch 0 (x 8×6); skipped" in capsys.readouterr().err
 
 
-def test_many_nans_stop_the_run_with_a_clear_message(tmp_path: Path) -> None:
+def test_more_nans_than_are_allowed_stop_the_run(tmp_path: Path) -> None:
     objective = Regression()
     objective.bad_steps = set(range(3, 100))
-    with pytest.raises(TrainingFailed, match="loss/net, grad_norm/net not finite for 25 steps"):
-        Trainer(objective, replace(SETTINGS, steps=100), tmp_path, quiet=True).run()
+    settings = replace(SETTINGS, steps=100, max_skips=24)
+    with pytest.raises(TrainingFailed, match="step 27: loss/net, grad_norm/net not finite for 25 steps in a row"):
+        Trainer(objective, settings, tmp_path, quiet=True).run()
 
 
 def test_the_time_budget_leaves_a_checkpoint(tmp_path: Path) -> None:
@@ -211,7 +242,16 @@ def test_rates() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("steps", 0), ("optimizer", "sgd"), ("ema_decay", 1.5), ("precision", "fp8"), ("accumulation", -1)],
+    [
+        ("steps", 0),
+        ("optimizer", "sgd"),
+        ("ema_decay", 1.5),
+        ("precision", "fp8"),
+        ("accumulation", -1),
+        ("checkpointing", "all"),
+        ("sharding", "layers"),
+        ("max_skips", -1),
+    ],
 )
 def test_bad_settings_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{field}={value!r}"):

@@ -7,7 +7,8 @@ were alone; the others only compute what it asks for, and only it speaks, writes
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -74,15 +75,46 @@ def setup(device: str | None = None, *, guidance: bool | None = None) -> Paralle
         ValueError: the environment, the device or the number of processes does not allow it.
         SystemExit: the same, in all but a machine's first process: it is enough that one says so.
     """
-    try:
+    with one_says_so():
         return _setup(device, guidance)
+
+
+@contextmanager
+def one_says_so() -> Iterator[None]:
+    """Around what all processes are refused for: a ValueError in a machine's first one, a quiet exit in the others."""
+    try:
+        yield
     except ValueError:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             raise SystemExit(2) from None
         raise
 
 
-def _setup(device: str | None, guidance: bool | None) -> Parallel | None:
+@dataclass(frozen=True)
+class Place:
+    """Which of how many processes this one is, which of its machine's, and what it computes on."""
+
+    rank: int
+    size: int
+    local_size: int
+    device: torch.device
+
+    def meet(self, backend: str) -> Store:
+        """Wait for the others, and talk to them over `backend` from now on; the store all of them can write in."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        store: Store
+        store, rank, size = next(rendezvous("env://"))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=ANSWER)
+        return store
+
+
+def find_place(device: str | None) -> Place | None:
+    """What torchrun says of this process, before any other is met; None where there is no other.
+
+    Raises:
+        ValueError: the environment or the device does not allow it.
+    """
     size, rank, local = (_number(os.environ, name) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
     if size is None or size == 1:
         return None
@@ -90,15 +122,20 @@ def _setup(device: str | None, guidance: bool | None) -> Parallel | None:
         raise ValueError(
             f"WORLD_SIZE = {size}: needs RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT beside it; start with torchrun"
         )
+    local_size = _number(os.environ, "LOCAL_WORLD_SIZE") or local + 1
+    return Place(rank, size, local_size, _device(device, local, local_size))
+
+
+def _setup(device: str | None, guidance: bool | None) -> Parallel | None:
+    place = find_place(device)
+    if place is None:
+        return None
+    rank, size, where = place.rank, place.size, place.device
     if guidance and size % 2:
         raise ValueError(
             f"processes = {size}: guidance parallelism needs an even number; nearest that works: {size - 1}"
         )
-    where = _device(device, local, _number(os.environ, "LOCAL_WORLD_SIZE") or local + 1)
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
-    store, rank, size = next(rendezvous("env://"))
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=ANSWER)
+    store = place.meet("gloo")
     commands = dist.new_group(timeout=IDLE, backend="gloo")
 
     def group(ranks: list[int]) -> dist.ProcessGroup:

@@ -3,7 +3,7 @@
 Muon (Jordan et al., 2024) moves the weight matrices inside blocks, a convolution's kernel being the matrix of its
 outputs by all that it reads; everything else (embeddings, heads, norms, biases) is AdamW's. The one invariant: all
 state is in tensors that `state` gives and `restore` takes, and the learning rate is handed to `step`, so nothing of a
-schedule has to be stored.
+schedule has to be stored. Weights of which each process has a part (`DTensor`s) are moved as whole ones are.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class RoleOptimizer:
         self.rule, self.scale = rule, scale
         named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         self.parameters = [p for _, p in named]
-        inner = [p for name, p in named if rule.optimizer == "muon" and _is_block_matrix(name, p)]
+        inner = [p for name, p in named if rule.optimizer == "muon" and is_block_matrix(name, p)]
         inside = {id(p) for p in inner}
         # torch's Muon takes matrices only: kernels are moved through views, which share their memory.
         self._views = [(p, nn.Parameter(p.detach().flatten(1))) for p in inner if p.ndim > 2]
-        assert all(p.data_ptr() == view.data_ptr() for p, view in self._views), "a kernel's memory is not contiguous"
+        assert all(_local(p).data_ptr() == _local(view).data_ptr() for p, view in self._views), "a kernel was copied"
         matrices = [p for p in inner if p.ndim == 2] + [view for _, view in self._views]
         rest = [p for p in self.parameters if id(p) not in inside]
         self._optimizers: list[torch.optim.Optimizer] = []
@@ -54,12 +54,16 @@ class RoleOptimizer:
         if matrices:
             # This adjustment gives an update the size of AdamW's, so that one learning rate serves both.
             adjust = "match_rms_adamw"
-            self._optimizers.append(torch.optim.Muon(matrices, weight_decay=rule.weight_decay, adjust_lr_fn=adjust))
+            muon = _muon_for(matrices[0])(matrices, weight_decay=rule.weight_decay, adjust_lr_fn=adjust)
+            self._optimizers.append(muon)
 
     def clip(self) -> float:
         """Scale the gradients down to the limit, and give their norm before that."""
         limit = float("inf") if self.rule.grad_clip is None else self.rule.grad_clip
-        return float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
+        norm: Any = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = norm.full_tensor() if is_shared(norm) else norm
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
+        return float(norm)
 
     def step(self, rate: float) -> None:
         """Move the weights with this learning rate."""
@@ -78,6 +82,10 @@ class RoleOptimizer:
     def state(self) -> list[dict[str, Any]]:
         """What `restore` needs to go on exactly."""
         return [optimizer.state_dict() for optimizer in self._optimizers]
+
+    def sizes(self) -> list[list[int]]:
+        """How many weights the groups of each optimizer have."""
+        return [[len(group["params"]) for group in optimizer.param_groups] for optimizer in self._optimizers]
 
     def restore(self, states: list[dict[str, Any]]) -> None:
         """Take over the state of an earlier run."""
@@ -125,9 +133,29 @@ class EMA:
         module.load_state_dict(kept)
 
 
-def _is_block_matrix(name: str, parameter: Tensor) -> bool:
+def is_block_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon moves a weight of this name."""
     parts = name.split(".")
     return parameter.ndim > 1 and min(parameter.flatten(1).shape) > 1 and not BLOCKS.isdisjoint(parts[:-1])
+
+
+def is_shared(value: Tensor) -> bool:
+    """Whether this process has only a part of a tensor; asked without importing what shares them, which takes long."""
+    return hasattr(value, "full_tensor")
+
+
+def _local(value: Any) -> Tensor:  # noqa: ANN401 (a DTensor, which is not named here, has more than a Tensor)
+    """This process's part of a tensor."""
+    part: Tensor = value.to_local() if is_shared(value) else value
+    return part
+
+
+def _muon_for(matrix: Tensor) -> type[torch.optim.Muon]:
+    if not is_shared(matrix):
+        return torch.optim.Muon
+    from everreel.train.shared_muon import SharedMuon
+
+    return SharedMuon
 
 
 def _copy(value: Tensor) -> Tensor:

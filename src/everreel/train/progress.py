@@ -75,6 +75,25 @@ class Journal:
         half_done.replace(self.path)
 
 
+class Unwritten:
+    """The journal of a process that leaves writing to another."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        pass
+
+    def log(self, step: int, values: Mapping[str, float], event: str = "train") -> None:
+        """As `Journal.log`, and so below."""
+
+    def advance(self, step: int, values: Mapping[str, float], line: bool) -> None:
+        """Nobody watches."""
+
+    def say(self, text: str) -> None:
+        """Nobody watches."""
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl; a line that a crash cut short is left out."""
     if not path.exists():

@@ -3,6 +3,9 @@
 A recipe file holds one name, `recipe`: a frozen dataclass of values that knows how to run itself, an
 objective with settings, or a tuple of named recipes that are run one after the other. The one invariant:
 running the same file in the same folder again goes on where it stopped, and does nothing when all is done.
+
+`torchrun --nproc-per-node N -m everreel train recipes/x.py` trains with N processes. All of them run what trains, the
+first alone what does not; the folder in which the others would leave things is thrown away.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import argparse
 import runpy
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -17,6 +21,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from everreel.data.clips import ClipStore, StoreLayout, render_store
 from everreel.memory import keep_freed_memory
+from everreel.parallel.talk import LostError
+from everreel.train import processes
 from everreel.train.trainer import Trainer, TrainerSettings, TrainingFailed
 
 
@@ -102,11 +108,23 @@ def run_recipe(recipe: Any, run_dir: str | Path, quiet: bool = False, **override
         for name, stage in recipe:
             run_recipe(stage, run_dir / name, quiet, **overrides)
         return
-    recipe = _overridden(recipe, overrides)
+    recipe, together = _overridden(recipe, overrides), processes.here()
+    if together is None:
+        _run_one(recipe, run_dir, quiet)
+        return
+    if together.first:
+        _run_one(recipe, run_dir, quiet)
+    elif _trains(recipe):
+        with tempfile.TemporaryDirectory() as folder:
+            _run_one(recipe, Path(folder), quiet=True)
+    together.wait()  # what comes next may read what the first has written
+
+
+def _run_one(recipe: Any, run_dir: Path, quiet: bool) -> None:  # noqa: ANN401
     run_dir.mkdir(parents=True, exist_ok=True)
     if isinstance(recipe, Recipe):
         recipe.run(run_dir, quiet)
-    elif isinstance(getattr(recipe, "settings", None), TrainerSettings) and hasattr(recipe, "objective"):
+    elif _trains(recipe) and hasattr(recipe, "objective"):
         Trainer(recipe.objective(), recipe.settings, run_dir, quiet).run()
     else:
         raise ValueError(f"recipe={type(recipe).__name__}: has no run(run_dir), and no settings with objective()")
@@ -116,20 +134,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 2 is returned for what the user can put right."""
     parser = argparse.ArgumentParser(prog="everreel train", description="Run a recipe, or go on with it.")
     parser.add_argument("recipe", help="a file of the folder recipes/")
-    parser.add_argument("--run-dir", required=True, help="where the run keeps all that it makes")
+    parser.add_argument("--run-dir", help="where the run keeps all that it makes; by default runs/ and the file's name")
     parser.add_argument("--max-seconds", type=float, help="stop with a checkpoint after this time")
     parser.add_argument("--device", help="cpu, cuda or auto")
     parser.add_argument("--threads", type=int, help="processor threads")
     parser.add_argument("--processes", type=int, help="processes that render")
     options = vars(parser.parse_args(arguments))
-    path, run_dir = options.pop("recipe"), options.pop("run_dir")
+    path = Path(options.pop("recipe"))
+    run_dir = options.pop("run_dir") or Path("runs") / path.stem
     keep_freed_memory()
     try:
-        run_recipe(load_recipe(path), run_dir, **{name: v for name, v in options.items() if v is not None})
-    except (ValueError, TrainingFailed) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        recipe = load_recipe(path)
+        together = processes.meet(options["device"] or _device_of(recipe))
+    except ValueError as error:
+        return _failed(error)
+    try:
+        run_recipe(recipe, run_dir, **{name: v for name, v in options.items() if v is not None})
+    except Exception as error:
+        if together is not None and not together.fails_first():
+            return 2  # another has said why
+        if together is not None and processes.is_lost(error):
+            return _failed(LostError("another process has ended or does not answer; the last checkpoint is kept"))
+        if not isinstance(error, ValueError | TrainingFailed | OSError):
+            raise
+        return _failed(error)
+    if together is not None:
+        together.part()
     return 0
+
+
+def _failed(error: Exception) -> int:
+    sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+    return 2
+
+
+def _trains(recipe: Any) -> bool:  # noqa: ANN401
+    return isinstance(getattr(recipe, "settings", None), TrainerSettings)
+
+
+def _device_of(recipe: Any) -> str:  # noqa: ANN401
+    """What the stages of a recipe are to be trained on, "auto" where they do not agree."""
+    stages = [stage for _, stage in recipe] if isinstance(recipe, tuple) else [recipe]
+    devices = {one.settings.device for one in stages if _trains(one)}
+    return devices.pop() if len(devices) == 1 else "auto"
 
 
 def _overridden(recipe: Any, values: dict[str, Any]) -> Any:  # noqa: ANN401
