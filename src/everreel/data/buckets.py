@@ -21,6 +21,7 @@ Size = tuple[int, int]
 
 FRAME_RATES = (24, 16)
 REPEATED = 20  # one of so many moments may show a frame again
+HALF_WAY = 1e-6  # seconds
 AS_MUCH = 0.02  # parts of a picture by which two cuts count as alike
 ASPECTS = (4 / 3, 1.0, 3 / 4)  # beside the model's own and its portrait
 
@@ -124,6 +125,8 @@ def _nearest(seconds: np.ndarray, start: float, frames: int, fps: int) -> np.nda
     after = np.searchsorted(seconds, moments).clip(1, max(len(seconds) - 1, 1))
     if len(seconds) == 1:
         return np.zeros(frames, np.int64) if frames == 1 else None
-    places: np.ndarray = np.where(moments - seconds[after - 1] <= seconds[after] - moments, after - 1, after)
+    # Half-way between two it is the earlier one, whatever floats make of a half.
+    is_before = moments - seconds[after - 1] <= seconds[after] - moments + HALF_WAY
+    places: np.ndarray = np.where(is_before, after - 1, after)
     repeated = frames - len(np.unique(places))
     return places if repeated <= frames // REPEATED else None
