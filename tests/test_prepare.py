@@ -34,7 +34,7 @@ def test_a_folder_becomes_a_store(run: Callable[..., Result], tmp_path: Path) ->
     assert result.exit_code == 0, result
     assert result.stdout.splitlines() == [
         "32x48, 9 frames at 16 a second, 18 tokens: 4",
-        f"4 clips in {tmp_path / 'store'}, 1 files skipped",
+        f"4 clips in {tmp_path / 'store'}, 1 skipped",
     ]
     assert "skipped mute.mp4: has no caption" in result.stderr
     store = LatentStore(tmp_path / "store")

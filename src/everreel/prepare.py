@@ -49,7 +49,7 @@ def prepare(
     if prepared.num_cut_captions:
         cut = f"captions longer than {encoders.text.length} tokens, of which the rest is left out"
         typer.echo(f"{prepared.num_cut_captions} {cut}", err=True)
-    typer.echo(f"{len(prepared.store)} clips in {output}, {len(prepared.skipped)} files skipped")
+    typer.echo(f"{len(prepared.store)} clips in {output}, {len(prepared.skipped)} skipped")
 
 
 def _buckets(model: str, sizes: str | None, frames: str | None, fps: int | None) -> Buckets:
