@@ -23,6 +23,7 @@ from everreel.film.loading import ModelOptions, model_options
 from everreel.film.request import VideoRequest, make_request
 from everreel.memory import keep_freed_memory
 from everreel.options import takes_flags, takes_model, takes_request
+from everreel.prepare import prepare
 from everreel.released import SCRIPTS, translate
 
 if TYPE_CHECKING:
@@ -298,6 +299,7 @@ def _follow(
 app.command()(weights.models)
 app.command()(weights.download)
 app.command()(weights.convert)
+app.command()(prepare)
 app.command("convert-lora")(loras.convert_lora)
 app.command()(takes_model(weights.calibrate))
 

@@ -13,12 +13,11 @@ from everreel.data.clips import ClipLabel, ClipStore, shard_writer, to_bytes, to
 from everreel.data.draws import generator_for
 from everreel.data.latents import (
     EncodeSettings,
-    FrozenText,
-    TextTable,
     draw_group,
     encode_store,
     reconstruct_store,
 )
+from everreel.data.text import FrozenText, TextTable
 from everreel.model.config import TextEncoderConfig, VAEConfig
 from everreel.model.text_encoder import TextEncoder
 from everreel.model.vae import CausalVAE

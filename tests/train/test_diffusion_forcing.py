@@ -1,6 +1,8 @@
 """The transformer's objective: windows as they are met in generation, and a loss that falls."""
 
-from dataclasses import replace
+import hashlib
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from everreel.data.draws import generator_for
 from everreel.train.diffusion_forcing import DiffusionForcing, _random_blocks, staged
 from everreel.train.trainer import Trainer
+from everreel.world.scene import sample_scene
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,52 @@ def test_a_batch_is_a_function_of_its_step(objective):
     one, other = (objective.batch(7, generator_for(0, "batch", 7)) for _ in range(2))
     assert torch.equal(one.x0_BCTHW, other.x0_BCTHW) and torch.equal(one.sigma_BT, other.sigma_BT)
     assert torch.equal(one.ids_BL, other.ids_BL) and one.blocks == other.blocks
+
+
+def world_store(folder, frames, sizes):
+    """A store of the film world as finished runs have them, of numbers that no VAE has to make."""
+    generator = generator_for(frames)
+    folder.mkdir(parents=True)
+    for shard, (height, width, count) in enumerate(sizes):
+        values = np.arange(count * 16 * frames * height * width).reshape(count, 16, frames, height, width)
+        np.save(folder / f"latents-{shard:05d}.npy", (values % 2039 / 512 - 2 + shard).astype(np.float16))
+        if frames > 1:
+            values = np.arange(count * 3 * 16 * height * width).reshape(count, 3, 16, height, width)
+            np.save(folder / f"stills-{shard:05d}.npy", (values % 1021 / 256 - 2).astype(np.float16))
+        stills = [1 + n % (frames - 1) for n in range(3)] if frames > 1 else []
+        lines = [
+            {"scene": asdict(sample_scene(generator)), "fps": (16, 24)[row % 2], "start": 0.5, "stills": stills}
+            | {"sentences": [f"a red fox runs {row}", f"a blue swan swims {row}"]}
+            for row in range(count)
+        ]
+        (folder / f"shard-{shard:05d}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(folder)
+
+
+def test_runs_that_exist_get_the_batches_that_they_had(recipe, tmp_path):
+    """Noted before stores of other films, of several lengths and with embedded text, were read too."""
+    films = world_store(tmp_path / "films", 9, ((4, 6, 3), (6, 4, 2)))
+    images = world_store(tmp_path / "images", 1, ((4, 6, 5), (4, 4, 2)))
+    windows = ((1, 0.3), (3, 0.4), (5, 0.3))
+    objective = DiffusionForcing(replace(recipe, films=films, images=images, windows=windows, tokens=90, stills=0.6))
+    found = []
+    for step in range(6):
+        batch = objective.batch(step, generator_for(0, "batch", step))
+        digest = hashlib.sha256()
+        for tensor in (batch.x0_BCTHW, batch.ids_BL, batch.fps_B, batch.loss_BT):
+            digest.update(tensor.numpy().tobytes())
+        shape = tuple(batch.x0_BCTHW.shape)
+        found.append(
+            (shape, digest.hexdigest()[:12], batch.blocks, pytest.approx(float(batch.sigma_BT.sum()), abs=1e-3))
+        )
+    assert found == [
+        ((5, 16, 3, 6, 4), "e05bb19f9c9e", None, 3.7981),
+        ((15, 16, 1, 4, 6), "4aaa7afe45a9", None, 8.347),
+        ((3, 16, 5, 6, 4), "519b5455ecc4", None, 3.7046),
+        ((5, 16, 3, 6, 4), "d4d95abe8737", (1, 1, 1), 5.0491),
+        ((3, 16, 5, 4, 6), "c73c1c3cdf3c", None, 6.786),
+        ((3, 16, 5, 6, 4), "98e67e66d7b6", None, 3.1756),
+    ]
 
 
 def test_stills_take_the_place_of_later_latents(objective, recipe):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from everreel.checkpoint.lora_files import preset_for, read_lora
 from everreel.data.draws import generator_for
-from everreel.data.latents import FrozenText
+from everreel.data.text import FrozenText
 from everreel.model.dit import DiT
 from everreel.train.diffusion_forcing import DiffusionForcing
 from everreel.train.distill import GuidanceRecipe, RegressionRecipe, Student, context_of, guided_velocity

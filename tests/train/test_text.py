@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from everreel.data.draws import generator_for
-from everreel.data.latents import FrozenText
+from everreel.data.text import FrozenText
 from everreel.train.text import NOT_SAID, TextObjective, TextRecipe, sentences, train_tokenizer
 from everreel.train.trainer import TrainerSettings
 from everreel.world.scene import VOCABULARY

@@ -1,10 +1,13 @@
 """Clips as the transformer trains on them: normalised latents computed ahead, sentences, and stills.
 
-A store mirrors a `ClipStore`, shard by shard: `latents-00000.npy` (clips, channels, frames, height, width;
-float16), `stills-00000.npy` (clips, stills, channels, height, width) and `shard-00000.jsonl` with what is
-known of each clip. A still is what a picture looks like that is given later than frame 0: the second latent
-of five equal frames. The one invariant: like its clips', a shard's `.jsonl` appears last, and what it holds
-depends on the clips, the VAE and the seed.
+A store is a folder of shards; all clips of one have one size. A shard is `latents-00000.npy` (clips, channels, frames,
+height, width; float16), `stills-00000.npy` (clips, stills, channels, height, width) and `shard-00000.jsonl` with what
+is known of each clip: `fps`, `sentences`, `stills`, and `scene` where it is one of the film world. A still is what a
+picture looks like that is given later than frame 0: the second latent of five equal frames. Where sentences were
+embedded ahead, `text-00000.npy` (positions, channels; float16) holds them one after the other, none padded, the `text`
+of a clip's record says where, and `prompts.npy` with `prompts.json` holds those of no clip, the empty one first.
+
+The one invariant: a shard's `.jsonl` appears last, and what it holds depends on the clips, the VAE and the seed.
 """
 
 from __future__ import annotations
@@ -12,9 +15,9 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +25,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from everreel.checkpoint.load import load_text_encoder, load_tokenizer
 from everreel.data.clips import (
     ClipLabel,
     ClipStore,
@@ -34,16 +36,17 @@ from everreel.data.clips import (
     to_unit_range,
 )
 from everreel.data.draws import draw_int, generator_for
-from everreel.model.text_encoder import TextEncoder, Tokenizer
 from everreel.model.vae import CausalVAE
-from everreel.shapes import TEMPORAL, LatentShape
+from everreel.shapes import TEMPORAL, LatentShape, latent_index
 from everreel.world.caption import sentence
 from everreel.world.scene import Scene
 
 Latents = npt.NDArray[np.float16]
 Group = tuple[int, int, int]
+Span = tuple[int, int]
 
 STILL_FRAMES = 1 + TEMPORAL
+PROMPTS, PROMPT_TEXT = "prompts.json", "prompts.npy"
 
 
 @dataclass(frozen=True)
@@ -123,13 +126,18 @@ def reconstruct_store(
 
 
 class LatentStore:
-    """A folder of encoded clips; latents are mapped, not read."""
+    """A folder of encoded clips; latents and embeddings are mapped, not read."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.labels: list[ClipLabel] = []
+        self.labels: list[ClipLabel | None] = []
+        """What is known of clips of the film world; None of any other."""
         self.sentences: list[tuple[str, ...]] = []
         self.groups: dict[Group, list[int]] = defaultdict(list)
+        self.prompts: dict[str, Span] = {}
+        """Sentences of no clip that were embedded ahead, and where."""
+        self._fps: list[int] = []
+        self._spans: list[tuple[Span, ...]] = []
         self._still_frames: list[tuple[int, ...]] = []
         self._where: list[tuple[int, int]] = []
         self._open = lru_cache(maxsize=1024)(self._open_array)
@@ -137,6 +145,9 @@ class LatentStore:
             self._add_shard(labels_path)
         if not self.labels:
             raise ValueError(f"path={self.path}: no complete shard here; encode a clip store into it first")
+        if (self.path / PROMPTS).is_file():
+            known = json.loads((self.path / PROMPTS).read_text(encoding="utf-8"))
+            self.prompts = {prompt: (start, stop) for prompt, (start, stop) in known.items()}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -156,14 +167,29 @@ class LatentStore:
         return frames, self._open("stills", shard)[row] if frames else np.zeros((0, 0, 0, 0), np.float16)
 
     def scene(self, index: int) -> Scene:
-        """What one clip shows."""
-        return self.labels[index].scene
+        """What one clip of the film world shows; any other has none, and asking is a defect."""
+        label = self.labels[index]
+        assert label is not None, f"clip {index} of {self.path} is not of the film world"
+        return label.scene
 
     def fps(self, index: int) -> int:
         """The frame rate of one clip."""
-        return self.labels[index].fps
+        return self._fps[index]
 
-    def batch(self, indices: Sequence[int], windows: Sequence[tuple[int, int]] | None = None) -> Tensor:
+    @property
+    def text_dim(self) -> int:
+        """Channels of the embedded sentences, 0 where they were not embedded ahead."""
+        return int(self._prompts.shape[1]) if self.prompts else 0
+
+    def embedding(self, index: int, sentence: int) -> Latents:
+        """The embedding (positions, channels) of a sentence of one clip; for index -1 of one of `prompts`."""
+        if index < 0:
+            start, stop = list(self.prompts.values())[sentence]
+            return self._prompts[start:stop]
+        start, stop = self._spans[index][sentence]
+        return self._open("text", self._where[index][0])[start:stop]
+
+    def batch(self, indices: Sequence[int], windows: Sequence[Span] | None = None) -> Tensor:
         """Latents (B, channels, frames, height, width) of clips of one group, float32, each cut to its
         window.
         """
@@ -171,20 +197,69 @@ class LatentStore:
         parts = [self.latents(index, *span) for index, span in zip(indices, spans, strict=True)]
         return torch.from_numpy(np.stack(parts)).float()
 
+    @cached_property
+    def _prompts(self) -> Latents:
+        prompts: Latents = np.load(self.path / PROMPT_TEXT, mmap_mode="r")
+        return prompts
+
     def _add_shard(self, labels_path: Path) -> None:
         shard = int(labels_path.stem.split("-")[1])
         _, _, frames, height, width = self._open("latents", shard).shape
         for row, line in enumerate(labels_path.read_text(encoding="utf-8").splitlines()):
             record = json.loads(line)
             self.groups[frames, height, width].append(len(self.labels))
-            self.labels.append(ClipLabel(Scene(**record["scene"]), int(record["fps"]), float(record["start"])))
+            scene, fps = record.get("scene"), int(record["fps"])
+            self.labels.append(ClipLabel(Scene(**scene), fps, float(record["start"])) if scene else None)
             self.sentences.append(tuple(record["sentences"]))
+            self._fps.append(fps)
+            self._spans.append(tuple((start, stop) for start, stop in record.get("text", ())))
             self._still_frames.append(tuple(record["stills"]))
             self._where.append((shard, row))
 
     def _open_array(self, kind: str, shard: int) -> Latents:
         latents: Latents = np.load(_path(self.path, kind, shard), mmap_mode="r")
         return latents
+
+
+def write_shard(
+    path: Path, shard: int, arrays: Mapping[str, npt.NDArray[np.float16]], records: Iterable[Mapping[str, object]]
+) -> None:
+    """Put a shard on the disk, its arrays by kind (latents, stills, text); it is complete when this returns."""
+    for kind, array in arrays.items():
+        with _part(path, kind, shard).open("wb") as file:
+            np.save(file, array)
+    _complete(path, shard, arrays, [json.dumps(record, ensure_ascii=False) for record in records])
+
+
+def write_prompts(path: Path, embeddings: Mapping[str, npt.NDArray[np.float16]]) -> None:
+    """Put the embeddings (positions, channels) of sentences of no clip on the disk.
+
+    Those that are there already must be the first, as they are: then a reader finds them whenever this is stopped.
+    """
+    ends = np.cumsum([len(embedding) for embedding in embeddings.values()]).tolist()
+    spans = {text: (end - len(e), end) for (text, e), end in zip(embeddings.items(), ends, strict=True)}
+    for name, write in (
+        (PROMPT_TEXT, lambda file: np.save(file, np.concatenate(list(embeddings.values())))),
+        (PROMPTS, lambda file: file.write(json.dumps(spans, ensure_ascii=False).encode())),
+    ):
+        half_done = path / f"{name}.part"
+        with half_done.open("wb") as file:
+            write(file)
+        half_done.replace(path / name)
+
+
+@torch.no_grad()
+def encode_video(vae: CausalVAE, video: Tensor) -> Latents:
+    """Latents (B, channels, T, H, W) of a video of -1..1, computed where the VAE is and in its type."""
+    parameter = next(vae.parameters())
+    latents: Latents = vae.encode(video.to(parameter.device, parameter.dtype)).float().cpu().numpy().astype(np.float16)
+    return latents
+
+
+def encode_stills(vae: CausalVAE, clip: Frames, at: Sequence[int]) -> Latents:
+    """Stills (stills, channels, H, W) of some frames of a clip."""
+    pictures = np.repeat(clip[np.asarray(at)][:, None], STILL_FRAMES, axis=1)
+    return encode_video(vae, to_unit_range(pictures))[:, :, 1]
 
 
 def draw_group(
@@ -199,61 +274,6 @@ def draw_group(
             return key, [members[draw_int(generator, 0, len(members))] for _ in range(batch)]
         place -= len(groups[key])
     raise AssertionError("unreachable")
-
-
-@dataclass
-class FrozenText:
-    """A trained tokenizer and encoder: what later stages turn prompts into embeddings with."""
-
-    tokenizer: Tokenizer
-    encoder: TextEncoder
-    length: int = 64
-
-    @classmethod
-    def load(cls, folder: str | Path, length: int = 64) -> FrozenText:
-        """From a folder with `tokenizer/` and `text_encoder/`: a text run's, or a whole model's."""
-        encoder = load_text_encoder(folder)
-        encoder.requires_grad_(False)
-        return cls(load_tokenizer(folder), encoder, length)
-
-    def ids(self, prompts: Sequence[str]) -> Tensor:
-        """Token numbers (B, length), 0 where padded."""
-        return self.tokenizer(prompts, length=self.length).ids
-
-    @torch.no_grad()
-    def embed(self, ids_BL: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, length, D), zero where padded, and mask (B, length) of token numbers, on their
-        device.
-        """
-        if self.encoder.model.get_parameter("shared.weight").device != ids_BL.device:
-            self.encoder.to(ids_BL.device)
-        mask_BL = (ids_BL != self.tokenizer.pad_id).long()
-        return self.encoder(ids_BL, mask_BL), mask_BL
-
-
-@dataclass
-class TextTable:
-    """The sentences of a store as token numbers; embeddings are made a batch at a time, which is cheap."""
-
-    ids_NSL: Tensor
-    text: FrozenText
-
-    @classmethod
-    def build(cls, sentences: Sequence[Sequence[str]], text: FrozenText) -> TextTable:
-        """Tokenise the sentences of each clip, as many for each."""
-        flat = [line for lines in sentences for line in lines]
-        ids = torch.cat([text.ids(flat[start : start + 4096]) for start in range(0, len(flat), 4096)])
-        return cls(ids.to(torch.int32).view(len(sentences), -1, text.length), text)
-
-    def draw(self, indices: Sequence[int], generator: torch.Generator, empty: float = 0.1) -> Tensor:
-        """Token numbers (B, length) of one sentence a clip, or of the empty prompt with probability
-        `empty`.
-        """
-        count = len(indices)
-        which = torch.randint(0, self.ids_NSL.shape[1], (count,), generator=generator)
-        ids_BL = self.ids_NSL[torch.tensor(indices), which].long()
-        dropped_B = torch.rand(count, generator=generator) < empty
-        return torch.where(dropped_B[:, None], self.text.ids([""]), ids_BL)
 
 
 def _encode_shard(
@@ -272,36 +292,31 @@ def _encode_shard(
         generator = generator_for(settings.seed, "latents", index)
         at = [draw_int(generator, 1, frames) for _ in range(stills)]
         if at:
-            arrays["stills"][row] = _encode(vae, _stills_of(clips, index, at), settings)[:, :, 1]
+            arrays["stills"][row] = encode_stills(vae, clips.clip(index), at)
         label = clips.labels[index]
         record = {
             "scene": asdict(label.scene),
             "fps": label.fps,
             "start": label.start,
-            "stills": [1 + (frame - 1) // TEMPORAL for frame in at],
+            "stills": [latent_index(frame) for frame in at],
             "sentences": [sentence(label.scene, generator) for _ in range(settings.sentences)],
         }
         lines.append(json.dumps(record))
     together = max(1, settings.batch // frames)
     for start in range(0, len(indices), together):
         video = to_unit_range([clips.clip(index) for index in indices[start : start + together]])
-        latents[start : start + together] = _encode(vae, video, settings)
-    for kind, array in arrays.items():
+        latents[start : start + together] = encode_video(vae, video)
+    for array in arrays.values():
         array.flush()
+    _complete(path, shard, arrays, lines)
+
+
+def _complete(path: Path, shard: int, kinds: Iterable[str], lines: Sequence[str]) -> None:
+    """Give the arrays of a shard their names, and write what is known of its clips last."""
+    for kind in kinds:
         _part(path, kind, shard).replace(_path(path, kind, shard))
     _part(path, "shard", shard).write_text("\n".join(lines) + "\n", encoding="utf-8")
     _part(path, "shard", shard).replace(_path(path, "shard", shard))
-
-
-def _stills_of(clips: ClipStore, index: int, at: Sequence[int]) -> Tensor:
-    pictures = clips.clip(index)[np.asarray(at)]
-    return to_unit_range(np.repeat(pictures[:, None], STILL_FRAMES, axis=1))
-
-
-@torch.no_grad()
-def _encode(vae: CausalVAE, video: Tensor, settings: EncodeSettings) -> Latents:
-    latents: Latents = vae.encode(video.to(settings.device, settings.dtype)).float().cpu().numpy().astype(np.float16)
-    return latents
 
 
 @torch.no_grad()

@@ -185,6 +185,18 @@ def model_options(**values: Any) -> ModelOptions:  # noqa: ANN401 -- whatever a 
         raise ValueError(one_line(error)) from None
 
 
+def source_of(model: str, parts: Path | None = None) -> Source:
+    """Where the parts of a model are that a name or a path says; what it was trained for does not matter.
+
+    Raises:
+        ValueError: there is no such model here, or its files are not as they must be.
+    """
+    from everreel.checkpoint.source import find_source
+
+    here = Path(model).expanduser()
+    return find_source(here if here.exists() else model_options(model=model).card().require_path(), parts)
+
+
 def parse_memory(text: str) -> float:
     """Bytes of "24GB", "500 MB" or "8e9".
 

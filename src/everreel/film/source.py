@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -227,7 +227,28 @@ class SourceFilm:
         pixels_THWC[filled:] = self.picture.upright(shown)
         return pixels_THWC
 
-    def _frames_from(self, moment: Fraction) -> Iterator[tuple[int, VideoFrame]]:
+    def frames_at(self, times: Sequence[int]) -> Iterator[Pixels]:
+        """The frames, H x W x 3, that come at these ticks of `timeline.shown_at`, which ascend.
+
+        Raises:
+            ValueError: one of them cannot be decoded.
+        """
+        place = 0
+        with closing(self._frames_from(Fraction(times[0]))) as frames:
+            for time, frame in frames:
+                if time > times[place]:
+                    break
+                if time == times[place]:
+                    pixels_HWC = self.picture.upright(frame)
+                    while place < len(times) and times[place] == time:
+                        yield pixels_HWC
+                        place += 1
+                    if place == len(times):
+                        return
+        second = float((times[place] - self.timeline.shown_at[0]) * self.timeline.tick)
+        raise ValueError(f"video = {self.path}: its frame at {second:.2f} s cannot be decoded; {WORKS}")
+
+    def _frames_from(self, moment: Fraction) -> Generator[tuple[int, VideoFrame], None, None]:
         """The frames from the one that is shown at a moment on, and some before it, with their times."""
         first, start, back = self.timeline.shown_at[0], int(moment), round(1 / self.timeline.tick)
         while True:

@@ -18,19 +18,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from everreel.checkpoint.load import load_vae
+from everreel.checkpoint.load import load_transformer, load_vae
 from everreel.data.draws import draw_float, draw_int, generator_for
-from everreel.data.latents import FrozenText, LatentStore, TextTable
+from everreel.data.latents import LatentStore
+from everreel.data.prepare import check_vae, is_prepared
+from everreel.data.text import text_of
+from everreel.data.windows import WindowSource
 from everreel.diffusion.conditioning import FPS_INDEX, Conditioning
 from everreel.diffusion.denoiser import Branch, Denoiser
 from everreel.diffusion.noise import LevelMixture, add_noise, draw_noise
 from everreel.diffusion.rollout import rollout
 from everreel.diffusion.schedule import synchronous
 from everreel.diffusion.solver import solver_for
+from everreel.film.loading import source_of
 from everreel.media import Pixels, contact_sheet, write_image
 from everreel.model.config import TransformerConfig
 from everreel.model.dit import DiT
 from everreel.model.vae import CausalVAE
+from everreel.shapes import LatentShape
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
 
 BANDS = (0.25, 0.5, 0.75, 1.0)  # the loss is reported by noise level, in four bands
@@ -40,18 +45,27 @@ BANDS = (0.25, 0.5, 0.75, 1.0)  # the loss is reported by noise level, in four b
 class DiffusionForcingRecipe:
     """The values of one stage.
 
-    `windows` are (latent frames, weight): a step draws one length. `tokens` is the size of a batch in video tokens, so
-    that a batch of images holds many and one of films few. `init` is a `transformer.safetensors` of an earlier stage.
+    `films` and `images` are latent stores; where one is not given, the other has both. `windows` are (latent frames,
+    weight): a step draws one length; without them a step draws a bucket of the stores, by its clips, and takes clips
+    whole. `tokens` is the size of a batch in video tokens, so that a batch of images holds many and one of films few;
+    `batches` names it for single sizes instead, as (frames, height, width, clips) in pixels.
+
+    What is trained is either new, of the sizes of `config`, or `model`: a name from `everreel models`, a folder or a
+    file in any layout, of any size. `text` and `vae` are folders; without them the model's own are taken, and no text
+    encoder is loaded for stores whose text was embedded ahead. `init` is a `transformer.safetensors` of an earlier
+    stage, whose weights take the place of new ones or of the model's.
     """
 
     settings: TrainerSettings
-    config: TransformerConfig
-    films: str
-    images: str
-    text: str
-    vae: str
-    windows: tuple[tuple[int, float], ...]
-    tokens: int
+    config: TransformerConfig | None = None
+    films: str | None = None
+    images: str | None = None
+    text: str | None = None
+    vae: str | None = None
+    windows: tuple[tuple[int, float], ...] = ()
+    tokens: int = 4096
+    batches: tuple[tuple[int, int, int, int], ...] = ()
+    model: str | None = None
     init: str | None = None
     mixture: LevelMixture = field(default_factory=LevelMixture)
     causal: float = 0.3
@@ -62,6 +76,13 @@ class DiffusionForcingRecipe:
     text_gain: float = 3.0
     sample_prompts: tuple[str, ...] = ()
     sample_frames: int = 1
+    sample_size: tuple[int, int] = (96, 160)
+
+    def __post_init__(self) -> None:
+        if (self.config is None) == (self.model is None):
+            raise ValueError("model: give either it or config, the sizes of a new one; model='tiny' works")
+        if self.films is None and self.images is None:
+            raise ValueError("films: give a latent store of films or one of images; everreel prepare makes one")
 
     def objective(self) -> DiffusionForcing:
         """The objective with fresh weights, or with those of the stage before."""
@@ -90,14 +111,57 @@ class DiffusionForcing:
         """A `transformer` that is given is trained as it is, whatever the recipe says of the beginning."""
         self.recipe = recipe
         self.metrics: dict[str, float] = {}
-        self.transformer = transformer or DiT(recipe.config)
-        if transformer is None:
-            self._begin()
-        self.text = FrozenText.load(recipe.text)
-        lengths = {frames for frames, _ in recipe.windows}
-        self._films = _Source.open(recipe.films, self.text) if lengths - {1} else None
-        self._images = _Source.open(recipe.images, self.text) if 1 in lengths else None
+        self.source = None if recipe.model is None else source_of(recipe.model)
+        self.transformer = transformer or self._new_transformer()
+        stores = {path: LatentStore(path) for path in (recipe.films, recipe.images) if path is not None}
+        self.text = text_of(list(stores.values()), recipe.text or self.source)
+        if self.text.dim != self.transformer.config.text_dim:
+            rule = f"the transformer reads text_dim = {self.transformer.config.text_dim}; use the model's own"
+            raise ValueError(f"text: its embeddings have {self.text.dim} channels, and {rule}")
+        self.text.ids(recipe.sample_prompts)  # of what was not embedded ahead one should hear now
+        self._check_stores(list(stores))
+        opened = {path: WindowSource.open(store, self.text) for path, store in stores.items()}
+        films, images = opened.get(recipe.films or ""), opened.get(recipe.images or "")
+        lengths = {frames for frames, _ in recipe.windows} or {0}
+        self._films = (films or images) if lengths - {1} else None
+        self._images = (images or films) if lengths & {0, 1} else None
+        for frames in lengths:
+            source = self._images if frames == 1 else self._films
+            assert source is not None
+            source.members(frames)
         self._vae: CausalVAE | None = None
+
+    def _new_transformer(self) -> DiT:
+        """With fresh weights, with those of the model, or with those of the stage before."""
+        from safetensors.torch import load_file
+
+        recipe = self.recipe
+        if self.source is None:
+            assert recipe.config is not None
+            transformer = DiT(recipe.config)
+        else:
+            if self.source.config.image_dim is not None:
+                raise ValueError(
+                    f"model = {recipe.model!r}: begins with a picture; a model of the kind df or t2v works"
+                )
+            transformer = load_transformer(self.source)
+            for parameter in transformer.parameters():
+                parameter.data = parameter.data.clone()  # not the mapped file
+        if recipe.init is not None:
+            transformer.load_state_dict(load_file(recipe.init))
+        elif self.source is None:
+            transformer.init_weights(generator_for(recipe.settings.seed, "init"))
+            _sharpen_text(transformer, recipe.text_gain)
+        return transformer
+
+    def _check_stores(self, stores: Sequence[str]) -> None:
+        """Latents of another VAE are refused, where a store says whose they are."""
+        where = self.recipe.vae or self.source
+        prepared = [path for path in stores if is_prepared(path)]
+        if where is not None and prepared:
+            vae = load_vae(where)
+            for path in prepared:
+                check_vae(path, vae)
 
     def modules(self) -> dict[str, nn.Module]:
         """The one role."""
@@ -106,12 +170,8 @@ class DiffusionForcing:
     def batch(self, step: int, generator: torch.Generator) -> Batch:
         """Windows of one length and size, their sentences and their levels."""
         recipe = self.recipe
-        weights = torch.tensor([weight for _, weight in recipe.windows], dtype=torch.float64)
-        frames = recipe.windows[int(torch.multinomial(weights, 1, generator=generator))][0]
-        source = self._images if frames == 1 else self._films
-        assert source is not None
-        members = source.draw_size(generator)
-        count = max(1, recipe.tokens // (frames * source.tokens_per_frame(members[0])))
+        source, members, frames = self._draw_bucket(generator)
+        count = self._batch_size(source, members[0], frames)
         chosen = [members[draw_int(generator, 0, len(members))] for _ in range(count)]
         starts = [self._start(source, index, frames, generator) for index in chosen]
         windows = [(start, start + frames) for start in starts]
@@ -154,26 +214,59 @@ class DiffusionForcing:
         )
         write_image(folder / f"step-{step:06d}.png", sheet)
 
+    def _draw_bucket(self, generator: torch.Generator) -> tuple[WindowSource, Sequence[int], int]:
+        """Clips of one size, and how many latents of each are taken."""
+        recipe = self.recipe
+        if recipe.windows:
+            weights = torch.tensor([weight for _, weight in recipe.windows], dtype=torch.float64)
+            frames = recipe.windows[int(torch.multinomial(weights, 1, generator=generator))][0]
+            source = self._images if frames == 1 else self._films
+            assert source is not None
+            return source, source.draw_size(generator, frames), frames
+        assert self._films is not None and self._images is not None
+        place, films = draw_int(generator, 0, self._num_clips()), len(self._films.store)
+        source, index = (self._films, place) if place < films else (self._images, place - films)
+        group = source.group_of(index)
+        return source, source.store.groups[group], group[0]
+
+    def _num_clips(self) -> int:
+        """Of both stores, which may be one."""
+        assert self._films is not None and self._images is not None
+        return len(self._films.store) + (len(self._images.store) if self._images is not self._films else 0)
+
+    def _batch_size(self, source: WindowSource, index: int, frames: int) -> int:
+        _, height, width = source.group_of(index)
+        shape = LatentShape(frames, height, width)
+        for num_frames, pixel_height, pixel_width, clips in self.recipe.batches:
+            if (num_frames, pixel_height, pixel_width) == (shape.num_frames, shape.pixel_height, shape.pixel_width):
+                return clips
+        return max(1, self.recipe.tokens // shape.tokens)
+
     def _film(self, prompt: str) -> Pixels:
         device = next(self.transformer.parameters()).device
         if self._vae is None:
-            self._vae = load_vae(self.recipe.vae, device)
+            where = self.recipe.vae or self.source
+            if where is None:
+                raise ValueError("vae: sample_prompts need the folder of a VAE")
+            self._vae = load_vae(where, device)
         ids = self.text.ids([prompt, ""]).to(device)
         embedding, mask = self.text.embed(ids)
         context = self.transformer.encode_context(embedding, mask.sum(1).tolist())
         steps, frames = 20, self.recipe.sample_frames
+        shape = LatentShape.from_pixels(1, *self.recipe.sample_size)
+        size = (self.transformer.config.out_dim, shape.height, shape.width)
         blocks = rollout(
             synchronous(frames, steps), Denoiser(self.transformer, [Branch(context)], 5.0),
             solver_for("unipc", steps, 3.0), Conditioning(),
-            lambda frame: draw_noise(0, "start", frame, 0, (self.recipe.config.out_dim, 12, 20)).to(device),
+            lambda frame: draw_noise(0, "start", frame, 0, size).to(device),
         )  # fmt: skip
         latents = torch.cat([block.latents_CTHW for block in blocks], dim=1)
         video = self._vae.decode(latents[None])[0]
         return ((video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
 
-    def _start(self, source: _Source, index: int, frames: int, generator: torch.Generator) -> int:
+    def _start(self, source: WindowSource, index: int, frames: int, generator: torch.Generator) -> int:
         """The window's first latent: that of the film, or one from inside, which stands for four frames."""
-        last = source.frames(index) - frames
+        last = source.group_of(index)[0] - frames
         inside = draw_float(generator) < self.recipe.inside
         return draw_int(generator, 1, last + 1) if inside and last > 0 else 0
 
@@ -185,51 +278,6 @@ class DiffusionForcing:
                 self.metrics[f"loss_to_{high:g}"] = float(error_BT[band].mean())
             low = high
 
-    def _begin(self) -> None:
-        """Fresh weights, or those of the stage before."""
-        if self.recipe.init is None:
-            self.transformer.init_weights(generator_for(self.recipe.settings.seed, "init"))
-            self._sharpen_text()
-        else:
-            from safetensors.torch import load_file
-
-            self.transformer.load_state_dict(load_file(self.recipe.init))
-
-    def _sharpen_text(self) -> None:
-        """Let text count from the first step, although most of the positions it is read from are padding."""
-        for name, parameter in self.transformer.named_parameters():
-            if name.endswith("cross_attn.norm_q.weight"):
-                nn.init.constant_(parameter, self.recipe.text_gain)
-
-
-@dataclass
-class _Source:
-    """A store, its sentences as tokens, and its clips by size."""
-
-    store: LatentStore
-    text: TextTable
-
-    @classmethod
-    def open(cls, path: str, text: FrozenText) -> _Source:
-        store = LatentStore(path)
-        return cls(store, TextTable.build(store.sentences, text))
-
-    def draw_size(self, generator: torch.Generator) -> Sequence[int]:
-        """The clips of one size, sizes drawn by how many there are."""
-        return self.store.groups[self._group_of(draw_int(generator, 0, len(self.store)))]
-
-    def frames(self, index: int) -> int:
-        return self._group_of(index)[0]
-
-    def tokens_per_frame(self, index: int) -> int:
-        _, height, width = self._group_of(index)
-        return height * width // 4
-
-    def _group_of(self, index: int) -> tuple[int, int, int]:
-        if not hasattr(self, "_groups"):
-            self._groups = {member: key for key, members in self.store.groups.items() for member in members}
-        return self._groups[index]
-
 
 def _random_blocks(frames: int, largest: int, generator: torch.Generator) -> tuple[int, ...]:
     """Blocks of one random size, the first one of its own: 1, 4, 4, ... and 3, 5, 5, ... are met too."""
@@ -238,6 +286,13 @@ def _random_blocks(frames: int, largest: int, generator: torch.Generator) -> tup
     while sum(sizes) < frames:
         sizes.append(min(size, frames - sum(sizes)))
     return tuple(sizes)
+
+
+def _sharpen_text(transformer: DiT, gain: float) -> None:
+    """Let text count from the first step, although most of the positions it is read from are padding."""
+    for name, parameter in transformer.named_parameters():
+        if name.endswith("cross_attn.norm_q.weight"):
+            nn.init.constant_(parameter, gain)
 
 
 def _give_stills(

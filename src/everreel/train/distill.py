@@ -10,6 +10,7 @@ Shape suffixes: B batch, C channels, T latent frames, H W latent height and widt
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from everreel.checkpoint.lora import Preset
 from everreel.checkpoint.lora_files import write_lora
 from everreel.data.draws import draw_int
-from everreel.data.latents import FrozenText
+from everreel.data.text import FrozenText, Text
 from everreel.diffusion.noise import add_noise
 from everreel.diffusion.solver import sigmas_for, timesteps_for
 from everreel.model.config import TransformerConfig
@@ -50,19 +51,17 @@ class Student:
     def build(self, config: TransformerConfig, seed: int) -> tuple[DiT, dict[str, nn.Module]]:
         """The transformer, and by role what is trained of it."""
         model = dit_of(config, self.weights, None if self.adapter else self.lora)
-        if self.adapter is None:
-            return model, {"transformer": model}
-        adapter = Adapter.into(model.requires_grad_(False), self.adapter, seed)
-        if self.lora is not None:
-            adapter.load_state_dict(load_file(self.lora))
-        return model, {"lora": adapter}
+        roles = roles_of(model, self.adapter, seed)
+        if self.adapter is not None and self.lora is not None:
+            roles["lora"].load_state_dict(load_file(self.lora))
+        return model, roles
 
 
 @dataclass(frozen=True)
 class GuidanceRecipe:
     """One pass gives what two gave: the velocity of guidance at `guidance_scale`, on the films that `data` describes.
 
-    `data.init` are the weights of teacher and student alike; with an `adapter` that alone is trained.
+    `data.init`, or its model, are the weights of teacher and student alike; with an `adapter` that alone is trained.
     """
 
     settings: TrainerSettings
@@ -83,18 +82,18 @@ class GuidanceDistillation:
     """See `GuidanceRecipe`. `metrics` holds the loss as a share of what guidance adds."""
 
     def __init__(self, recipe: GuidanceRecipe) -> None:
-        if recipe.data.init is None:
+        if recipe.data.init is None and recipe.data.model is None:
             raise ValueError("init=None: a student starts as its teacher; name the teacher's transformer.safetensors")
         self.recipe = recipe
         self.metrics: dict[str, float] = {}
-        student = Student(recipe.data.init, adapter=recipe.adapter)
-        self.student, self._roles = student.build(recipe.data.config, recipe.settings.seed)
         # An empty prompt has no guidance to learn.
-        data = replace(recipe.data, settings=recipe.settings, empty=0.0)
-        self._data = DiffusionForcing(data, self.student)
-        size = (recipe.data.sample_frames, *SAMPLE_SIZE)
-        self._samples = SampleFilms(recipe.data.sample_prompts, size, Way(20), self._data.text, recipe.data.vae)
-        self.teacher = dit_of(recipe.data.config, recipe.data.init).eval().requires_grad_(False)
+        self._data = DiffusionForcing(replace(recipe.data, settings=recipe.settings, empty=0.0))
+        self.student = self._data.transformer
+        self.teacher = copy.deepcopy(self.student).eval().requires_grad_(False)
+        self._roles = roles_of(self.student, recipe.adapter, recipe.settings.seed)
+        prompts, size = recipe.data.sample_prompts, (recipe.data.sample_frames, *SAMPLE_SIZE)
+        where = recipe.data.vae or self._data.source
+        self._samples = SampleFilms(prompts, size, Way(20), self._data.text, where)
 
     def modules(self) -> dict[str, nn.Module]:
         """The one role."""
@@ -230,7 +229,7 @@ class TrajectoryRegression:
         self._samples.write(folder, step, self.student)
 
 
-def context_of(model: DiT, text: FrozenText, ids_BL: Tensor) -> Context:
+def context_of(model: DiT, text: Text, ids_BL: Tensor) -> Context:
     """What a model reads of prompts."""
     embedding_BLD, mask_BL = text.embed(ids_BL)
     return model.encode_context(embedding_BLD, mask_BL.sum(1).tolist())
@@ -238,7 +237,7 @@ def context_of(model: DiT, text: FrozenText, ids_BL: Tensor) -> Context:
 
 def guided_velocity(
     model: DiT,
-    text: FrozenText,
+    text: Text,
     ids_BL: Tensor,
     x_BCTHW: Tensor,
     timestep_BT: Tensor,
@@ -253,6 +252,13 @@ def guided_velocity(
         for ids in (ids_BL, empty_BL)
     )
     return plain, unconditional + scale * (plain - unconditional)
+
+
+def roles_of(student: DiT, adapter: AdapterShape | None, seed: int) -> dict[str, nn.Module]:
+    """What of a student is trained: all of it, or an adapter that is put into it."""
+    if adapter is None:
+        return {"transformer": student}
+    return {"lora": Adapter.into(student.requires_grad_(False), adapter, seed)}
 
 
 def follow(device: torch.device, *models: nn.Module) -> None:

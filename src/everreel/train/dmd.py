@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from everreel.data.draws import draw_float, draw_int
-from everreel.data.latents import FrozenText, LatentStore, draw_group
+from everreel.data.latents import LatentStore, draw_group
+from everreel.data.text import FrozenText
 from everreel.diffusion.conditioning import FPS_INDEX
 from everreel.diffusion.noise import add_noise, shift_sigma
 from everreel.diffusion.rollout import Glimpse

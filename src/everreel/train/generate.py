@@ -19,7 +19,8 @@ from torch import Tensor
 from everreel.checkpoint.load import load_vae
 from everreel.checkpoint.lora import merge
 from everreel.checkpoint.lora_files import read_lora
-from everreel.data.latents import FrozenText
+from everreel.checkpoint.source import Source
+from everreel.data.text import Text
 from everreel.diffusion.conditioning import Conditioning
 from everreel.diffusion.denoiser import Branch, Denoiser
 from everreel.diffusion.noise import draw_noise
@@ -63,7 +64,7 @@ class Wanted:
 
 @torch.no_grad()
 def latents_of(
-    model: DiT, text: FrozenText, wanted: Wanted, way: Way, on_row: Callable[[Glimpse], None] | None = None
+    model: DiT, text: Text, wanted: Wanted, way: Way, on_row: Callable[[Glimpse], None] | None = None
 ) -> Iterator[LatentBlock]:
     """The film's latents, block by block; `on_row` as for `rollout`."""
     device = next(model.parameters()).device
@@ -99,8 +100,8 @@ class SampleFilms:
     prompts: Sequence[str]
     size: tuple[int, int, int]
     way: Way
-    text: FrozenText
-    vae: str
+    text: Text
+    vae: str | Source | None
     _loaded: CausalVAE | None = None
 
     def write(self, folder: Path, step: int, model: DiT) -> None:
@@ -113,6 +114,8 @@ class SampleFilms:
 
     def _film(self, model: DiT, wanted: Wanted) -> Pixels:
         if self._loaded is None:
+            if self.vae is None:
+                raise ValueError("vae=None: sample films need it; name a folder with vae/, or give no sample_prompts")
             self._loaded = load_vae(self.vae, next(model.parameters()).device)
         blocks = latents_of(model, self.text, wanted, self.way)
         latents_CTHW = torch.cat([block.latents_CTHW for block in blocks], dim=1)

@@ -129,7 +129,7 @@ class LoraRecipe:
         """How a model is trained on these stores."""
         others = self.parts or str(source.path)
         return DiffusionForcingRecipe(
-            settings=self.settings, config=source.config, films=self.films, images=self.images,
+            settings=self.settings, config=source.config, films=self.films, images=self.images or None,
             text=self.text or others, vae=others, windows=self.windows, tokens=self.tokens, mixture=self.mixture,
             causal=self.causal, inside=self.inside, stills=self.stills, empty=self.empty,
             largest_block=self.largest_block, sample_prompts=self.sample_prompts, sample_frames=self.sample_frames,

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from everreel.data.draws import draw_int, generator_for
-from everreel.data.latents import FrozenText, LatentStore, draw_group
+from everreel.data.latents import LatentStore, draw_group
+from everreel.data.text import FrozenText
 from everreel.diffusion.conditioning import FPS_INDEX
 from everreel.diffusion.rollout import Glimpse
 from everreel.model.config import TransformerConfig

@@ -1,0 +1,378 @@
+"""Anybody's films as a latent store: read, cut to buckets, encoded with their captions, and put on the disk by shards.
+
+The one invariant: a store is a function of its files, its settings and the model. A shard is on the disk when its clips
+are encoded; a run that was stopped goes on behind the last one, and ends with the same bytes. What cannot be used is
+skipped by name and never stops the rest; another run tries it again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+
+from everreel.data.buckets import Buckets, Cut, Size, latent_bytes
+from everreel.data.clips import Frames, Progress, to_unit_range
+from everreel.data.draws import draw_int, generator_for
+from everreel.data.latents import (
+    PROMPTS,
+    Latents,
+    LatentStore,
+    encode_stills,
+    encode_video,
+    write_prompts,
+    write_shard,
+)
+from everreel.data.sources import Item, Skipped, read_source
+from everreel.data.text import FrozenText
+from everreel.film.source import WORKS, SourceFilm
+from everreel.media import read_image, resize_cover
+from everreel.model.vae import CausalVAE
+from everreel.shapes import SIZE_STEP, latent_index
+
+RECORD, REPORT = "store.json", "skipped.txt"
+MOST_CLIPS = 512  # of a shard, however small they are
+SENTENCES = 16  # that are embedded together
+VAE_TOLERANCE = 0.1  # of a normalised latent; types differ by a tenth of it, and models by tens of it
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """What becomes of a film.
+
+    `every` is the seconds from one clip of a film to the next; without it a film gives one, from its beginning. So many
+    `stills` are drawn of each clip. `batch` is in frames that are encoded together. A shard takes about `shard_bytes`.
+    """
+
+    buckets: Buckets
+    every: float | None = None
+    stills: int = 4
+    batch: int = 97
+    shard_bytes: int = 64_000_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every <= 0:
+            raise ValueError(f"every = {self.every}: seconds between two clips must be more than 0; 4 works")
+        if self.stills < 0:
+            raise ValueError(f"stills = {self.stills}: must be 0 or more; 4 works")
+
+    def record(self) -> dict[str, Any]:
+        """What a store notes of them, as JSON has it."""
+        buckets = self.buckets
+        return {
+            "sizes": [f"{height}x{width}" for height, width in buckets.sizes],
+            "frames": list(buckets.frames),
+            "fps": buckets.fps,
+            "every": self.every,
+            "stills": self.stills,
+            "shard_bytes": self.shard_bytes,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The networks that a store is made with, each where it computes and in its type, and their model's name."""
+
+    vae: CausalVAE
+    text: FrozenText
+    name: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A store, what of its source was left out, and how many captions were longer than the model reads."""
+
+    store: LatentStore
+    skipped: tuple[Skipped, ...]
+    num_cut_captions: int
+
+
+def prepare(
+    source: str | Path,
+    path: str | Path,
+    encoders: Encoders,
+    settings: PrepareSettings,
+    *,
+    prompts: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Prepared:
+    """Put what is missing of a source into a store; `progress(done, total)` is called after each file.
+
+    `prompts` are sentences to embed beside the captions, for samples during training. What is left out stands in
+    `skipped.txt` too.
+
+    Raises:
+        ValueError: nothing of the source can be used, or the store was made in another way.
+    """
+    path = Path(path)
+    items, skipped = read_source(source)
+    path.mkdir(parents=True, exist_ok=True)
+    _check_record(path, settings, encoders)
+    _add_prompts(path, prompts, encoders.text)
+    job = _Job(path, encoders, settings)
+    for number, item in enumerate(items, 1):
+        skipped += job.add(item)
+        if progress is not None:
+            progress(number, len(items))
+    job.finish()
+    report = path / REPORT
+    if skipped:
+        report.write_text("".join(f"{missed}\n" for missed in skipped), encoding="utf-8")
+    else:
+        report.unlink(missing_ok=True)
+    if not job.num_clips:
+        raise ValueError(f"source = {str(source)!r}: {_nothing(skipped, report)}")
+    return Prepared(LatentStore(path), tuple(skipped), job.num_cut_captions)
+
+
+def is_prepared(path: str | Path) -> bool:
+    """Whether a store says what it was made with; one of the film world does not."""
+    return (Path(path) / RECORD).is_file()
+
+
+def check_vae(path: str | Path, vae: CausalVAE) -> None:
+    """Refuse a prepared store whose latents are another VAE's.
+
+    Raises:
+        ValueError: with the model that it was prepared for.
+    """
+    record = json.loads((Path(path) / RECORD).read_text(encoding="utf-8"))
+    if not np.allclose(record["latents"], _latents_of_a_ramp(vae), atol=VAE_TOLERANCE):
+        made = f"was prepared with the VAE of {record['model']}, which is another"
+        raise ValueError(f"store = {str(path)!r}: {made}; prepare an empty folder with this model")
+
+
+def describe(store: LatentStore) -> list[str]:
+    """A line a bucket: length, size, tokens of a clip for the transformer, and clips."""
+    lines = []
+    for (frames, height, width), clips in sorted(store.groups.items()):
+        tokens, size = frames * height * width // 4, f"{8 * height}x{8 * width}"
+        rates = "+".join(str(fps) for fps in sorted({store.fps(clip) for clip in clips}))
+        length = f"{1 + 4 * (frames - 1)} frames at {rates} a second" if frames > 1 else "pictures"
+        lines.append(f"{size}, {length}, {tokens} tokens: {len(clips)}")
+    return lines
+
+
+@dataclass
+class _Clip:
+    """A clip that is read, and its record."""
+
+    pixels: Frames
+    record: dict[str, Any]
+
+
+@dataclass
+class _Shelf:
+    """The clips of one bucket that wait for their shard to be full: first as pixels, then as latents."""
+
+    waiting: list[_Clip] = field(default_factory=list)
+    latents: list[Latents] = field(default_factory=list)
+    stills: list[Latents] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Job:
+    """One run: files in, shards out."""
+
+    def __init__(self, path: Path, encoders: Encoders, settings: PrepareSettings) -> None:
+        self.path, self.encoders, self.settings = path, encoders, settings
+        self.num_clips = 0
+        self.num_cut_captions = 0
+        self._shelves: dict[tuple[int, int, int], _Shelf] = {}
+        self._known: dict[str, list[dict[str, Any]]] = {}
+        self._shard = 0
+        for labels in sorted(path.glob("shard-*.jsonl")):
+            self._shard = int(labels.stem.split("-")[1]) + 1
+            for line in labels.read_text(encoding="utf-8").splitlines():
+                record = json.loads(line)
+                self._known.setdefault(record["file"], []).append(record)
+                self.num_clips += 1
+
+    def add(self, item: Item) -> list[Skipped]:
+        """Take the clips of a file that are not in the store yet; what is wrong with it is returned."""
+        clips = self._clips(item)
+        while True:
+            try:  # no more than the reading: a full disk is nobody's fault here
+                clip = next(clips, None)
+            except (ValueError, OSError, av.error.FFmpegError) as error:
+                return [Skipped(item.name, _reason(error, item.path))]
+            if clip is None:
+                return []
+            self._put(clip)
+
+    def finish(self) -> None:
+        """Put what is left on the disk, in shards that are not full."""
+        for _, shelf in sorted(self._shelves.items()):  # in an order that a run which was stopped has too
+            self._write(shelf)
+
+    def _clips(self, item: Item) -> Iterator[_Clip]:
+        num_bytes, known = item.path.stat().st_size, self._known.get(item.name, [])
+        self._check_known(item, num_bytes, known)
+        if known and len(known) == known[0]["clips"]:
+            return
+        if not num_bytes:
+            raise ValueError("is empty: 0 bytes")
+        if item.is_picture:
+            pixels = read_image(item.path)
+            if min(pixels.shape[:2]) < SIZE_STEP:
+                raise ValueError(f"is {pixels.shape[1]}x{pixels.shape[0]}: must be at least {SIZE_STEP} on each side")
+            size = self.settings.buckets.size_for(*pixels.shape[:2])
+            fps = self.settings.buckets.rates_for(0)[0]
+            yield _Clip(resize_cover(pixels, *size)[None], _record(item, num_bytes, Cut((0,), fps, 0.0), 1))
+            return
+        film = SourceFilm.open(item.path)
+        size, cuts = self.settings.buckets.size_for(film.height, film.width), self._cuts(film)
+        done = {record["start"] for record in known}
+        for cut in cuts:
+            if cut.start not in done:
+                yield _Clip(_read(film, cut, size), _record(item, num_bytes, cut, len(cuts)))
+
+    def _cuts(self, film: SourceFilm) -> list[Cut]:
+        buckets, every, timeline = self.settings.buckets, self.settings.every, film.timeline
+        starts = [0.0] if every is None else [round(n * every, 3) for n in range(int(film.duration / every) + 1)]
+        found = (buckets.cut(timeline.shown_at, timeline.tick, start) for start in starts)
+        if cuts := [cut for cut in found if cut is not None]:
+            return cuts
+        frames, slowest = min(buckets.frames), min(buckets.rates_for(film.fps))
+        if film.duration < frames / slowest:
+            shortest = f"the shortest clip, {frames} frames at {slowest} a second, takes {frames / slowest:.2f}"
+            raise ValueError(f"is too short: {film.duration:.2f} s; {shortest}")
+        raise ValueError(f"has too few frames: {film.fps:.4g} a second, unevenly perhaps; {slowest} are needed")
+
+    def _put(self, clip: _Clip) -> None:
+        frames, height, width, _ = clip.pixels.shape
+        shelf = self._shelves.setdefault((frames, height, width), _Shelf())
+        shelf.waiting.append(clip)
+        self.num_clips += 1
+        size = latent_bytes((height, width), frames, self.encoders.vae.config.z_dim)
+        most = max(1, min(MOST_CLIPS, self.settings.shard_bytes // size))
+        is_full = len(shelf.latents) + len(shelf.waiting) == most
+        if is_full or len(shelf.waiting) * frames >= self.settings.batch:
+            self._encode(shelf)
+        if is_full:
+            self._write(shelf)
+
+    def _encode(self, shelf: _Shelf) -> None:
+        vae = self.encoders.vae
+        shelf.latents += list(encode_video(vae, to_unit_range([clip.pixels for clip in shelf.waiting])))
+        for clip in shelf.waiting:
+            record, frames = clip.record, len(clip.pixels)
+            generator = generator_for(self.settings.seed, "latents", record["file"], repr(record["start"]))
+            at = [draw_int(generator, 1, frames) for _ in range(self.settings.stills)] if frames > 1 else []
+            if at:
+                shelf.stills.append(encode_stills(vae, clip.pixels, at))
+            shelf.records.append(record | {"stills": [latent_index(frame) for frame in at]})
+        shelf.waiting.clear()
+
+    def _write(self, shelf: _Shelf) -> None:
+        if shelf.waiting:
+            self._encode(shelf)
+        if not shelf.latents:
+            return
+        sentences = list(dict.fromkeys(text for record in shelf.records for text in record["sentences"]))
+        embedded, cut = _embed(sentences, self.encoders.text)
+        self.num_cut_captions += cut
+        ends = np.cumsum([len(part) for part in embedded]).tolist()
+        spans = {text: [end - len(e), end] for text, e, end in zip(sentences, embedded, ends, strict=True)}
+        records = [record | {"text": [spans[text] for text in record["sentences"]]} for record in shelf.records]
+        arrays = {"latents": np.stack(shelf.latents), "text": np.concatenate(embedded)}
+        if shelf.stills:
+            arrays["stills"] = np.stack(shelf.stills)
+        write_shard(self.path, self._shard, arrays, records)
+        self._shard += 1
+        for part in (shelf.latents, shelf.stills, shelf.records):
+            part.clear()
+
+    def _check_known(self, item: Item, num_bytes: int, known: Sequence[dict[str, Any]]) -> None:
+        for record in known:
+            if record["bytes"] != num_bytes or tuple(record["sentences"]) != item.captions:
+                what = "file" if record["bytes"] != num_bytes else "captions"
+                raise ValueError(
+                    f"its {what} changed since {self.path} was made; prepare an empty folder to have it new"
+                )
+
+
+def _read(film: SourceFilm, cut: Cut, size: Size) -> Frames:
+    pixels = np.empty((len(cut.times), *size, 3), np.uint8)
+    for number, frame_HWC in enumerate(film.frames_at(cut.times)):
+        pixels[number] = resize_cover(frame_HWC, *size)
+    return pixels
+
+
+def _record(item: Item, num_bytes: int, cut: Cut, clips: int) -> dict[str, Any]:
+    known = {"file": item.name, "bytes": num_bytes, "clips": clips, "start": cut.start, "fps": cut.fps}
+    return known | {"sentences": list(item.captions)}
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """Why a file was skipped, without its name and without advice."""
+    text = " ".join(str(error).split())
+    for field_name in ("video", "image"):
+        text = text.removeprefix(f"{field_name} = {path}: ")
+    return text.removesuffix(f"; {WORKS}")
+
+
+def _embed(sentences: Sequence[str], text: FrozenText) -> tuple[list[Latents], int]:
+    """Embeddings (positions, channels) of sentences, as long as they are, and how many were cut.
+
+    The last thing that the encoder does is a norm, so that its numbers lie well within float16.
+    """
+    device = next(text.encoder.parameters()).device
+    parts: list[Latents] = []
+    num_cut = 0
+    for start in range(0, len(sentences), SENTENCES):
+        tokens = text.tokenizer(sentences[start : start + SENTENCES], length=text.length)
+        num_cut += sum(dropped > 0 for dropped in tokens.num_dropped)
+        embedding_BLD, mask_BL = text.embed(tokens.ids.to(device))
+        lengths = mask_BL.sum(1).tolist()
+        rows = embedding_BLD.float().cpu().numpy().astype(np.float16)
+        parts += [row[:length] for row, length in zip(rows, lengths, strict=True)]
+    return parts, num_cut
+
+
+def _add_prompts(path: Path, prompts: Sequence[str], text: FrozenText) -> None:
+    """The empty sentence, which training needs, those that are there, and those asked for."""
+    known = json.loads((path / PROMPTS).read_text(encoding="utf-8")) if (path / PROMPTS).is_file() else {}
+    wanted = list(dict.fromkeys(["", *known, *prompts]))
+    if len(wanted) > len(known):
+        write_prompts(path, dict(zip(wanted, _embed(wanted, text)[0], strict=True)))
+
+
+def _check_record(path: Path, settings: PrepareSettings, encoders: Encoders) -> None:
+    """Refuse to mix two ways of preparing in one store."""
+    file, wanted = path / RECORD, settings.record()
+    if file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if changed := [name for name in wanted if found.get(name) != wanted[name]]:
+            what = ", ".join(f"{name} = {found.get(name)}" for name in changed)
+            raise ValueError(f"store = {str(path)!r}: was prepared with {what}; prepare an empty folder, or use these")
+        check_vae(path, encoders.vae)
+        return
+    if any(path.glob("shard-*.jsonl")):
+        raise ValueError(f"store = {str(path)!r}: holds clips of another kind; prepare an empty folder")
+    wanted |= {"model": encoders.name, "latents": _latents_of_a_ramp(encoders.vae)}
+    half_done = file.with_suffix(".part")
+    half_done.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    half_done.replace(file)
+
+
+def _latents_of_a_ramp(vae: CausalVAE) -> list[float]:
+    """What tells one VAE from another: its latents of a small picture whose colours rise in three directions."""
+    rise = torch.linspace(-1, 1, SIZE_STEP)
+    ramps = torch.stack(torch.broadcast_tensors(rise[:, None], rise[None], (rise[:, None] + rise[None]) / 2))
+    return [round(float(value), 4) for value in encode_video(vae, ramps[None, :, None]).flatten()]
+
+
+def _nothing(skipped: Sequence[Skipped], report: Path) -> str:
+    if not skipped:
+        return "holds no film and no picture; put films there, each with its caption in a .txt beside it"
+    rest = f", and {len(skipped) - 1} more, listed in {report}" if len(skipped) > 1 else ""
+    return f"nothing in it can be used: {skipped[0]}{rest}"

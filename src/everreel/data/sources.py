@@ -1,0 +1,194 @@
+"""Films and pictures with their captions, wherever somebody keeps them: a folder, a table, or one file.
+
+A folder has captions beside its files (`fox.mp4`, `fox.txt`: a caption a line) or in a table (`metadata.jsonl`, `.csv`
+or `.parquet`), as the datasets library has it: `file_name`, and `text` or `caption`. A table may also stand alone, with
+paths from its own folder on. The one invariant: a file is in the one list or in the other, as an item that has captions
+or as skipped for a reason; files are not opened here, and their order is that of their names.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+FILMS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif"})
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+TABLES = frozenset({".csv", ".tsv", ".jsonl", ".parquet"})
+PATH_COLUMNS = ("file_name", "path", "video", "video_path", "image", "image_path", "file")
+CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "sentences")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A film or a picture, and what it shows in words."""
+
+    name: str
+    """Its path as the source has it, which a store knows it by."""
+    path: Path
+    captions: tuple[str, ...]
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is a picture rather than a film, by its ending."""
+        return self.path.suffix.lower() in PICTURES
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is left out."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+def read_source(source: str | Path) -> tuple[list[Item], list[Skipped]]:
+    """What a folder, a table or a file holds, and what of it has to be left out.
+
+    Raises:
+        ValueError: there is no such thing, or it is no table that names files and captions.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _of_folder(path)
+    if not path.is_file():
+        raise ValueError(f"source = {str(source)!r}: no such file or folder; a folder of films with captions works")
+    if path.suffix.lower() in TABLES:
+        return _sorted(*_of_table(path))
+    if path.suffix.lower() in FILMS | PICTURES:
+        return _beside(path.parent, [path])
+    endings = ", ".join(sorted(TABLES))
+    raise ValueError(f"source = {str(source)!r}: must be a folder, a film, a picture or a table ({endings})")
+
+
+def _of_folder(folder: Path) -> tuple[list[Item], list[Skipped]]:
+    """Files of its table by the table, all others by the captions beside them."""
+    tables = [folder / f"metadata{ending}" for ending in sorted(TABLES) if (folder / f"metadata{ending}").is_file()]
+    items: list[Item] = []
+    skipped: list[Skipped] = []
+    for table in tables[:1]:
+        items, skipped = _of_table(table)
+    named = {item.path for item in items} | {folder / missed.name for missed in skipped}
+    files = (file for file in folder.rglob("*") if file.suffix.lower() in FILMS | PICTURES and file.is_file())
+    visible = (file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+    more, missed = _beside(folder, [file for file in visible if file not in named])
+    return _sorted([*items, *more], [*skipped, *missed])
+
+
+def _beside(folder: Path, files: Sequence[Path]) -> tuple[list[Item], list[Skipped]]:
+    """Files whose captions stand in text files of their names."""
+    items, skipped = [], []
+    for file in files:
+        name, words = file.relative_to(folder).as_posix(), file.with_suffix(".txt")
+        try:
+            captions = _captions(words.read_text(encoding="utf-8-sig").splitlines())
+        except UnicodeDecodeError:
+            skipped.append(Skipped(name, f"its caption {words.name} is no text in UTF-8"))
+        except OSError:
+            skipped.append(Skipped(name, f"has no caption; write one into {words.name} beside it"))
+        else:
+            if captions:
+                items.append(Item(name, file, captions))
+            else:
+                skipped.append(Skipped(name, f"its caption {words.name} is empty"))
+    return _sorted(items, skipped)
+
+
+def _of_table(table: Path) -> tuple[list[Item], list[Skipped]]:
+    """A row a file; several rows of one file are several captions."""
+    found: dict[str, list[str]] = {}
+    skipped = []
+    rows = list(_rows(table))
+    columns = {column for _, row in rows if isinstance(row, dict) for column in row}
+    path_column = next((name for name in PATH_COLUMNS if name in columns), None)
+    caption_columns = [name for name in CAPTION_COLUMNS if name in columns]
+    if path_column is None or not caption_columns:
+        needed = PATH_COLUMNS if path_column is None else CAPTION_COLUMNS
+        there = ", ".join(sorted(columns)) or "none"
+        raise ValueError(f"source = {str(table)!r}: has the columns {there}; must have one of {', '.join(needed)}")
+    for number, row in rows:
+        if isinstance(row, str):
+            skipped.append(Skipped(f"{table.name} line {number}", row))
+            continue
+        name = row.get(path_column)
+        if not isinstance(name, str) or not name.strip():
+            skipped.append(Skipped(f"{table.name} line {number}", f"{path_column} is empty"))
+            continue
+        found.setdefault(name.strip(), []).extend(_captions([row.get(column) for column in caption_columns]))
+    items = []
+    for name, captions in found.items():
+        path = table.parent / Path(name).expanduser()
+        if not path.is_file():
+            skipped.append(Skipped(name, "is a folder" if path.is_dir() else "does not exist"))
+        elif not captions:
+            skipped.append(Skipped(name, f"has no caption in {table.name}"))
+        else:
+            items.append(Item(name, path, tuple(dict.fromkeys(captions))))
+    return items, skipped
+
+
+def _rows(table: Path) -> Iterator[tuple[int, Row | str]]:
+    """The rows of a table with the numbers of their lines; what is wrong with one in the place of it.
+
+    Raises:
+        ValueError: it cannot be read as a table.
+    """
+    ending = table.suffix.lower()
+    try:
+        if ending == ".parquet":
+            yield from enumerate(_parquet_rows(table), 1)
+        elif ending == ".jsonl":
+            for number, line in enumerate(table.read_text(encoding="utf-8-sig").splitlines(), 1):
+                if line.strip():
+                    yield number, _json_row(line)
+        else:
+            with table.open(encoding="utf-8-sig", newline="") as file:
+                reader = csv.DictReader(file, delimiter="\t" if ending == ".tsv" else ",")
+                for row in reader:
+                    yield reader.line_num, row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"source = {str(table)!r}: cannot be read as a table ({error}); UTF-8 text works") from None
+
+
+def _json_row(line: str) -> Row | str:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        return f"is no JSON ({error.msg})"
+    return row if isinstance(row, dict) else "is no JSON object"
+
+
+def _parquet_rows(table: Path) -> list[Row]:
+    try:
+        parquet = import_module("pyarrow.parquet")
+    except ImportError:
+        rule = "needs pyarrow: pip install pyarrow, or write the table as CSV or JSON Lines"
+        raise ValueError(f"source = {str(table)!r}: a Parquet table {rule}") from None
+    try:
+        rows: list[Row] = parquet.read_table(table).to_pylist()
+    except (OSError, ValueError) as error:  # what it raises for a file that is none is one of them
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"source = {str(table)!r}: cannot be read as a Parquet table ({reason})") from None
+    return rows
+
+
+def _captions(values: Any) -> tuple[str, ...]:  # noqa: ANN401 -- whatever a table has in a cell
+    """The sentences in a cell: text, a list of texts, or nothing."""
+    if isinstance(values, str):
+        return (text,) if (text := " ".join(values.split())) else ()
+    if not isinstance(values, list | tuple):
+        return ()
+    return tuple(text for value in values for text in _captions(value))
+
+
+def _sorted(items: list[Item], skipped: list[Skipped]) -> tuple[list[Item], list[Skipped]]:
+    return sorted(items, key=lambda item: item.name), sorted(skipped, key=lambda missed: missed.name)
