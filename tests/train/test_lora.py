@@ -242,10 +242,10 @@ def test_a_model_that_begins_with_a_picture_is_not_trained(recipe, i2v_folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rank": 4}, r"^rank=4: the checkpoint was trained with 3; use that or another run folder$"),
+        ({"rank": 4}, r"lora_A\.weight is \(3, 48\) in it and \(4, 48\) in the network; train in another run folder$"),
         ({"alpha": 2.5}, r"^alpha=2\.5: the checkpoint was trained with 5; use that"),
-        ({"targets": ("q", "k")}, r"^targets: the checkpoint has 'blocks\.0\.cross_attn\.o\.alpha'; use that"),
-        ({"targets": (*code.LAYERS, "head.head")}, r"^targets: the checkpoint lacks 'head\.head\.alpha'; use that"),
+        ({"targets": ("q", "k")}, r"lora\.blocks\.0\.\S+ is \(.*\) in it and absent in the network"),
+        ({"targets": (*code.LAYERS, "head.head")}, r"lora\.head\.head\.\S+ is absent in it and \("),
     ],
 )
 def test_a_checkpoint_of_another_adapter_is_refused(recipe, run, change, message):
@@ -253,6 +253,14 @@ def test_a_checkpoint_of_another_adapter_is_refused(recipe, run, change, message
     with pytest.raises(ValueError, match=message):
         replace(recipe, **change).run(run, quiet=True)
     assert (run / CHECKPOINT).read_bytes() == before
+
+
+def test_tensors_of_another_adapter_are_refused(recipe, run):
+    state = torch.load(run / CHECKPOINT, weights_only=True)["modules"]["lora"]
+    with pytest.raises(ValueError, match=r"^rank=4: the checkpoint was trained with 3; use that"):
+        replace(recipe, rank=4).objective().lora.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"^targets: the checkpoint has 'blocks\.0\.cross_attn\.o\.alpha'; use that"):
+        replace(recipe, targets=("q", "k")).objective().lora.load_state_dict(state)
 
 
 def test_a_checkpoint_of_another_model_is_refused(recipe, run):

@@ -275,6 +275,8 @@ def write_student(path: Path, trainer: Trainer, strides: Strides) -> None:
     way = strides.serve()
     preset = Preset("everreel", way.steps, way.guidance_scale, way.shift, "euler", streams=True)
     with trainer.averaged():
+        if not trainer.first:
+            return
         write_lora(path, replace(adapter.lora(path), metadata=preset.metadata()))
 
 

@@ -30,6 +30,7 @@ from everreel.data.draws import generator_for
 from everreel.diffusion.noise import LevelMixture
 from everreel.model.dit import DiT
 from everreel.model.quiet import quiet
+from everreel.train.blocks import recompute_blocks
 from everreel.train.diffusion_forcing import Batch, DiffusionForcing, DiffusionForcingRecipe
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
 
@@ -145,7 +146,8 @@ class LoraRecipe:
         trainer = Trainer(objective, self.settings, run_dir, quiet)
         outcome = trainer.run()
         with trainer.averaged():
-            write_lora(run_dir / FILE, objective.lora.lora(run_dir / FILE))
+            if trainer.first:
+                write_lora(run_dir / FILE, objective.lora.lora(run_dir / FILE))
         return outcome
 
 
@@ -157,6 +159,8 @@ class LoraTraining:
         source = recipe.source()
         self.transformer = load_transformer(source, dtype=getattr(torch, recipe.dtype)).requires_grad_(False).eval()
         self.lora = Adapter.into(self.transformer, recipe.shape, recipe.settings.seed)
+        if recipe.settings.checkpointing == "blocks":
+            recompute_blocks(self.transformer)  # the trainer sees the adapter alone, which has none
         self._forcing = DiffusionForcing(recipe.forcing(source), self.transformer)
         self._held_out: DiffusionForcing | None = None
         if recipe.held_out is not None:
