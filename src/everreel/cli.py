@@ -71,7 +71,8 @@ def main() -> None:
 def _run() -> None:
     global _crew
     try:
-        if int(os.environ.get("WORLD_SIZE") or 1) > 1:  # started by torchrun, with others
+        # Started by torchrun with others, which share one film's work; those that train do all the same instead.
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1 and sys.argv[1:2] != ["train"]:
             from everreel.parallel import launch
             from everreel.parallel.crew import Crew, serve
 
@@ -309,16 +310,14 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="A file of recipes/.")],
     run_dir: Annotated[Path | None, typer.Option(help="Where checkpoints and curves go.")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Stop, resumable, after this time.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto, instead of the recipe's.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Processor threads, instead of the recipe's.")] = None,
 ) -> None:
     """Run a training recipe, or resume it."""
-    from everreel.train.run import load_recipe, run_recipe
-    from everreel.train.trainer import TrainingFailed
+    from everreel.train.run import start
 
-    limits: dict[str, Any] = {} if max_seconds is None else {"max_seconds": max_seconds}
-    try:
-        run_recipe(load_recipe(recipe), run_dir or Path("runs") / recipe.stem, **limits)
-    except TrainingFailed as error:
-        raise CommandError(str(error)) from None
+    if code := start(recipe, run_dir, max_seconds=max_seconds, device=device, threads=threads):
+        sys.exit(code)
 
 
 @app.command()

@@ -128,7 +128,7 @@ def test_a_full_disk_leaves_what_was_there(
         patch.setattr(writer, lambda what, where, **more: no_room(run_dir / f"{name}.part"))
         assert main([str(recipe), "--run-dir", str(run_dir)]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"error: {run_dir / name}: could not be written ([Errno 28] No space left on device); ")
+    assert last.startswith(f"everreel: {run_dir / name}: could not be written ([Errno 28] No space left on device); ")
     assert f"the {name} before it is kept" in last
     assert (run_dir / name).read_bytes() == before
     assert not list(run_dir.glob("*.part"))

@@ -140,16 +140,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="processor threads")
     parser.add_argument("--processes", type=int, help="processes that render")
     options = vars(parser.parse_args(arguments))
-    path = Path(options.pop("recipe"))
-    run_dir = options.pop("run_dir") or Path("runs") / path.stem
     keep_freed_memory()
+    return start(Path(options.pop("recipe")), options.pop("run_dir"), **options)
+
+
+def start(path: Path, run_dir: str | Path | None = None, **options: Any) -> int:  # noqa: ANN401
+    """Run a recipe's file, by all processes that torchrun has started; 2 is returned, and a line written, for what
+    the user can put right. Options that are None are left as the recipe has them.
+    """
     try:
         recipe = load_recipe(path)
-        together = processes.meet(options["device"] or _device_of(recipe))
+        together = processes.meet(options.get("device") or _device_of(recipe))
     except ValueError as error:
         return _failed(error)
     try:
-        run_recipe(recipe, run_dir, **{name: v for name, v in options.items() if v is not None})
+        given = {name: value for name, value in options.items() if value is not None}
+        run_recipe(recipe, run_dir or Path("runs") / path.stem, **given)
     except Exception as error:
         if together is not None and not together.fails_first():
             return 2  # another has said why
@@ -164,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(error: Exception) -> int:
-    sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+    sys.stderr.write(f"everreel: {' '.join(str(error).split())}\n")
     return 2
 
 
