@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from everreel.checkpoint.lora_files import preset_for, read_lora
+from everreel.checkpoint.lora_files import LORA_FILE, preset_for, read_lora
 from everreel.data.draws import generator_for
 from everreel.data.text import FrozenText
 from everreel.model.dit import DiT
@@ -15,7 +15,7 @@ from everreel.train.diffusion_forcing import DiffusionForcing
 from everreel.train.distill import GuidanceRecipe, RegressionRecipe, Student, context_of, guided_velocity
 from everreel.train.dmd import DistributionMatching, DMDRecipe
 from everreel.train.generate import Wanted, Way, dit_of, latents_of
-from everreel.train.lora import FILE, AdapterShape
+from everreel.train.lora import AdapterShape
 from everreel.train.trainer import Trainer
 from everreel.train.trajectories import Strides, TrajectoryRecipe, TrajectoryStore
 
@@ -265,7 +265,7 @@ def test_a_student_that_is_an_adapter_becomes_a_lora(recipe, teacher, trajectori
         )
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     again.run(tmp_path / "strides", quiet=True)
-    found = preset_for(tmp_path / "strides" / FILE)
+    found = preset_for(tmp_path / "strides" / LORA_FILE)
     assert (found.num_inference_steps, found.guidance_scale, found.solver, found.streams) == (3, 1.0, "euler", True)
     student = Student(teacher, str(tmp_path / "strides/lora.safetensors"), shape)
     dmd = DMDRecipe(
@@ -273,6 +273,6 @@ def test_a_student_that_is_an_adapter_becomes_a_lora(recipe, teacher, trajectori
         vae=recipe.vae, films=recipe.films, frames=4, films_per_step=2, strides=STRIDES, every=1,
     )  # fmt: skip
     dmd.run(tmp_path / "dmd", quiet=True)
-    before, after = (read_lora(tmp_path / name / FILE, recipe.config) for name in ("strides", "dmd"))
+    before, after = (read_lora(tmp_path / name / LORA_FILE, recipe.config) for name in ("strides", "dmd"))
     assert before.pairs.keys() == after.pairs.keys()
     assert any(not torch.equal(before.pairs[name].up, after.pairs[name].up) for name in before.pairs)

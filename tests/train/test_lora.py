@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 
 from everreel.checkpoint.load import load_transformer, load_vae
 from everreel.checkpoint.lora import merge
-from everreel.checkpoint.lora_files import read_lora
+from everreel.checkpoint.lora_files import LORA_FILE, read_lora
 from everreel.data.clips import ClipLabel, ClipStore, shard_writer
 from everreel.data.draws import generator_for
 from everreel.data.latents import EncodeSettings, encode_store
 from everreel.train import lora as code
-from everreel.train.lora import FILE, LoraRecipe
+from everreel.train.lora import LoraRecipe
 from everreel.train.trainer import CHECKPOINT, Trainer, TrainerSettings
 from everreel.world.scene import sample_scene
 
@@ -146,7 +146,7 @@ def test_both_files_of_a_run_are_the_adapter(recipe, run):
     objective.lora.load_state_dict(torch.load(run / CHECKPOINT, weights_only=True)["averages"]["lora"])
     trained, plain = velocity(objective.transformer), velocity(load_transformer(recipe.model))
     assert error(trained, plain) > 0.05
-    for file in (run, run / FILE, run / "lora.safetensors"):
+    for file in (run, run / LORA_FILE, run / "lora.safetensors"):
         transformer = load_transformer(recipe.model)
         lora = read_lora(file, transformer.config)
         assert lora.notes == () and {pair.alpha for pair in lora.pairs.values()} == {5.0}
@@ -172,7 +172,7 @@ def test_diffusers_loads_it_unchanged_and_computes_the_same(how, recipe, run):
     got, expected = velocity(ours), their_velocity(theirs)
     assert error(got, expected) < 1e-4
     assert error(expected, plain) > 0.05
-    with safe_open(run / FILE, "pt") as file:
+    with safe_open(run / LORA_FILE, "pt") as file:
         fields = json.loads(file.metadata()["lora_adapter_metadata"])
     assert fields["transformer.r"] == 3 and fields["transformer.lora_alpha"] == 5
     assert len(fields["transformer.target_modules"]) == 20
@@ -183,10 +183,10 @@ def test_resumed_it_ends_with_the_same_bits(recipe, tmp_path):
     recipe.run(tmp_path / "whole", quiet=True)
     cut_off = replace(recipe, settings=replace(recipe.settings, max_seconds=0.0))
     assert cut_off.run(tmp_path / "parts", quiet=True).step == 1
-    assert (tmp_path / "parts" / FILE).is_file()
+    assert (tmp_path / "parts" / LORA_FILE).is_file()
     assert cut_off.run(tmp_path / "parts", quiet=True).step == 2
     assert recipe.run(tmp_path / "parts", quiet=True).reason == "done"
-    for file in (FILE, "lora.safetensors"):
+    for file in (LORA_FILE, "lora.safetensors"):
         parts, whole = (load_file(tmp_path / name / file) for name in ("parts", "whole"))
         assert parts.keys() == whole.keys()
         assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())

@@ -5,11 +5,13 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from everreel.checkpoint.load import load_text_encoder, load_tokenizer, load_transformer, load_vae
+from everreel.checkpoint.lora import Preset
+from everreel.checkpoint.lora_files import LORA_FILE, preset_for
 from everreel.evaluate.facts import read_facts
-from everreel.train.pack import PackRecipe
+from everreel.train.pack import PackRecipe, StudentPackRecipe
 
 
 @pytest.fixture
@@ -53,4 +55,22 @@ def test_the_packed_folder_is_the_model(recipe, tiny_folder, tmp_path):
 def test_a_stage_that_has_not_run_is_named(recipe, tmp_path):
     with pytest.raises(ValueError, match=r"transformer='nowhere\.safetensors': no such file; run its recipe first"):
         dataclasses.replace(recipe, transformer="nowhere.safetensors").run(tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()
+
+
+def test_a_student_is_packed_with_what_it_says_of_itself(tmp_path):
+    path, preset = tmp_path / "student.safetensors", Preset("x", 4, 1.0, 3.0, "euler", streams=True)
+    save_file({"a": torch.full((2, 2), 0.1)}, path, {"format": "pt", **preset.metadata()})
+    StudentPackRecipe(str(path)).run(tmp_path / "packed")
+    packed = tmp_path / "packed" / LORA_FILE
+    assert load_file(packed)["a"].dtype == torch.bfloat16
+    assert preset_for(packed) == preset
+
+
+def test_a_student_that_does_not_say_how_it_is_used_is_not_packed(tmp_path):
+    save_file({"a": torch.zeros(2, 2)}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="does not say how it is used"):
+        StudentPackRecipe(str(tmp_path / "a.safetensors")).run(tmp_path / "packed")
+    with pytest.raises(ValueError, match="no such file; run its recipe first"):
+        StudentPackRecipe("nowhere.safetensors").run(tmp_path / "packed")
     assert not (tmp_path / "packed").exists()

@@ -24,6 +24,7 @@ from everreel.checkpoint.tensors import and_more, open_tensors
 from everreel.model.config import TransformerConfig
 from everreel.shapes import LATENT_CHANNELS, TEMPORAL
 
+LORA_FILE = "pytorch_lora_weights.safetensors"  # where diffusers looks for one in a folder
 Style = Literal["diffusers", "kohya", "official"]
 
 
@@ -96,7 +97,7 @@ def write_lora(path: str | Path, lora: Lora, style: Style = "diffusers") -> None
         half_done.unlink(missing_ok=True)
 
 
-_FOLDER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin")
+_FOLDER_FILES = ("adapter_model.safetensors", LORA_FILE, "adapter_model.bin")
 _PEFT = "lora_adapter_metadata"  # where diffusers keeps peft's settings
 _KOHYA_ALPHA = "ss_network_alpha"
 _SETTINGS = {_PEFT, _KOHYA_ALPHA, "ss_network_dim", "ss_network_args", "format"}  # written anew or by the tensors

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from everreel.checkpoint.lora import Preset
-from everreel.checkpoint.lora_files import write_lora
+from everreel.checkpoint.lora_files import LORA_FILE, write_lora
 from everreel.data.draws import draw_int
 from everreel.data.text import FrozenText, Text
 from everreel.diffusion.noise import add_noise
@@ -29,7 +29,7 @@ from everreel.model.config import TransformerConfig
 from everreel.model.dit import Context, DiT
 from everreel.train.diffusion_forcing import Batch, DiffusionForcing, DiffusionForcingRecipe
 from everreel.train.generate import SampleFilms, Way, dit_of
-from everreel.train.lora import FILE, Adapter, AdapterShape
+from everreel.train.lora import Adapter, AdapterShape
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
 from everreel.train.trajectories import Strides, TrajectoryStore
 
@@ -154,7 +154,7 @@ class RegressionRecipe:
         trainer = Trainer(objective, self.settings, run_dir, quiet)
         outcome = trainer.run()
         if self.student.adapter is not None:
-            write_student(run_dir / FILE, trainer, objective.store.strides)
+            write_student(run_dir / LORA_FILE, trainer, objective.store.strides)
         return outcome
 
 

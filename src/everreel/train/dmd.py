@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from everreel.checkpoint.lora_files import LORA_FILE
 from everreel.data.draws import draw_float, draw_int
 from everreel.data.latents import LatentStore, draw_group
 from everreel.data.text import FrozenText
@@ -28,7 +29,6 @@ from everreel.diffusion.solver import sigmas_for, timesteps_for
 from everreel.model.config import TransformerConfig
 from everreel.train.distill import SAMPLE_SIZE, Student, context_of, follow, guided_velocity, write_student
 from everreel.train.generate import SampleFilms, Wanted, dit_of, latents_of
-from everreel.train.lora import FILE
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
 from everreel.train.trajectories import Strides
 
@@ -77,7 +77,7 @@ class DMDRecipe:
         trainer = Trainer(self.objective(), self.settings, run_dir, quiet)
         outcome = trainer.run()
         if self.student.adapter is not None:
-            write_student(run_dir / FILE, trainer, self.strides)
+            write_student(run_dir / LORA_FILE, trainer, self.strides)
         return outcome
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from everreel.checkpoint.catalog import find_model
 from everreel.checkpoint.load import load_transformer
 from everreel.checkpoint.lora import Lora, Pair
-from everreel.checkpoint.lora_files import write_lora
+from everreel.checkpoint.lora_files import LORA_FILE, write_lora
 from everreel.checkpoint.lora_keys import diffusers_module
 from everreel.checkpoint.source import Source, find_source
 from everreel.data.draws import generator_for
@@ -34,7 +34,6 @@ from everreel.train.blocks import recompute_blocks
 from everreel.train.diffusion_forcing import Batch, DiffusionForcing, DiffusionForcingRecipe
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
 
-FILE = "pytorch_lora_weights.safetensors"  # where diffusers looks for one in a folder
 LAYERS = ("q", "k", "v", "o", "ffn.0", "ffn.2")
 """What is changed of every block by default: both attentions and the feed-forward net."""
 HELD_OUT_BATCHES = 8
@@ -147,7 +146,7 @@ class LoraRecipe:
         outcome = trainer.run()
         with trainer.averaged():
             if trainer.first:
-                write_lora(run_dir / FILE, objective.lora.lora(run_dir / FILE))
+                write_lora(run_dir / LORA_FILE, objective.lora.lora(run_dir / LORA_FILE))
         return outcome
 
 

@@ -1,6 +1,6 @@
-"""From finished runs to one folder that can be shipped: the parts of a model in the diffusers layout.
+"""From finished runs to a folder that ships: the parts of a model in the diffusers layout, or a LoRA that is a student.
 
-The one invariant: the folder is a function of the runs alone, and says in `training.json` what they reported.
+The one invariant: the folder is a function of the runs alone; a model's says in `training.json` what they reported.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from pathlib import Path
 import torch
 
 from everreel.checkpoint.load import load_text_encoder, load_tokenizer, load_vae, save_diffusers
+from everreel.checkpoint.lora import SETTINGS
+from everreel.checkpoint.lora_files import LORA_FILE
+from everreel.checkpoint.tensors import open_tensors
 from everreel.evaluate.facts import FILE, gather
 from everreel.model.config import TransformerConfig
 from everreel.model.dit import DiT
@@ -58,3 +61,28 @@ class PackRecipe:
         )
         facts = {**gather(Path(self.runs)), "notes": list(self.notes)}
         (run_dir / FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class StudentPackRecipe:
+    """A student that is a LoRA, from the folder of its run, in the type that ships."""
+
+    lora: str
+    dtype: torch.dtype = torch.bfloat16
+
+    def run(self, run_dir: Path, quiet: bool = False) -> None:
+        """Write it into `run_dir` under the name that diffusers looks for.
+
+        Raises:
+            ValueError: its run is not finished, or it does not say how it is used.
+        """
+        from safetensors.torch import load_file, save_file
+
+        if not Path(self.lora).is_file():
+            raise ValueError(f"lora={self.lora!r}: no such file; run its recipe first")
+        metadata = dict(open_tensors(self.lora).metadata)
+        if SETTINGS not in metadata:
+            raise ValueError(f"lora={self.lora!r}: does not say how it is used; one that recipes/distill.py makes does")
+        run_dir.mkdir(parents=True, exist_ok=True)
+        tensors = {name: value.to(self.dtype) for name, value in load_file(self.lora).items()}
+        save_file(tensors, run_dir / LORA_FILE, metadata)
