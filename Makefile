@@ -10,13 +10,14 @@ ARGS ?=
 export EVERREEL_PROMPT := $(value PROMPT)
 PROMPT ?=
 
-.PHONY: help film test lint model-card benchmark long-video install clean
+.PHONY: help film test lint model-card benchmark long-video recipe install clean
 
 help:
 	@echo 'make film PROMPT="a red fox runs right through a snowy forest at dusk" [ARGS="--seconds 10"]'
 	@echo 'make test       lint, types and tests      make install    make .venv with all that the tests need'
 	@echo 'make lint       linters and types only     make model-card docs/model-card.md from 64 films (goes on if stopped)'
 	@echo 'make benchmark  docs/benchmarks.md, in minutes that the machine is idle; make long-video docs/long-video.md'
+	@echo 'make recipe     the whole of training at its smallest, from nothing, in hours (goes on if stopped)'
 
 film: .venv/.installed
 	@$(BIN)/everreel generate "$$EVERREEL_PROMPT" -o film.mp4 $(ARGS)
@@ -40,6 +41,10 @@ benchmark: .venv/.installed
 # docs/long-video.md: every way of a long film; about an hour, less with ARGS="--num-films 2 --long-films 0 --kills 5".
 long-video: .venv/.installed
 	@$(BIN)/python -m benchmarks.long_video $(ARGS)
+
+# Every stage of recipes/smallest.py, into runs/smallest.
+recipe: .venv/.installed
+	@$(BIN)/everreel train recipes/smallest.py $(ARGS)
 
 install: .venv/.installed
 

@@ -72,6 +72,12 @@ def test_the_prompt_arrives_as_it_was_typed(checkout: Path, prompt: str) -> None
     assert called(checkout) == [f"everreel generate {prompt} -o film.mp4 --seconds 2"]
 
 
+def test_the_whole_recipe_is_one_command(checkout: Path) -> None:
+    result = run(checkout, "make", "recipe", "ARGS=--max-seconds 60")
+    assert result.returncode == 0, result.stderr
+    assert called(checkout) == ["everreel train recipes/smallest.py --max-seconds 60"]
+
+
 def test_a_film_that_fails_fails_make(checkout: Path) -> None:
     assert run(checkout, "make", "film", "PROMPT=a fox", fail="everreel").returncode != 0
 

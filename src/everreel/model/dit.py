@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everreel.model.attention import RMSNorm, attend, attend_blocks, rope_table, rotate
+from everreel.model import training
+from everreel.model.attention import RMSNorm, attend, attend_blocks, norm_and_rotate, rope_table, rotate
 from everreel.model.backends import Attention, Run
 from everreel.model.config import TransformerConfig
 from everreel.model.group import SequenceGroup, Split
@@ -339,14 +340,17 @@ class SelfAttention(nn.Module):
         self.norm_k = RMSNorm(dim, config.eps)
 
     def forward(self, x_BLC: Tensor, layer: int, view: _View) -> Tensor:
-        heads = (self.num_heads, -1)
-        v = self.v(x_BLC).unflatten(2, heads)
-        q = rotate(self.norm_q(self.q(x_BLC)).unflatten(2, heads), view.table_queries).to(v.dtype)
-        raw_k = self.norm_k(self.k(x_BLC)).unflatten(2, heads)
-        if view.split is not None:
-            q, raw_k, v = view.split.exchange(q, raw_k, v)
-        k = rotate(raw_k, view.table).to(v.dtype)
+        v = self.v(x_BLC).unflatten(2, (self.num_heads, -1))
+        q = norm_and_rotate(self.q(x_BLC), self.norm_q, self.num_heads, view.table_queries).to(v.dtype)
+        k = self.k(x_BLC)
         cache = view.cache
+        if view.split is None and cache is None:
+            k = norm_and_rotate(k, self.norm_k, self.num_heads, view.table).to(v.dtype)
+        else:
+            raw_k = norm_and_rotate(k, self.norm_k, self.num_heads)
+            if view.split is not None:
+                q, raw_k, v = view.split.exchange(q, raw_k, v)
+            k = rotate(raw_k, view.table).to(v.dtype)
         if cache is not None:
             if view.write_cache:
                 cache.write(raw_k, v)
@@ -379,7 +383,7 @@ class CrossAttention(nn.Module):
             self.norm_k_img = RMSNorm(dim, config.eps)
 
     def forward(self, x_BLC: Tensor, texts: Texts) -> Tensor:
-        q = self.norm_q(self.q(x_BLC)).unflatten(2, (self.num_heads, -1)).to(texts[0][1].value.dtype)
+        q = norm_and_rotate(self.q(x_BLC), self.norm_q, self.num_heads).to(texts[0][1].value.dtype)
         read = [
             _read(part, context)
             for part, (_, context) in zip(q.split([tokens for tokens, _ in texts], dim=1), texts, strict=True)
@@ -389,9 +393,8 @@ class CrossAttention(nn.Module):
 
     def keys_values(self, text_BSC: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the text, (B, S, heads, head_dim) each."""
-        heads = (self.num_heads, -1)
-        v = self.v(text_BSC).unflatten(2, heads)
-        return self.norm_k(self.k(text_BSC)).unflatten(2, heads).to(v.dtype), v
+        v = self.v(text_BSC).unflatten(2, (self.num_heads, -1))
+        return norm_and_rotate(self.k(text_BSC), self.norm_k, self.num_heads).to(v.dtype), v
 
     def image_keys_values(self, image_BSC: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the image tokens."""
@@ -428,6 +431,8 @@ class TanhGELU(nn.GELU):
         super().__init__(approximate="tanh")
 
     def forward(self, x: Tensor) -> Tensor:
+        if training.is_for(x):
+            return training.tanh_gelu(x)
         if x.device.type != "cpu" or x.dtype != torch.bfloat16 or torch.is_grad_enabled():
             return super().forward(x)
         # 0.5·(1 + tanh u) = sigmoid(2u), with u = sqrt(2/π)·(x + 0.044715·x³).

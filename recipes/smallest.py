@@ -1,0 +1,127 @@
+"""The whole recipe at its smallest, from nothing to a model that has been measured: `make recipe`.
+
+`everreel train recipes/smallest.py`, in hours on two cores. Each stage reads what the ones before it left in
+`runs/smallest`; run again, it goes on where it was stopped. Pictures are small first: a quarter of the tokens teach
+the words, and the full size then needs fewer steps.
+"""
+
+from dataclasses import replace
+
+from everreel.data.clips import StoreLayout
+from everreel.diffusion.noise import LevelMixture
+from everreel.evaluate.follow import FilmSettings
+from everreel.evaluate.stage import EvaluateRecipe
+from everreel.model.config import TransformerConfig, VAEConfig
+from everreel.train.diffusion_forcing import DiffusionForcingRecipe, staged
+from everreel.train.pack import PackRecipe
+from everreel.train.run import LatentRecipe, WorldRecipe
+from everreel.train.text import TextRecipe
+from everreel.train.trainer import TrainerSettings
+from everreel.train.vae import Draw, VAERecipe
+
+RUNS = "runs/smallest"
+LOW, FULL = ((48, 80, 1.0),), ((96, 160, 1.0),)
+
+WORLD = WorldRecipe(
+    stores=(
+        ("films-held-out", StoreLayout(count=64, num_frames=33, sizes=FULL, split="held_out", seed=2)),
+        ("images-low", StoreLayout(count=20_000, num_frames=1, sizes=LOW, seed=4, shard_clips=500)),
+        ("images", StoreLayout(count=20_000, num_frames=1, sizes=FULL, seed=1, shard_clips=500)),
+        ("films", StoreLayout(count=2_000, num_frames=33, sizes=FULL, seed=0)),
+    ),
+    processes=2,
+)
+
+TEXT = TextRecipe(
+    settings=TrainerSettings(
+        steps=1_200, learning_rate=2e-3, weight_decay=0.02, decay="cosine", ema_decay=0.995, precision="bf16",
+        checkpoint_every=200, sample_every=400,
+    ),
+    d_model=96, num_layers=3, num_heads=3, d_ff=256, tokenizer_sentences=20_000,
+)  # fmt: skip
+
+VAE = VAERecipe(
+    settings=TrainerSettings(
+        steps=3_000, learning_rate=2e-3, betas=(0.9, 0.99), weight_decay=0.0, decay="cosine", decay_from=0.3,
+        final_rate=0.03, ema_decay=0.997, precision="bf16", checkpoint_every=100,
+    ),
+    stages=(
+        (1_500, (Draw(count=32, size=(48, 48)),)),
+        (
+            1_500,
+            (
+                Draw(count=4, frames=9, size=(48, 48), share=0.7, splices=0.25),
+                Draw(count=32, size=(48, 48), share=0.3),
+            ),
+        ),
+    ),
+    stores=(f"{RUNS}/world/images", f"{RUNS}/world/films"),
+    held_out=f"{RUNS}/world/films-held-out",
+    config=VAEConfig(base_dim=8, decoder_base_dim=8),
+    checked_clips=16,
+)  # fmt: skip
+
+LATENTS = LatentRecipe(
+    vae=f"{RUNS}/vae",
+    stores=tuple((name, f"{RUNS}/world/{name}") for name in ("images-low", "images", "films")),
+)
+
+IMAGES_LOW = DiffusionForcingRecipe(
+    settings=TrainerSettings(
+        steps=4_000, learning_rate=2e-3, optimizer="muon", weight_decay=0.01, decay="linear", decay_from=0.8,
+        final_rate=0.2, precision="bf16", checkpoint_every=100,
+    ),
+    config=TransformerConfig(
+        dim=128, ffn_dim=512, freq_dim=128, text_dim=96, num_heads=2, num_layers=6, inject_sample_info=True
+    ),
+    films=f"{RUNS}/latents/films",
+    images=f"{RUNS}/latents/images-low",
+    text=f"{RUNS}/text",
+    vae=f"{RUNS}/vae",
+    windows=((1, 1.0),),
+    tokens=128 * 15,
+    mixture=LevelMixture(equal=1.0, non_decreasing=0.0, clean_prefix=0.0, given_anywhere=0.0, shift=1.5),
+)  # fmt: skip
+IMAGES = replace(
+    IMAGES_LOW,
+    settings=replace(IMAGES_LOW.settings, steps=3_000, learning_rate=1e-3, decay_from=0.7, final_rate=0.1),
+    images=f"{RUNS}/latents/images",
+    tokens=64 * 60,
+    mixture=replace(IMAGES_LOW.mixture, shift=2.0),
+)
+FILMS = replace(
+    IMAGES,
+    settings=replace(IMAGES.settings, steps=2_500, learning_rate=5e-4, decay_from=0.4, final_rate=0.03),
+    windows=((1, 0.3), (5, 0.3), (9, 0.4)),
+    tokens=8 * 9 * 60,
+    mixture=LevelMixture(equal=0.5, non_decreasing=0.2, clean_prefix=0.3, given_anywhere=0.0, shift=2.0),
+    sample_prompts=("a red fox runs right through a snowy forest at dusk, wide shot, camera pans right",),
+    sample_frames=9,
+)
+
+# Distillation of steps follows the films: a stage of its own, which reads diffusion_forcing/films.
+MODEL = PackRecipe(
+    config=FILMS.config,
+    transformer=f"{RUNS}/diffusion_forcing/films/transformer.safetensors",
+    vae=f"{RUNS}/vae",
+    text=f"{RUNS}/text",
+    shift=3.0,
+    runs=RUNS,
+)
+EVALUATION = EvaluateRecipe(
+    model=f"{RUNS}/model",
+    films=FilmSettings(num_films=32, num_frames=33, height=96, width=160, num_inference_steps=20),
+)
+
+recipe = (
+    ("world", WORLD),
+    ("text", TEXT),
+    ("vae", VAE),
+    ("latents", LATENTS),
+    (
+        "diffusion_forcing",
+        staged(("low", IMAGES_LOW), ("images", IMAGES), ("films", FILMS), run_dir=f"{RUNS}/diffusion_forcing"),
+    ),
+    ("model", MODEL),
+    ("evaluate", EVALUATION),
+)

@@ -1,0 +1,129 @@
+"""The smallest recipe from end to end, smaller still: every stage learns, and the next one starts with what it left."""
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from everreel.evaluate.critic import Critic, save_critic
+from everreel.evaluate.follow import FIELDS
+from everreel.evaluate.stage import EvaluateRecipe
+from everreel.model.config import TransformerConfig, VAEConfig
+from everreel.train.diffusion_forcing import DiffusionForcingRecipe
+from everreel.train.pack import PackRecipe
+from everreel.train.progress import read_metrics
+from everreel.train.run import WorldRecipe, load_recipe, run_recipe
+from everreel.train.text import TextRecipe
+from everreel.train.vae import Draw, VAERecipe
+
+RUNS = Path("runs/smallest")
+RECIPE = Path(__file__).parents[2] / "recipes" / "smallest.py"
+CONFIG = TransformerConfig(
+    dim=32, ffn_dim=64, freq_dim=32, text_dim=24, num_heads=2, num_layers=2, inject_sample_info=True
+)
+SIZES = {"images-low": (32, 48, 1.0)}  # the others are of the full size
+FULL, FRAMES, CROP = (48, 64, 1.0), 9, (32, 32)
+STEPS = {"text": 30, "vae": 24, "low": 60, "images": 40, "films": 40}
+
+
+def tiny(name, stage):
+    """The stage with a few steps of a network that knows nothing, on a few clips."""
+    if isinstance(stage, tuple):
+        return tuple((inner, tiny(inner, one)) for inner, one in stage)
+    if name in STEPS:
+        every, settings = STEPS[name], stage.settings
+        settings = replace(
+            settings, steps=every, warmup=2, log_every=every // 4, checkpoint_every=100, sample_every=100
+        )
+        stage = replace(stage, settings=settings, **{VAERecipe: {"stages": stages(every)}}.get(type(stage), {}))
+    if isinstance(stage, WorldRecipe):
+        stores = [
+            (store, replace(layout, count=12, num_frames=min(layout.num_frames, FRAMES), shard_clips=6,
+                            sizes=(SIZES.get(store, FULL),)))
+            for store, layout in stage.stores
+        ]  # fmt: skip
+        return replace(stage, stores=tuple(stores), processes=1)
+    if isinstance(stage, TextRecipe):
+        sizes = {"vocab_size": 300, "d_model": 24, "num_layers": 1, "num_heads": 3, "d_kv": 8, "d_ff": 32}
+        return replace(stage, tokenizer_sentences=300, checked_sentences=40, batch=16, **sizes)
+    if isinstance(stage, VAERecipe):
+        config = VAEConfig(base_dim=4, decoder_base_dim=4, num_res_blocks=1)
+        return replace(stage, config=config, checked_clips=2, checked_frames=5, statistics_clips=4, statistics_frames=9)
+    if isinstance(stage, DiffusionForcingRecipe):
+        windows = ((1, 0.5), (3, 0.5)) if name == "films" else stage.windows
+        settings = replace(stage.settings, learning_rate=1e-2)
+        return replace(stage, config=CONFIG, tokens=120, windows=windows, settings=settings, sample_prompts=())
+    if isinstance(stage, PackRecipe):
+        return replace(stage, config=CONFIG)
+    if isinstance(stage, EvaluateRecipe):
+        films = replace(stage.films, num_films=2, num_frames=5, height=48, width=64, num_inference_steps=2)
+        return replace(stage, films=films, critic="critic")
+    return stage
+
+
+def stages(steps):
+    return ((steps // 2, (Draw(count=4, size=CROP),)), (steps - steps // 2, (Draw(count=1, frames=5, size=CROP),)))
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return tuple((name, tiny(name, stage)) for name, stage in load_recipe(RECIPE))
+
+
+@pytest.fixture(scope="module")
+def folder(recipe, tmp_path_factory):
+    """Where all of it ran."""
+    where = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        patch.chdir(where)
+        torch.manual_seed(0)
+        save_critic(Path("critic"), Critic())
+        run_recipe(recipe, RUNS, quiet=True)
+    return where / RUNS
+
+
+def losses(folder):
+    return [
+        next(value for name, value in record.items() if name.startswith("loss/"))
+        for record in read_metrics(folder / "metrics.jsonl")
+        if record["event"] == "train"
+    ]
+
+
+@pytest.mark.parametrize(
+    "stage", ["text", "vae", *(f"diffusion_forcing/{name}" for name in ("low", "images", "films"))]
+)
+def test_every_stage_learns(folder, stage):
+    first, *_, last = losses(folder / stage)
+    assert last < first
+
+
+def test_each_stage_starts_with_what_the_last_one_left(folder, recipe, monkeypatch):
+    monkeypatch.chdir(folder.parents[1])
+    for (name, _), (_, following) in itertools.pairwise(dict(recipe)["diffusion_forcing"]):
+        left = load_file(folder / "diffusion_forcing" / name / "transformer.safetensors")
+        found = following.objective().transformer.state_dict()
+        assert all(torch.equal(found[key], value) for key, value in left.items())
+    left = load_file(folder / "diffusion_forcing" / "films" / "transformer.safetensors")
+    packed = load_file(folder / "model" / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert sum(tensor.numel() for tensor in packed.values()) == sum(tensor.numel() for tensor in left.values())
+
+
+def test_the_end_is_a_model_that_was_measured(folder):
+    facts = json.loads((folder / "model" / "training.json").read_text())
+    assert [stage["stage"] for stage in facts["diffusion_forcing"]] == ["low", "images", "films"]
+    report = json.loads((folder / "evaluate" / "report.json").read_text())
+    assert len(report["films"]) == 2 and set(report["fields"]) <= set(FIELDS)
+
+
+def test_run_again_it_does_nothing_new(folder, recipe, monkeypatch):
+    monkeypatch.chdir(folder.parents[1])
+    kept = [path for path in sorted(folder.rglob("*.safetensors")) if "checkpoint" not in path.name]
+    before = [path.read_bytes() for path in kept]
+    run_recipe(tuple(stage for stage in recipe if stage[0] in ("world", "latents", "evaluate")), RUNS, quiet=True)
+    run_recipe(dict(recipe)["diffusion_forcing"], RUNS / "diffusion_forcing", quiet=True)
+    assert [path.read_bytes() for path in kept] == before
