@@ -1,0 +1,54 @@
+"""The recipe's page holds what the runs tell, and says what they do not."""
+
+import json
+
+import pytest
+
+from benchmarks.recipe import interval, main, read_stages, render_page
+from everreel.evaluate.follow import Answer, FilmAnswers, Report
+
+
+@pytest.fixture
+def runs(tmp_path):
+    folder = tmp_path / "small"
+    for name, losses in (("text", (5.0, 1.0)), ("diffusion_forcing/films", (2.0, 0.5))):
+        where = folder / name
+        where.mkdir(parents=True)
+        lines = [
+            {"step": 10 * n, "event": "train", "loss/a": loss, "loss_to_0.25": loss / 2, "steps_per_second": 2.0}
+            for n, loss in enumerate(losses, 1)
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in [*lines, {"step": 20, "event": "sample", "said": 0.5}])
+        (where / "metrics.jsonl").write_text(text)
+    (folder / "text" / "report.json").write_text('{"said": 0.75, "said/subject": 0.5}')
+    return folder
+
+
+def films(right, count):
+    answers = [{"color": Answer("red", "red" if n < right else "blue", 0.5)} for n in range(count)]
+    return Report({}, tuple(FilmAnswers(f"{n}.mp4", "", n, {}, answer) for n, answer in enumerate(answers)))
+
+
+def test_a_stage_is_a_row(runs):
+    page = render_page([runs])
+    row = next(line for line in page.splitlines() if line.startswith("| diffusion_forcing/films"))
+    assert [cell.strip() for cell in row.strip("|").split("|")][1:5] == ["20", "10", "2 → 0.5", "to 0.25: 0.25"]
+    assert "said 0.75" in page and "subject" not in page
+    assert "Missing here: no run of vae, distill; no films that a critic has read." in page
+
+
+def test_films_stand_with_their_intervals(runs):
+    (runs / "evaluate").mkdir()
+    films(24, 32).save(runs / "evaluate" / "report.json")
+    share, low, high = interval(films(24, 32), "color")
+    assert share == 0.75 and 0.5 < low < 0.75 < high < 0.95
+    assert interval(films(32, 32), "color") == (1.0, 1.0, 1.0) and interval(films(1, 1), "place") is None
+    page = render_page([runs])
+    assert f"| evaluate | 32 | 75 ({100 * low:.0f} to {100 * high:.0f}) |" in page and "no films" not in page
+    assert [stage.name for stage in read_stages(runs)] == ["text", "diffusion_forcing/films"]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "none")])
+    assert "no such folder" in capsys.readouterr().err
