@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -112,6 +113,23 @@ def test_trajectories_go_on_where_they_stopped(store, trajectories):
     assert len(TrajectoryStore(folder)) == 2
     assert len(recipe.run(folder, quiet=True)) == 4
     assert {path: path.read_bytes() for path in folder.iterdir()} == first
+
+
+def test_several_processes_make_the_same_trajectories(store, trajectories, tmp_path):
+    recipe, folder = trajectories
+    replace(recipe, processes=2, threads=1).run(tmp_path, quiet=True)
+    for path in folder.iterdir():
+        if path.suffix == ".npy":
+            ours, theirs = np.load(path).astype(np.float32), np.load(tmp_path / path.name).astype(np.float32)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-2)  # threads add in another order
+        else:
+            assert path.read_bytes() == (tmp_path / path.name).read_bytes()
+
+
+def test_what_is_not_begun_in_time_is_left(trajectories, tmp_path):
+    recipe, _ = trajectories
+    with pytest.raises(ValueError, match="no complete shard here; run their recipe longer"):
+        replace(recipe, max_seconds=1e-9).run(tmp_path, quiet=True)
 
 
 def test_a_folder_holds_trajectories_of_one_kind(trajectories, store):

@@ -11,10 +11,13 @@ Shape suffixes: S states, C channels, T latent frames, H W latent height and wid
 from __future__ import annotations
 
 import json
+import math
+import multiprocessing
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +34,6 @@ from everreel.data.text import FrozenText
 from everreel.diffusion.conditioning import FPS_INDEX
 from everreel.diffusion.rollout import Glimpse
 from everreel.model.config import TransformerConfig
-from everreel.model.dit import DiT
 from everreel.shapes import PATCH
 from everreel.train.generate import Wanted, Way, dit_of, latents_of
 
@@ -63,7 +65,7 @@ class TrajectoryRecipe:
     """Films that a teacher makes block by block, for the sentences and in the sizes of the store `prompts`.
 
     `teacher` is a file of weights for `config`, with a `lora` merged into it if there is one; `guidance_scale` is 1
-    where guidance is folded into them.
+    where guidance is folded into them. Several `processes` make shards side by side, each with so many `threads`.
     """
 
     teacher: str
@@ -81,48 +83,71 @@ class TrajectoryRecipe:
     threads: int | None = None
     dtype: torch.dtype = torch.bfloat16
     lora: str | None = None
+    processes: int = 1
 
     def run(self, run_dir: Path, quiet: bool = False) -> TrajectoryStore:
         """Make what is missing."""
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        model = dit_of(self.config, self.teacher, self.lora).eval().to(self.device, self.dtype)
-        text, prompts = FrozenText.load(self.text), LatentStore(self.prompts)
         kind = {"strides": asdict(self.strides), "frames": self.frames, "guidance_scale": self.guidance_scale}
         _settle(run_dir / KIND, kind)
         shards = range(-(-self.count // self.shard_films))
-        began = time.monotonic()
-        for shard in shards:
-            if not _path(run_dir, shard, "jsonl").exists():
-                if self.max_seconds is not None and time.monotonic() - began > self.max_seconds:
-                    break
-                self._write(run_dir, shard, model, text, prompts)
-            if not quiet:
-                sys.stderr.write(f"trajectories: {min((shard + 1) * self.shard_films, self.count)}/{self.count}\n")
+        missing = [shard for shard in shards if not _path(run_dir, shard, "jsonl").exists()]
+        done, deadline = len(shards) - len(missing), time.time() + (self.max_seconds or math.inf)
+        for made in self._made(run_dir, missing, deadline):
+            done += made
+            if made and not quiet:
+                sys.stderr.write(f"trajectories: {min(done * self.shard_films, self.count)}/{self.count}\n")
         return TrajectoryStore(run_dir)
 
-    def _write(self, folder: Path, shard: int, model: DiT, text: FrozenText, prompts: LatentStore) -> None:
-        generator = generator_for(self.seed, "trajectories", shard)
-        (_, height, width), chosen = draw_group(prompts.groups, generator, self.shard_films)
+    def _made(self, folder: Path, missing: list[int], deadline: float) -> Iterator[bool]:
+        """Make shards, here or in processes of their own; those that are not begun by the deadline are left."""
+        if self.processes == 1:
+            teaching = _Teaching(self)
+            yield from (teaching.write(folder, shard, deadline) for shard in missing)
+            return
+        spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+        with ProcessPoolExecutor(self.processes, spawn, _begin, (self,)) as pool:
+            jobs = [pool.submit(_write, folder, shard, deadline) for shard in missing]
+            yield from (job.result() for job in as_completed(jobs))
+
+
+class _Teaching:
+    """A teacher at work."""
+
+    def __init__(self, recipe: TrajectoryRecipe) -> None:
+        if recipe.threads is not None:
+            torch.set_num_threads(recipe.threads)
+        self.recipe = recipe
+        model = dit_of(recipe.config, recipe.teacher, recipe.lora)
+        self.model = model.eval().to(recipe.device, recipe.dtype)
+        self.text, self.prompts = FrozenText.load(recipe.text), LatentStore(recipe.prompts)
+
+    def write(self, folder: Path, shard: int, deadline: float) -> bool:
+        """Write a shard, if it is not too late; whether it was."""
+        if time.time() > deadline:
+            return False
+        recipe, prompts = self.recipe, self.prompts
+        generator = generator_for(recipe.seed, "trajectories", shard)
+        (_, height, width), chosen = draw_group(prompts.groups, generator, recipe.shard_films)
         lines, states = [], []
         for row, index in enumerate(chosen):
             sentences = prompts.sentences[index]
             prompt = sentences[draw_int(generator, 0, len(sentences))]
-            seed = SEEDS + shard * self.shard_films + row
-            wanted = Wanted(prompt, (self.frames, height, width), FPS_INDEX[prompts.fps(index)], seed)
-            states.append(self._states(model, text, wanted))
+            seed = SEEDS + shard * recipe.shard_films + row
+            wanted = Wanted(prompt, (recipe.frames, height, width), FPS_INDEX[prompts.fps(index)], seed)
+            states.append(self._states(wanted))
             lines.append(json.dumps({"prompt": prompt, "fps_index": wanted.fps_index, "seed": seed}))
         for kind, write in (
             ("npy", lambda path: np.save(path, np.stack(states))),
             ("jsonl", lambda path: path.write_text("\n".join(lines) + "\n", encoding="utf-8")),
         ):
-            half_done = folder / f"half-done.{kind}"
+            half_done = folder / f"half-done-{shard:05d}.{kind}"
             write(half_done)
             half_done.replace(_path(folder, shard, kind))
+        return True
 
-    def _states(self, model: DiT, text: FrozenText, wanted: Wanted) -> npt.NDArray[np.float16]:
+    def _states(self, wanted: Wanted) -> npt.NDArray[np.float16]:
         """(S, C, T, H, W): each block at the student's levels, noise first, clean last."""
-        strides = self.strides
+        strides = self.recipe.strides
         seen: list[list[Tensor]] = [[] for _ in range(strides.steps)]
 
         def look(glimpse: Glimpse) -> None:
@@ -130,8 +155,8 @@ class TrajectoryRecipe:
             if step % strides.substeps == 0:
                 seen[step // strides.substeps].append(glimpse.before_CTHW[:, list(glimpse.moved)].cpu())
 
-        way = strides.teach(self.guidance_scale)
-        finished = [block.latents_CTHW.cpu() for block in latents_of(model, text, wanted, way, look)]
+        way = strides.teach(self.recipe.guidance_scale)
+        finished = [block.latents_CTHW.cpu() for block in latents_of(self.model, self.text, wanted, way, look)]
         states = [torch.cat(parts, dim=1) for parts in (*seen, finished)]
         return torch.stack(states).half().numpy()
 
@@ -185,6 +210,19 @@ class TrajectoryStore:
     def _open_array(self, shard: int) -> npt.NDArray[np.float16]:
         states: npt.NDArray[np.float16] = np.load(_path(self.path, shard, "npy"), mmap_mode="r")
         return states
+
+
+_teaching: _Teaching | None = None  # of a process that makes shards
+
+
+def _begin(recipe: TrajectoryRecipe) -> None:
+    global _teaching
+    _teaching = _Teaching(recipe)
+
+
+def _write(folder: Path, shard: int, deadline: float) -> bool:
+    assert _teaching is not None
+    return _teaching.write(folder, shard, deadline)
 
 
 def _settle(path: Path, kind: dict[str, Any]) -> None:
