@@ -67,7 +67,7 @@ class ModelCard:
     @property
     def what(self) -> str:
         """What it was trained for, in words."""
-        return _WHAT[self.kind]
+        return _WHAT[self.kind] + (f", streamed in {self.num_inference_steps} steps" if self.streams else "")
 
     @property
     def forcing(self) -> bool:
@@ -135,6 +135,16 @@ _TINY = ModelCard(
     causal=True,
     sink=5,
     anchor_color=1.0,
+)
+# The same weights and a LoRA that makes a student of few steps of them.
+_TINY_FAST = replace(
+    _TINY,
+    name="tiny-fast",
+    lora=str(files("everreel") / "assets" / "tiny-fast" / "pytorch_lora_weights.safetensors"),
+    guidance_scale=1.0,
+    num_inference_steps=4,
+    solver="euler",
+    streams=True,
 )
 _DF_1B = ModelCard(
     name="DF-1.3B-540P",
@@ -209,7 +219,7 @@ _I2V_14B_720P = replace(
 )
 
 CATALOG = (
-    _TINY, _DF_1B, _DF_14B, _DF_14B_720P, _T2V_14B, _T2V_14B_720P, _I2V_1B, _I2V_14B, _I2V_14B_720P,
+    _TINY, _TINY_FAST, _DF_1B, _DF_14B, _DF_14B_720P, _T2V_14B, _T2V_14B_720P, _I2V_1B, _I2V_14B, _I2V_14B_720P,
 )  # fmt: skip
 ANNOUNCED: Mapping[str, str] = {
     "DF-5B-540P": "DF-14B-540P",

@@ -86,3 +86,4 @@ class StudentPackRecipe:
         run_dir.mkdir(parents=True, exist_ok=True)
         tensors = {name: value.to(self.dtype) for name, value in load_file(self.lora).items()}
         save_file(tensors, run_dir / LORA_FILE, metadata)
+        (run_dir / LORA_FILE).chmod(0o644)  # safetensors lets nobody else read what it writes
