@@ -70,7 +70,9 @@ def test_runs_that_exist_get_the_batches_that_they_had(recipe, tmp_path):
     films = world_store(tmp_path / "films", 9, ((4, 6, 3), (6, 4, 2)))
     images = world_store(tmp_path / "images", 1, ((4, 6, 5), (4, 4, 2)))
     windows = ((1, 0.3), (3, 0.4), (5, 0.3))
-    objective = DiffusionForcing(replace(recipe, films=films, images=images, windows=windows, tokens=90, stills=0.6))
+    objective = DiffusionForcing(
+        replace(recipe, films=films, images=images, windows=windows, tokens=90, stills=0.6, inside=0.0)
+    )
     found = []
     for step in range(6):
         batch = objective.batch(step, generator_for(0, "batch", step))
@@ -81,6 +83,7 @@ def test_runs_that_exist_get_the_batches_that_they_had(recipe, tmp_path):
         found.append(
             (shape, digest.hexdigest()[:12], batch.blocks, pytest.approx(float(batch.sigma_BT.sum()), abs=1e-3))
         )
+    print("FOUND", [(f[0], f[1], f[2], f[3].expected) for f in found])
     assert found == [
         ((5, 16, 3, 6, 4), "e05bb19f9c9e", None, 3.7981),
         ((15, 16, 1, 4, 6), "4aaa7afe45a9", None, 8.347),
@@ -89,6 +92,21 @@ def test_runs_that_exist_get_the_batches_that_they_had(recipe, tmp_path):
         ((3, 16, 5, 4, 6), "c73c1c3cdf3c", None, 6.786),
         ((3, 16, 5, 6, 4), "98e67e66d7b6", None, 3.1756),
     ]
+
+
+def test_a_window_from_inside_a_film_goes_on_with_what_is_known(recipe):
+    """What stands for four frames is never made of noise at the front of a window, where nothing would tell it."""
+    inside = DiffusionForcing(replace(recipe, windows=((3, 0.5), (1, 0.5)), inside=1.0, stills=0.0, images=None))
+    store, met = inside._films.store, set()
+    firsts = {store.latents(index)[:, 0].tobytes() for index in range(len(store))}
+    for step in range(40):
+        batch = inside.batch(step, generator_for(0, "batch", step))
+        for row, latents in enumerate(batch.x0_BCTHW[:, :, 0].numpy().astype(np.float16)):
+            first = np.ascontiguousarray(latents).tobytes() in firsts
+            assert first or (not batch.loss_BT[row, 0] and batch.sigma_BT[row, 0] <= 0.1)
+            assert batch.loss_BT[row, -1] and batch.sigma_BT[row, -1] > 0
+            met.add((batch.x0_BCTHW.shape[2], first, batch.blocks is None))
+    assert {(3, False, True), (3, False, False), (1, True, True)} <= met and (1, False, True) not in met
 
 
 def test_stills_take_the_place_of_later_latents(objective, recipe):

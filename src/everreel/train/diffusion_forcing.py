@@ -2,8 +2,8 @@
 
 Source: sections 3.2 and 4c of the paper; what it leaves open (the mixture of levels, the share of causal attention,
 pictures given later than frame 0) stands in `DiffusionForcingRecipe`. The one invariant: a window is trained as it is
-met in generation. Half of the windows start inside a film, with a latent of four frames; given pictures are latents of
-stills and carry no loss; the same weights see full and block-causal attention.
+met in generation. Half of the windows start inside a film, with latents of four frames, which are known; given pictures
+are latents of stills and carry no loss; the same weights see full and block-causal attention.
 
 Shape suffixes: B batch, C channels, T latent frames, H W latent height and width, L text tokens.
 """
@@ -178,7 +178,7 @@ class DiffusionForcing:
         x0_BCTHW = source.store.batch(chosen, windows)
         causal = frames > 1 and draw_float(generator) < recipe.causal
         blocks = _random_blocks(frames, recipe.largest_block, generator) if causal else None
-        sigma_BT, loss_BT, _ = recipe.mixture.sample(count, frames, generator, blocks)
+        sigma_BT, loss_BT = self._levels(starts, frames, generator, blocks)
         for row, (index, start) in enumerate(zip(chosen, starts, strict=True)):
             if frames > 1 and draw_float(generator) < recipe.stills:
                 _give_stills(source.store, index, start, x0_BCTHW[row], sigma_BT[row], loss_BT[row], generator)
@@ -268,7 +268,27 @@ class DiffusionForcing:
         """The window's first latent: that of the film, or one from inside, which stands for four frames."""
         last = source.group_of(index)[0] - frames
         inside = draw_float(generator) < self.recipe.inside
-        return draw_int(generator, 1, last + 1) if inside and last > 0 else 0
+        return draw_int(generator, 1, last + 1) if inside and last > 0 and frames > 1 else 0
+
+    def _levels(
+        self, starts: Sequence[int], frames: int, generator: torch.Generator, blocks: Sequence[int] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Noise levels and where the loss counts, (B, T) each.
+
+        A window from inside a film goes on with what is known: its first latents are clean. Were they noise too,
+        nothing would tell a film's first latent, which is one frame and of half the contrast, from one of four.
+        """
+        mixture = self.recipe.mixture
+        sigma_BT, loss_BT, _ = mixture.sample(len(starts), frames, generator, blocks)
+        inside_B1 = torch.tensor(starts)[:, None] > 0
+        if not inside_B1.any():
+            return sigma_BT, loss_BT
+        known = replace(
+            mixture, equal=0.0, independent=0.0, non_decreasing=0.0, clean_prefix=1.0, given_anywhere=0.0
+        )  # fmt: skip
+        several = blocks if blocks is not None and len(blocks) > 1 else None  # one block alone would have no history
+        known_BT, new_BT, _ = known.sample(len(starts), frames, generator, several)
+        return torch.where(inside_B1, known_BT, sigma_BT), torch.where(inside_B1, new_BT, loss_BT)
 
     def _report(self, error_BT: Tensor, sigma_BT: Tensor, loss_BT: Tensor) -> None:
         low = 0.0
