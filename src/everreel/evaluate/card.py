@@ -41,8 +41,10 @@ RECIPES = {
     "vae": "the causal VAE: single frames first, then clips",
     "latents": "encodes the clips and the sentences ahead",
     "diffusion_forcing": "the transformer: pictures first, then windows of films",
+    "distill": "the student tiny-fast, a LoRA: its teacher's films on their way, then four strides for thirty steps",
     "critic": "the classifier that reads the fields off a film, for measuring alone",
     "tiny": "the parts as one folder, with what their runs reported",
+    "tiny_fast": "the student as it ships",
 }
 LABELS = {
     "color": "colour",

@@ -5,7 +5,7 @@ encoder reads) travel with the weights; the recipe that packs a model writes the
 
     {"world": {"films": {"count": 1600, "num_frames": 97, "split": "train"}, ...},
      "vae": [{"stage": "narrow", "steps": 4400, "hours": 0.4, "report": {"psnr_clips": 25.2, ...}}, ...],
-     "text": [...], "diffusion_forcing": [...], "critic": [...]}
+     "text": [...], "diffusion_forcing": [...], "distill": [...], "critic": [...]}
 
 A part is a list of its stages in the order they were trained. The one invariant: everything is copied from a run; what
 no run told is not there, and the card says so.
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = "training.json"
-PARTS = ("text", "vae", "diffusion_forcing", "critic")
+PARTS = ("text", "vae", "diffusion_forcing", "distill", "critic")
 
 Facts = dict[str, Any]
 
