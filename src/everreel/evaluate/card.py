@@ -318,7 +318,8 @@ def _repeat(card: ModelCard, report: Report, facts: Mapping[str, Any]) -> Iterat
         yield "The weights, and the critic that is shipped beside them:"
         yield ""
         for recipe in RECIPES:
-            target = "" if recipe != "tiny" else " --run-dir src/everreel/assets/tiny"
+            packed = recipe.replace("_", "-")
+            target = f" --run-dir src/everreel/assets/{packed}" if packed.startswith("tiny") else ""
             yield f"    everreel train recipes/{recipe}.py{target}"
         yield "    mkdir -p src/everreel/assets/critic"
         yield "    cp runs/critic/films/critic/* runs/critic/films/report.json src/everreel/assets/critic/"
