@@ -90,9 +90,8 @@ class TrajectoryRecipe:
         text, prompts = FrozenText.load(self.text), LatentStore(self.prompts)
         kind = {"strides": asdict(self.strides), "frames": self.frames, "guidance_scale": self.guidance_scale}
         _settle(run_dir / KIND, kind)
-        shards = range(-(-self.count // self.shard_films))
         began = time.monotonic()
-        for shard in shards:
+        for shard in self._shards:
             if not _path(run_dir, shard, "jsonl").exists():
                 if self.max_seconds is not None and time.monotonic() - began > self.max_seconds:
                     break
@@ -100,6 +99,14 @@ class TrajectoryRecipe:
             if not quiet:
                 sys.stderr.write(f"trajectories: {min((shard + 1) * self.shard_films, self.count)}/{self.count}\n")
         return TrajectoryStore(run_dir)
+
+    def is_done(self, run_dir: Path) -> bool:
+        """Whether every shard is there."""
+        return all(_path(run_dir, shard, "jsonl").exists() for shard in self._shards)
+
+    @property
+    def _shards(self) -> range:
+        return range(-(-self.count // self.shard_films))
 
     def _write(self, folder: Path, shard: int, model: DiT, text: FrozenText, prompts: LatentStore) -> None:
         generator = generator_for(self.seed, "trajectories", shard)
