@@ -148,8 +148,8 @@ def test_the_student_is_a_lora_of_the_packed_model(folder):
     )
     moved = (wanted - plain).abs().max()
     assert moved > 1e-3 and (found - wanted).abs().max() < 0.01 * wanted.abs().max()  # it ships in bfloat16
-    blocks = [block.frames for block in fast.stream(make_request(prompt="a red fox", num_frames=9, height=48, width=64))]
-    assert sum(len(frames) for frames in blocks) == 9
+    request = make_request(prompt="a red fox", num_frames=9, height=48, width=64)
+    assert sum(len(block.frames) for block in fast.stream(request)) == 9
 
 
 def test_run_again_it_does_nothing_new(folder, recipe, monkeypatch):
