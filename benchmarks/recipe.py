@@ -83,10 +83,15 @@ def interval(report: Report, field: str) -> tuple[float, float, float] | None:
     hits = [film.answers[field] for film in report.films if field in film.answers]
     if not hits:
         return None
-    right = torch.tensor([float(answer.read == answer.asked) for answer in hits])
-    drawn = torch.randint(len(hits), (RESAMPLES, len(hits)), generator=torch.Generator().manual_seed(0))
-    low, high = right[drawn].mean(1).quantile(torch.tensor([0.025, 0.975])).tolist()
-    return float(right.mean()), low, high
+    return bootstrap([float(answer.read == answer.asked) for answer in hits])
+
+
+def bootstrap(of_films: Sequence[float]) -> tuple[float, float, float]:
+    """The mean of a figure that each film has, and its 95 % bootstrap interval."""
+    values = torch.tensor(of_films)
+    drawn = torch.randint(len(values), (RESAMPLES, len(values)), generator=torch.Generator().manual_seed(0))
+    low, high = values[drawn].mean(1).quantile(torch.tensor([0.025, 0.975])).tolist()
+    return float(values.mean()), low, high
 
 
 def render_page(runs: Sequence[Path]) -> str:

@@ -72,4 +72,6 @@ KNOWN = replace(
     windows=((1, 0.35), (5, 0.1), (9, 0.25), (17, 0.15), (25, 0.15)),
 )
 
-recipe = staged(("images", IMAGES), ("films", FILMS), ("more", MORE), ("known", KNOWN), run_dir="runs/diffusion_forcing")
+recipe = staged(
+    ("images", IMAGES), ("films", FILMS), ("more", MORE), ("known", KNOWN), run_dir="runs/diffusion_forcing"
+)

@@ -13,10 +13,13 @@ from everreel.evaluate.follow import FilmSettings
 from everreel.evaluate.stage import EvaluateRecipe
 from everreel.model.config import TransformerConfig, VAEConfig
 from everreel.train.diffusion_forcing import DiffusionForcingRecipe, staged
-from everreel.train.pack import PackRecipe
+from everreel.train.distill import RegressionRecipe, Student
+from everreel.train.lora import AdapterShape
+from everreel.train.pack import PackRecipe, StudentPackRecipe
 from everreel.train.run import LatentRecipe, WorldRecipe
 from everreel.train.text import TextRecipe
 from everreel.train.trainer import TrainerSettings
+from everreel.train.trajectories import Strides, TrajectoryRecipe
 from everreel.train.vae import Draw, VAERecipe
 
 RUNS = "runs/smallest"
@@ -99,15 +102,36 @@ FILMS = replace(
     sample_frames=9,
 )
 
-# Distillation of steps follows the films: a stage of its own, which reads diffusion_forcing/films.
+TEACHER = f"{RUNS}/diffusion_forcing/films/transformer.safetensors"
+TRAJECTORIES = TrajectoryRecipe(
+    teacher=TEACHER, config=FILMS.config, text=FILMS.text, prompts=f"{RUNS}/latents/films", count=160, frames=9,
+    strides=Strides(steps=4, substeps=4, shift=3.0, block=5, context=20), guidance_scale=5.0,
+)  # fmt: skip
+REGRESSION = RegressionRecipe(
+    settings=TrainerSettings(
+        steps=500, learning_rate=2e-3, weight_decay=0.0, warmup=20, decay="linear", decay_from=0.3, final_rate=0.03,
+        ema_decay=0.99, precision="bf16", checkpoint_every=100, sample_every=250,
+    ),
+    config=FILMS.config,
+    student=Student(TEACHER, adapter=AdapterShape(rank=16, alpha=16.0)),
+    text=FILMS.text,
+    vae=f"{RUNS}/vae",
+    trajectories=f"{RUNS}/distill/trajectories",
+    tokens=8 * 9 * 60,
+    sample_prompts=FILMS.sample_prompts,
+    sample_frames=9,
+)  # fmt: skip
+
 MODEL = PackRecipe(
     config=FILMS.config,
-    transformer=f"{RUNS}/diffusion_forcing/films/transformer.safetensors",
+    transformer=TEACHER,
     vae=f"{RUNS}/vae",
     text=f"{RUNS}/text",
     shift=3.0,
     runs=RUNS,
 )
+# The same model in few steps: everreel generate --model runs/smallest/model --lora runs/smallest/model-fast
+FAST = StudentPackRecipe(lora=f"{RUNS}/distill/regression/pytorch_lora_weights.safetensors")
 EVALUATION = EvaluateRecipe(
     model=f"{RUNS}/model",
     films=FilmSettings(num_films=32, num_frames=33, height=96, width=160, num_inference_steps=20),
@@ -122,6 +146,8 @@ recipe = (
         "diffusion_forcing",
         staged(("low", IMAGES_LOW), ("images", IMAGES), ("films", FILMS), run_dir=f"{RUNS}/diffusion_forcing"),
     ),
+    ("distill", (("trajectories", TRAJECTORIES), ("regression", REGRESSION))),
     ("model", MODEL),
+    ("model-fast", FAST),
     ("evaluate", EVALUATION),
 )

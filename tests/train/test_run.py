@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from everreel.train.run import load_recipe, main, run_recipe
+from everreel.data.clips import StoreLayout
+from everreel.train.progress import read_metrics
+from everreel.train.run import WorldRecipe, load_recipe, main, run_recipe
+from everreel.train.trainer import Outcome, Trainer, TrainerSettings
 
 WORLD = """
 from everreel.data.clips import StoreLayout
@@ -15,6 +23,57 @@ layout = StoreLayout(count=2, num_frames=1, sizes=((32, 32, 1.0),), shard_clips=
 recipe = (("one", WorldRecipe((("images", layout),), processes=1)),)
 """
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.py"))
+
+
+@dataclass(frozen=True)
+class Sums:
+    """A stage of four steps; it is asked to stop before it begins the step `signal_at`."""
+
+    settings: TrainerSettings = field(default_factory=lambda: TrainerSettings(steps=4, log_every=1, device="cpu"))
+    signal_at: int | None = None
+
+    def objective(self):
+        return Summing(self.signal_at)
+
+
+@dataclass(frozen=True)
+class OwnRun(Sums):
+    """The same, with an outcome that it hands on itself."""
+
+    def run(self, run_dir: Path, quiet: bool = False) -> Outcome:
+        return Trainer(self.objective(), self.settings, run_dir, quiet).run()
+
+
+@dataclass(frozen=True)
+class Measures:
+    """A stage that gives back something of its own."""
+
+    def run(self, run_dir: Path, quiet: bool = False) -> dict[str, str]:
+        (run_dir / "measured").write_text("")
+        return {"reason": "none"}
+
+
+class Summing:
+    def __init__(self, signal_at):
+        self.net, self.metrics, self.signal_at = nn.Linear(2, 1), {}, signal_at
+
+    def modules(self):
+        return {"net": self.net}
+
+    def batch(self, step, generator):
+        if step == self.signal_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return torch.randn(4, 2, generator=generator)
+
+    def losses(self, batch, generator):
+        return {"net": (self.net(batch) - batch.sum(1, keepdim=True)).square().mean()}
+
+    def sample(self, folder, step):
+        pass
+
+
+def steps(folder):
+    return [record["step"] for record in read_metrics(folder / "metrics.jsonl") if record["event"] == "train"]
 
 
 def test_a_recipe_file_runs_and_runs_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,3 +98,37 @@ def test_what_the_user_can_put_right_is_one_line(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_loads(path: Path) -> None:
     assert load_recipe(path) is not None
+
+
+@pytest.mark.parametrize("kind", [Sums, OwnRun])
+def test_a_stage_that_was_stopped_by_a_signal_stops_those_behind_it(kind, tmp_path: Path, capsys) -> None:
+    def chain(signal_at):
+        return (("a", kind()), ("inner", (("b", kind(signal_at=signal_at)), ("c", kind()))), ("d", Measures()))
+
+    assert run_recipe(chain(2), tmp_path) is False
+    assert steps(tmp_path / "a") == [1, 2, 3, 4] and steps(tmp_path / "inner/b") == [1, 2, 3]
+    assert not (tmp_path / "inner/c").exists() and not (tmp_path / "d").exists()
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"everreel: {tmp_path / 'inner/b'} was stopped before")
+    assert run_recipe(chain(None), tmp_path, quiet=True) is True
+    assert [steps(tmp_path / name) for name in ("a", "inner/b", "inner/c")] == [[1, 2, 3, 4]] * 3
+    assert (tmp_path / "d/measured").exists()
+
+
+def test_a_stage_whose_seconds_are_over_stops_those_behind_it(tmp_path: Path) -> None:
+    stopped = Sums()
+    stopped = replace(stopped, settings=replace(stopped.settings, max_seconds=0.0))
+    assert run_recipe((("a", stopped), ("b", Sums())), tmp_path, quiet=True) is False
+    assert steps(tmp_path / "a") == [1] and not (tmp_path / "b").exists()
+    assert run_recipe((("a", Sums()), ("b", Sums())), tmp_path, quiet=True) is True
+    assert steps(tmp_path / "a") == steps(tmp_path / "b") == [1, 2, 3, 4]
+
+
+def test_a_store_that_is_not_whole_stops_the_stages_behind_it(tmp_path: Path) -> None:
+    layout = StoreLayout(count=3, num_frames=1, sizes=((32, 32, 1.0),), shard_clips=1)
+    recipe = (("world", WorldRecipe((("images", layout),), processes=1)), ("measured", Measures()))
+    run_recipe(recipe[:1], tmp_path, quiet=True)
+    (tmp_path / "world/images/shard-00002.jsonl").unlink()
+    assert run_recipe(recipe, tmp_path, quiet=True, max_seconds=0.0) is False
+    assert not (tmp_path / "measured").exists()
+    assert run_recipe(recipe, tmp_path, quiet=True) is True
+    assert (tmp_path / "measured").exists()

@@ -12,12 +12,18 @@ from safetensors.torch import load_file
 from everreel.evaluate.critic import Critic, save_critic
 from everreel.evaluate.follow import FIELDS
 from everreel.evaluate.stage import EvaluateRecipe
+from everreel.film.pipeline import VideoPipeline
+from everreel.film.request import make_request
 from everreel.model.config import TransformerConfig, VAEConfig
 from everreel.train.diffusion_forcing import DiffusionForcingRecipe
+from everreel.train.distill import RegressionRecipe
+from everreel.train.generate import dit_of
+from everreel.train.lora import AdapterShape
 from everreel.train.pack import PackRecipe
 from everreel.train.progress import read_metrics
 from everreel.train.run import WorldRecipe, load_recipe, run_recipe
 from everreel.train.text import TextRecipe
+from everreel.train.trajectories import Strides, TrajectoryRecipe
 from everreel.train.vae import Draw, VAERecipe
 
 RUNS = Path("runs/smallest")
@@ -27,7 +33,7 @@ CONFIG = TransformerConfig(
 )
 SIZES = {"images-low": (32, 48, 1.0)}  # the others are of the full size
 FULL, FRAMES, CROP = (48, 64, 1.0), 9, (32, 32)
-STEPS = {"text": 30, "vae": 24, "low": 60, "images": 40, "films": 40}
+STEPS = {"text": 30, "vae": 24, "low": 60, "images": 40, "films": 40, "regression": 60}
 
 
 def tiny(name, stage):
@@ -57,6 +63,13 @@ def tiny(name, stage):
         windows = ((1, 0.5), (3, 0.5)) if name == "films" else stage.windows
         settings = replace(stage.settings, learning_rate=1e-2)
         return replace(stage, config=CONFIG, tokens=120, windows=windows, settings=settings, sample_prompts=())
+    if isinstance(stage, TrajectoryRecipe):
+        strides = Strides(steps=2, substeps=2, block=2, context=2)
+        return replace(stage, config=CONFIG, count=4, frames=3, shard_films=4, strides=strides)
+    if isinstance(stage, RegressionRecipe):
+        student = replace(stage.student, adapter=AdapterShape(rank=4, alpha=4.0))
+        settings = replace(stage.settings, learning_rate=1e-2)
+        return replace(stage, config=CONFIG, student=student, tokens=120, settings=settings, sample_prompts=())
     if isinstance(stage, PackRecipe):
         return replace(stage, config=CONFIG)
     if isinstance(stage, EvaluateRecipe):
@@ -82,7 +95,7 @@ def folder(recipe, tmp_path_factory):
         patch.chdir(where)
         torch.manual_seed(0)
         save_critic(Path("critic"), Critic())
-        run_recipe(recipe, RUNS, quiet=True)
+        assert run_recipe(recipe, RUNS, quiet=True)
     return where / RUNS
 
 
@@ -95,7 +108,8 @@ def losses(folder):
 
 
 @pytest.mark.parametrize(
-    "stage", ["text", "vae", *(f"diffusion_forcing/{name}" for name in ("low", "images", "films"))]
+    "stage",
+    ["text", "vae", *(f"diffusion_forcing/{name}" for name in ("low", "images", "films")), "distill/regression"],
 )
 def test_every_stage_learns(folder, stage):
     first, *_, last = losses(folder / stage)
@@ -120,10 +134,31 @@ def test_the_end_is_a_model_that_was_measured(folder):
     assert len(report["films"]) == 2 and set(report["fields"]) <= set(FIELDS)
 
 
+def test_the_student_is_a_lora_of_the_packed_model(folder):
+    """It is loaded with the model, says how films are made with it, and is the change that was learnt."""
+    fast = VideoPipeline.from_pretrained(
+        folder / "model", dtype=torch.float32, device="cpu", lora=[str(folder / "model-fast")]
+    )
+    assert (fast.card.num_inference_steps, fast.card.guidance_scale, fast.card.streams) == (2, 1.0, True)
+    teacher = folder / "diffusion_forcing" / "films" / "transformer.safetensors"
+    learnt = dit_of(CONFIG, str(teacher), str(folder / "distill" / "regression" / "pytorch_lora_weights.safetensors"))
+    plain, found, wanted = (
+        model.state_dict()["blocks.0.self_attn.q.weight"]
+        for model in (dit_of(CONFIG, str(teacher)), fast.transformer, learnt)
+    )
+    moved = (wanted - plain).abs().max()
+    assert moved > 1e-3 and (found - wanted).abs().max() < 0.01 * wanted.abs().max()  # it ships in bfloat16
+    request = make_request(prompt="a red fox", num_frames=9, height=48, width=64)
+    assert sum(len(block.frames) for block in fast.stream(request)) == 9
+
+
 def test_run_again_it_does_nothing_new(folder, recipe, monkeypatch):
     monkeypatch.chdir(folder.parents[1])
     kept = [path for path in sorted(folder.rglob("*.safetensors")) if "checkpoint" not in path.name]
-    before = [path.read_bytes() for path in kept]
+    before = {path: load_file(path) for path in kept}  # what a file says of itself stands in no order
     run_recipe(tuple(stage for stage in recipe if stage[0] in ("world", "latents", "evaluate")), RUNS, quiet=True)
-    run_recipe(dict(recipe)["diffusion_forcing"], RUNS / "diffusion_forcing", quiet=True)
-    assert [path.read_bytes() for path in kept] == before
+    for trained in ("diffusion_forcing", "distill"):
+        run_recipe(dict(recipe)[trained], RUNS / trained, quiet=True)
+    for path, tensors in before.items():
+        after = load_file(path)
+        assert after.keys() == tensors.keys() and all(torch.equal(after[name], tensors[name]) for name in tensors), path

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from everreel.checkpoint.catalog import ModelCard
+from everreel.checkpoint.catalog import LongSchedule, ModelCard
 from everreel.evaluate.critic import load_critic, read
 from everreel.evaluate.prompts import Prompt, held_out_prompts
 from everreel.film.pipeline import VideoPipeline
@@ -59,6 +59,10 @@ class FilmSettings:
     guidance_scale: float | None = None
     shift: float | None = None
     seed: int = 0
+    schedule: LongSchedule | None = None
+    base_num_frames: int | None = None
+    sink: int | None = None
+    anchor_color: float | None = None
 
     def request(self, prompt: str, number: int) -> VideoRequest:
         """The request for one film, checked."""

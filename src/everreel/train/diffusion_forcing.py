@@ -187,6 +187,13 @@ class DiffusionForcing:
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """The mean squared error of the velocity over the frames that are to be made."""
+        error_BT = self.errors(batch, generator)
+        weight_BT = batch.loss_BT.to(error_BT)
+        self._report(error_BT.detach(), batch.sigma_BT, batch.loss_BT)
+        return {"transformer": (error_BT * weight_BT).sum() / weight_BT.sum().clamp(min=1)}
+
+    def errors(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """The mean squared error of the velocity of each frame, given ones too, (B, T) float32."""
         x0_BCTHW, sigma_BT = batch.x0_BCTHW, batch.sigma_BT
         noise_BCTHW = torch.randn(x0_BCTHW.shape, generator=generator).to(x0_BCTHW)
         embedding_BLD, mask_BL = self.text.embed(batch.ids_BL)
@@ -198,10 +205,8 @@ class DiffusionForcing:
             fps_B=batch.fps_B,
             blocks=batch.blocks,
         )
-        error_BT = (velocity_BCTHW.float() - (noise_BCTHW - x0_BCTHW)).square().mean(dim=(1, 3, 4))
-        weight_BT = batch.loss_BT.to(error_BT)
-        self._report(error_BT.detach(), sigma_BT, batch.loss_BT)
-        return {"transformer": (error_BT * weight_BT).sum() / weight_BT.sum().clamp(min=1)}
+        error_BT: Tensor = (velocity_BCTHW.float() - (noise_BCTHW - x0_BCTHW)).square().mean(dim=(1, 3, 4))
+        return error_BT
 
     def sample(self, folder: Path, step: int) -> None:
         """A contact sheet of the recipe's prompts."""

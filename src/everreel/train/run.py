@@ -2,7 +2,8 @@
 
 A recipe file holds one name, `recipe`: a frozen dataclass of values that knows how to run itself, an
 objective with settings, or a tuple of named recipes that are run one after the other. The one invariant:
-running the same file in the same folder again goes on where it stopped, and does nothing when all is done.
+running the same file in the same folder again goes on where it stopped, and does nothing when all is done. So a recipe
+that was stopped before its end, by its seconds or by a signal, stops those behind it, which would read half of it.
 
 `torchrun --nproc-per-node N -m everreel train recipes/x.py` trains with N processes. All of them run what trains, the
 first alone what does not; the folder in which the others would leave things is thrown away.
@@ -19,18 +20,25 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from everreel.data.clips import ClipStore, StoreLayout, render_store
+from everreel.data.clips import ClipStore, StoreLayout, has_shard, render_store
 from everreel.memory import keep_freed_memory
 from everreel.parallel.talk import LostError
 from everreel.train import processes
-from everreel.train.trainer import Trainer, TrainerSettings, TrainingFailed
+from everreel.train.trainer import Outcome, Trainer, TrainerSettings, TrainingFailed
 
 
 @runtime_checkable
 class Recipe(Protocol):
-    """A recipe that knows how to run itself."""
+    """A recipe that knows how to run itself. What it gives back is read where it is an `Outcome`."""
 
-    def run(self, run_dir: Path, quiet: bool = False) -> Any: ...  # noqa: ANN401 (nobody reads it)
+    def run(self, run_dir: Path, quiet: bool = False) -> Any: ...  # noqa: ANN401
+
+
+@runtime_checkable
+class InParts(Recipe, Protocol):
+    """A recipe of what is made part by part, of which some may be missing when its seconds are over."""
+
+    def is_done(self, run_dir: Path) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,11 @@ class WorldRecipe:
                 run_dir / name, layout, processes=self.processes, max_seconds=self.max_seconds, progress=tell
             )
         return rendered
+
+    def is_done(self, run_dir: Path) -> bool:
+        """Whether every shard is there."""
+        shards = ((run_dir / name, shard) for name, layout in self.stores for shard in range(layout.num_shards))
+        return all(has_shard(folder, shard) for folder, shard in shards)
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,12 @@ class LatentRecipe:
                 )
                 reconstruct_store(target, clips, vae, settings, num_shards=shards[name], progress=tell)
 
+    def is_done(self, run_dir: Path) -> bool:
+        """Whether every clip is encoded."""
+        from everreel.data.latents import LatentStore
+
+        return all(len(LatentStore(run_dir / name)) == len(ClipStore(path)) for name, path in self.stores)
+
 
 def load_recipe(path: str | Path) -> Any:  # noqa: ANN401 (a recipe is any of three things, see above)
     """The `recipe` of a recipe file."""
@@ -99,35 +118,37 @@ def load_recipe(path: str | Path) -> Any:  # noqa: ANN401 (a recipe is any of th
     return names["recipe"]
 
 
-def run_recipe(recipe: Any, run_dir: str | Path, quiet: bool = False, **overrides: Any) -> None:  # noqa: ANN401
+def run_recipe(recipe: Any, run_dir: str | Path, quiet: bool = False, **overrides: Any) -> bool:  # noqa: ANN401
     """Run a recipe in a folder; `overrides` (max_seconds, device, threads, …) replace values of it or of
-    its settings.
+    its settings. Whether it came to its end is returned: what is named behind one that did not is not begun.
     """
-    run_dir = Path(run_dir)
+    run_dir, together = Path(run_dir), processes.here()
     if isinstance(recipe, tuple):
-        for name, stage in recipe:
-            run_recipe(stage, run_dir / name, quiet, **overrides)
-        return
-    recipe, together = _overridden(recipe, overrides), processes.here()
-    if together is None:
-        _run_one(recipe, run_dir, quiet)
-        return
-    if together.first:
-        _run_one(recipe, run_dir, quiet)
+        return all(run_recipe(stage, run_dir / name, quiet, **overrides) for name, stage in recipe)
+    recipe, done = _overridden(recipe, overrides), True
+    if together is None or together.first:
+        done = _run_one(recipe, run_dir, quiet)
+        if not done and not quiet:
+            sys.stderr.write(f"everreel: {run_dir} was stopped before its end; run the same again to go on there\n")
     elif _trains(recipe):
         with tempfile.TemporaryDirectory() as folder:
             _run_one(recipe, Path(folder), quiet=True)
-    together.wait()  # what comes next may read what the first has written
+    # Nobody goes on before the first is here: what comes next may read what it has written.
+    return done if together is None else together.from_first(done)
 
 
-def _run_one(recipe: Any, run_dir: Path, quiet: bool) -> None:  # noqa: ANN401
+def _run_one(recipe: Any, run_dir: Path, quiet: bool) -> bool:  # noqa: ANN401
+    """Run it; whether it came to its end."""
     run_dir.mkdir(parents=True, exist_ok=True)
     if isinstance(recipe, Recipe):
-        recipe.run(run_dir, quiet)
+        ended = recipe.run(run_dir, quiet)
     elif _trains(recipe) and hasattr(recipe, "objective"):
-        Trainer(recipe.objective(), recipe.settings, run_dir, quiet).run()
+        ended = Trainer(recipe.objective(), recipe.settings, run_dir, quiet).run()
     else:
         raise ValueError(f"recipe={type(recipe).__name__}: has no run(run_dir), and no settings with objective()")
+    if isinstance(ended, Outcome):
+        return ended.reason == "done"
+    return not isinstance(recipe, InParts) or recipe.is_done(run_dir)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -89,14 +89,24 @@ class TrajectoryRecipe:
         """Make what is missing."""
         kind = {"strides": asdict(self.strides), "frames": self.frames, "guidance_scale": self.guidance_scale}
         _settle(run_dir / KIND, kind)
-        shards = range(-(-self.count // self.shard_films))
-        missing = [shard for shard in shards if not _path(run_dir, shard, "jsonl").exists()]
-        done, deadline = len(shards) - len(missing), time.time() + (self.max_seconds or math.inf)
+        missing = self._missing(run_dir)
+        done, deadline = self._num_shards - len(missing), time.time() + (self.max_seconds or math.inf)
         for made in self._made(run_dir, missing, deadline):
             done += made
             if made and not quiet:
                 sys.stderr.write(f"trajectories: {min(done * self.shard_films, self.count)}/{self.count}\n")
         return TrajectoryStore(run_dir)
+
+    def is_done(self, run_dir: Path) -> bool:
+        """Whether every shard is there."""
+        return not self._missing(run_dir)
+
+    @property
+    def _num_shards(self) -> int:
+        return -(-self.count // self.shard_films)
+
+    def _missing(self, folder: Path) -> list[int]:
+        return [shard for shard in range(self._num_shards) if not _path(folder, shard, "jsonl").exists()]
 
     def _made(self, folder: Path, missing: list[int], deadline: float) -> Iterator[bool]:
         """Make shards, here or in processes of their own; those that are not begun by the deadline are left."""
