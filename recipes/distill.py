@@ -18,13 +18,13 @@ ADAPTER = AdapterShape(rank=32, alpha=32.0)
 STRIDES = Strides(steps=4, substeps=4, shift=3.0, block=5, context=20)
 
 TRAJECTORIES = TrajectoryRecipe(
-    teacher=TEACHER, config=FILMS.config, text=FILMS.text, prompts=FILMS.images, count=240, frames=25,
-    strides=STRIDES, guidance_scale=5.0, threads=1,
+    teacher=TEACHER, config=FILMS.config, text=FILMS.text, prompts=FILMS.images, count=96, frames=25,
+    strides=STRIDES, guidance_scale=5.0, processes=2, threads=1,
 )  # fmt: skip
 
 REGRESSION = RegressionRecipe(
     settings=TrainerSettings(
-        steps=600,
+        steps=400,
         learning_rate=2e-3,
         weight_decay=0.0,
         warmup=20,
@@ -34,9 +34,9 @@ REGRESSION = RegressionRecipe(
         ema_decay=0.99,
         precision="bf16",
         checkpoint_every=100,
-        sample_every=300,
+        sample_every=200,
         log_every=25,
-        threads=1,
+        threads=2,
     ),
     config=FILMS.config,
     student=Student(TEACHER, adapter=ADAPTER),

@@ -16,4 +16,8 @@ recipe = PackRecipe(
     vae="runs/vae/decoder",
     text="runs/text",
     shift=3.0,
+    notes=(
+        "Of the films' stages, the first two were run when windows from inside a film could begin with noise, and the "
+        "second was stopped before its end.",
+    ),
 )
