@@ -106,7 +106,7 @@ def _accuracy(student: Report, teacher: Report) -> list[str]:
                 f"reports: film {film.file} was asked for in other words than the teacher's; make both alike"
             )
         shares = [[a.read == a.asked for a in one.answers.values()] for one in (other, film)]
-        lost.append(100 * (statistics.mean(shares[0]) - statistics.mean(shares[1])))
+        lost.append(100 * (statistics.fmean(shares[0]) - statistics.fmean(shares[1])))
     mean, low, high = bootstrap(lost)
     scores = [{score.name: score for score in report.fields} for report in (student, teacher)]
     for name in FIELDS:
