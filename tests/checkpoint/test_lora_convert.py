@@ -74,7 +74,7 @@ def test_a_model_of_ones_own(tiny_folder, tmp_path):
     lora = random_lora(48, 96, 1)
     start, there, back = (tmp_path / f"{name}.safetensors" for name in ("start", "there", "back"))
     write_lora(start, lora, "official")
-    with pytest.raises(ValueError, match=r"fits none of tiny, DF-1\.3B-540P.*name the --model") as caught:
+    with pytest.raises(ValueError, match=r"fits none of tiny, tiny-fast, DF-1\.3B-540P.*name the --model") as caught:
         convert_lora(start, there, "kohya")
     assert "\n" not in str(caught.value)
     convert_lora(start, there, "kohya", model=str(tiny_folder))

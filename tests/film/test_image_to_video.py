@@ -141,7 +141,7 @@ def test_what_an_i2v_model_cannot_do_is_refused_by_name(pipe, given, message):
         said = str(caught.value)
         assert said.startswith(message.format(name=pipe.card.name)) and "\n" not in said
         assert said.endswith(
-            "models of diffusion forcing can: tiny, DF-1.3B-540P, DF-14B-540P, DF-14B-720P; nearest 'tiny'"
+            "models of diffusion forcing can: tiny, tiny-fast, DF-1.3B-540P, DF-14B-540P, DF-14B-720P; nearest 'tiny'"
         )
 
 
