@@ -32,6 +32,16 @@ def keep_freed_memory() -> bool:
     return all(bool(mallopt(name, value)) for name, value in values)
 
 
+def give_back_freed_memory() -> bool:
+    """Hand what is freed to the kernel now, so that a process holds what it uses; False where glibc is not."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return False
+    trim(0)
+    return True
+
+
 def take_large_pages() -> None:
     """Let tensors come in large pages, for models of the released sizes.
 
