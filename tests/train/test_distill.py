@@ -13,9 +13,9 @@ from everreel.data.draws import generator_for
 from everreel.data.text import FrozenText
 from everreel.model.dit import DiT
 from everreel.train.diffusion_forcing import DiffusionForcing
-from everreel.train.distill import GuidanceRecipe, RegressionRecipe, Student, context_of, guided_velocity
+from everreel.train.distill import GuidanceRecipe, RegressionRecipe, Student, guided_velocity
 from everreel.train.dmd import DistributionMatching, DMDRecipe
-from everreel.train.generate import Wanted, Way, dit_of, latents_of
+from everreel.train.generate import Wanted, Way, context_of, dit_of, latents_of
 from everreel.train.lora import AdapterShape
 from everreel.train.trainer import Trainer
 from everreel.train.trajectories import Strides, TrajectoryRecipe, TrajectoryStore

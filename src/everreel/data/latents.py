@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,7 @@ from everreel.world.scene import Scene
 
 Latents = npt.NDArray[np.float16]
 Group = tuple[int, int, int]
+Key = TypeVar("Key", bound=tuple[int, ...])
 Span = tuple[int, int]
 
 STILL_FRAMES = 1 + TEMPORAL
@@ -266,14 +268,24 @@ def draw_group(
     groups: Mapping[Group, Sequence[int]], generator: torch.Generator, batch: int
 ) -> tuple[Group, list[int]]:
     """A group, drawn by its number of clips, and `batch` of its clips."""
+    key = draw_key(groups, generator)
+    return key, draw_members(groups[key], generator, batch)
+
+
+def draw_key(groups: Mapping[Key, Sequence[int]], generator: torch.Generator) -> Key:
+    """A group, drawn by the number of its members."""
     keys = sorted(groups)
     place = draw_int(generator, 0, sum(len(groups[key]) for key in keys))
     for key in keys:
         if place < len(groups[key]):
-            members = groups[key]
-            return key, [members[draw_int(generator, 0, len(members))] for _ in range(batch)]
+            return key
         place -= len(groups[key])
     raise AssertionError("unreachable")
+
+
+def draw_members(members: Sequence[int], generator: torch.Generator, count: int) -> list[int]:
+    """So many of them, one as likely as the other, each time anew."""
+    return [members[draw_int(generator, 0, len(members))] for _ in range(count)]
 
 
 def _encode_shard(

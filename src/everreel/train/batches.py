@@ -1,4 +1,4 @@
-"""The micro-batches of a step: made ahead, moved to the device, and said in words.
+"""The micro-batches of a step: made ahead, moved to the device with what is frozen, and said in words.
 
 The one invariant: a micro-batch is a function of (seed, step, number), whoever makes it and when.
 """
@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Make = Callable[[int], list[Any]]
 _MOST_TENSORS = 6  # that a batch is described by
@@ -54,6 +54,13 @@ def move(batch: Any, device: torch.device) -> Any:  # noqa: ANN401 (a batch is w
         moved_parts = {n: move(v, device) for n, v in parts.items()}
         return replace(batch, **{n: v for n, v in moved_parts.items() if v is not parts[n]})
     return batch
+
+
+def follow(device: torch.device, *models: nn.Module) -> None:
+    """What is frozen, in whole or but for an adapter, goes where the trainer has put the batch."""
+    for model in models:
+        if next(model.parameters()).device != device:
+            model.to(device)
 
 
 def describe(objective: object, numbers: Sequence[int], batches: Sequence[Any]) -> str:

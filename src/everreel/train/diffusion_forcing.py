@@ -20,22 +20,17 @@ from torch import Tensor, nn
 
 from everreel.checkpoint.load import load_transformer, load_vae
 from everreel.data.draws import draw_float, draw_int, generator_for
-from everreel.data.latents import LatentStore
+from everreel.data.latents import LatentStore, draw_members
 from everreel.data.prepare import check_vae, is_prepared
 from everreel.data.text import text_of
 from everreel.data.windows import WindowSource
-from everreel.diffusion.conditioning import FPS_INDEX, Conditioning
-from everreel.diffusion.denoiser import Branch, Denoiser
-from everreel.diffusion.noise import LevelMixture, add_noise, draw_noise
-from everreel.diffusion.rollout import rollout
-from everreel.diffusion.schedule import synchronous
-from everreel.diffusion.solver import solver_for
+from everreel.diffusion.conditioning import FPS_INDEX
+from everreel.diffusion.noise import LevelMixture, add_noise
 from everreel.film.loading import source_of
-from everreel.media import Pixels, contact_sheet, write_image
 from everreel.model.config import TransformerConfig
 from everreel.model.dit import DiT
-from everreel.model.vae import CausalVAE
 from everreel.shapes import LatentShape
+from everreel.train.generate import SampleFilms, Way, context_of
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
 
 BANDS = (0.25, 0.5, 0.75, 1.0)  # the loss is reported by noise level, in four bands
@@ -129,7 +124,7 @@ class DiffusionForcing:
             source = self._images if frames == 1 else self._films
             assert source is not None
             source.members(frames)
-        self._vae: CausalVAE | None = None
+        self._samples = self.samples(Way(20, guidance_scale=5.0))
 
     def _new_transformer(self) -> DiT:
         """With fresh weights, with those of the model, or with those of the stage before."""
@@ -172,7 +167,7 @@ class DiffusionForcing:
         recipe = self.recipe
         source, members, frames = self._draw_bucket(generator)
         count = self._batch_size(source, members[0], frames)
-        chosen = [members[draw_int(generator, 0, len(members))] for _ in range(count)]
+        chosen = draw_members(members, generator, count)
         starts = [self._start(source, index, frames, generator) for index in chosen]
         windows = [(start, start + frames) for start in starts]
         x0_BCTHW = source.store.batch(chosen, windows)
@@ -188,16 +183,14 @@ class DiffusionForcing:
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """The mean squared error of the velocity over the frames that are to be made."""
         error_BT = self.errors(batch, generator)
-        weight_BT = batch.loss_BT.to(error_BT)
         self._report(error_BT.detach(), batch.sigma_BT, batch.loss_BT)
-        return {"transformer": (error_BT * weight_BT).sum() / weight_BT.sum().clamp(min=1)}
+        return {"transformer": mean_where(error_BT, batch.loss_BT)}
 
     def errors(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """The mean squared error of the velocity of each frame, given ones too, (B, T) float32."""
         x0_BCTHW, sigma_BT = batch.x0_BCTHW, batch.sigma_BT
         noise_BCTHW = torch.randn(x0_BCTHW.shape, generator=generator).to(x0_BCTHW)
-        embedding_BLD, mask_BL = self.text.embed(batch.ids_BL)
-        context = self.transformer.encode_context(embedding_BLD, mask_BL.sum(1).tolist())
+        context = context_of(self.transformer, self.text, batch.ids_BL)
         velocity_BCTHW = self.transformer(
             add_noise(x0_BCTHW, noise_BCTHW, sigma_BT),
             1000 * sigma_BT,
@@ -210,14 +203,14 @@ class DiffusionForcing:
 
     def sample(self, folder: Path, step: int) -> None:
         """A contact sheet of the recipe's prompts."""
-        prompts = self.recipe.sample_prompts
-        if not prompts:
-            return
-        films = [self._film(prompt) for prompt in prompts]
-        sheet = contact_sheet(
-            films, columns=4, frames_per_film=min(3, self.recipe.sample_frames), captions=list(prompts)
-        )
-        write_image(folder / f"step-{step:06d}.png", sheet)
+        self._samples.write(folder, step, self.transformer)
+
+    def samples(self, way: Way) -> SampleFilms:
+        """Films of the recipe's prompts, made in a way."""
+        recipe = self.recipe
+        shape = LatentShape.from_pixels(1, *recipe.sample_size)
+        size = (recipe.sample_frames, shape.height, shape.width)
+        return SampleFilms(recipe.sample_prompts, size, way, self.text, recipe.vae or self.source)
 
     def _draw_bucket(self, generator: torch.Generator) -> tuple[WindowSource, Sequence[int], int]:
         """Clips of one size, and how many latents of each are taken."""
@@ -246,28 +239,6 @@ class DiffusionForcing:
             if (num_frames, pixel_height, pixel_width) == (shape.num_frames, shape.pixel_height, shape.pixel_width):
                 return clips
         return max(1, self.recipe.tokens // shape.tokens)
-
-    def _film(self, prompt: str) -> Pixels:
-        device = next(self.transformer.parameters()).device
-        if self._vae is None:
-            where = self.recipe.vae or self.source
-            if where is None:
-                raise ValueError("vae: sample_prompts need the folder of a VAE")
-            self._vae = load_vae(where, device)
-        ids = self.text.ids([prompt, ""]).to(device)
-        embedding, mask = self.text.embed(ids)
-        context = self.transformer.encode_context(embedding, mask.sum(1).tolist())
-        steps, frames = 20, self.recipe.sample_frames
-        shape = LatentShape.from_pixels(1, *self.recipe.sample_size)
-        size = (self.transformer.config.out_dim, shape.height, shape.width)
-        blocks = rollout(
-            synchronous(frames, steps), Denoiser(self.transformer, [Branch(context)], 5.0),
-            solver_for("unipc", steps, 3.0), Conditioning(),
-            lambda frame: draw_noise(0, "start", frame, 0, size).to(device),
-        )  # fmt: skip
-        latents = torch.cat([block.latents_CTHW for block in blocks], dim=1)
-        video = self._vae.decode(latents[None])[0]
-        return ((video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
 
     def _start(self, source: WindowSource, index: int, frames: int, generator: torch.Generator) -> int:
         """The window's first latent: that of the film, or one from inside, which stands for four frames."""
@@ -302,6 +273,12 @@ class DiffusionForcing:
             if band.any():
                 self.metrics[f"loss_to_{high:g}"] = float(error_BT[band].mean())
             low = high
+
+
+def mean_where(error_BT: Tensor, counts_BT: Tensor) -> Tensor:
+    """The mean of the frames that count, 0 where none does."""
+    weight_BT = counts_BT.to(error_BT)
+    return (error_BT * weight_BT).sum() / weight_BT.sum().clamp(min=1)
 
 
 def _random_blocks(frames: int, largest: int, generator: torch.Generator) -> tuple[int, ...]:

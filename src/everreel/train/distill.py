@@ -20,16 +20,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from everreel.checkpoint.lora import Preset
-from everreel.checkpoint.lora_files import LORA_FILE, write_lora
+from everreel.checkpoint.lora_files import LORA_FILE
 from everreel.data.draws import draw_int
+from everreel.data.latents import draw_key, draw_members
 from everreel.data.text import FrozenText, Text
 from everreel.diffusion.noise import add_noise
 from everreel.diffusion.solver import sigmas_for, timesteps_for
 from everreel.model.config import TransformerConfig
-from everreel.model.dit import Context, DiT
-from everreel.train.diffusion_forcing import Batch, DiffusionForcing, DiffusionForcingRecipe
-from everreel.train.generate import SampleFilms, Way, dit_of
-from everreel.train.lora import Adapter, AdapterShape
+from everreel.model.dit import DiT
+from everreel.shapes import LatentShape
+from everreel.train.batches import follow
+from everreel.train.diffusion_forcing import Batch, DiffusionForcing, DiffusionForcingRecipe, mean_where
+from everreel.train.generate import SampleFilms, Way, context_of, dit_of
+from everreel.train.lora import Adapter, AdapterShape, write_adapter
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
 from everreel.train.trajectories import Strides, TrajectoryStore
 
@@ -91,9 +94,7 @@ class GuidanceDistillation:
         self.student = self._data.transformer
         self.teacher = copy.deepcopy(self.student).eval().requires_grad_(False)
         self._roles = roles_of(self.student, recipe.adapter, recipe.settings.seed)
-        prompts, size = recipe.data.sample_prompts, (recipe.data.sample_frames, *SAMPLE_SIZE)
-        where = recipe.data.vae or self._data.source
-        self._samples = SampleFilms(prompts, size, Way(20), self._data.text, where)
+        self._samples = self._data.samples(Way(20))
 
     def modules(self) -> dict[str, nn.Module]:
         """The one role."""
@@ -107,8 +108,7 @@ class GuidanceDistillation:
         """The mean squared error of the student's velocity against the teacher's guided one."""
         noise_BCTHW = torch.randn(batch.x0_BCTHW.shape, generator=generator).to(batch.x0_BCTHW)
         x_BCTHW = add_noise(batch.x0_BCTHW, noise_BCTHW, batch.sigma_BT)
-        timestep_BT, weight_BT = 1000 * batch.sigma_BT, batch.loss_BT.float()
-        text = self._data.text
+        timestep_BT, text = 1000 * batch.sigma_BT, self._data.text
         follow(x_BCTHW.device, self.teacher, self.student)
         with torch.no_grad():
             plain, guided = guided_velocity(
@@ -117,8 +117,11 @@ class GuidanceDistillation:
             )  # fmt: skip
         context = context_of(self.student, text, batch.ids_BL)
         velocity = self.student(x_BCTHW, timestep_BT, context, fps_B=batch.fps_B, blocks=batch.blocks)
-        loss = _mean(velocity - guided, weight_BT)
-        self.metrics["left_of_guidance"] = float(loss.detach() / _mean(plain - guided, weight_BT).clamp(min=1e-8))
+        loss, unguided = (
+            mean_where((found - guided).float().square().mean(dim=(1, 3, 4)), batch.loss_BT)
+            for found in (velocity, plain)
+        )
+        self.metrics["left_of_guidance"] = float(loss.detach() / unguided.clamp(min=1e-8))
         return dict.fromkeys(self._roles, loss)
 
     def sample(self, folder: Path, step: int) -> None:
@@ -196,9 +199,9 @@ class TrajectoryRegression:
         place = draw_int(generator, 0, len(store.blocks))
         blocks = store.blocks[: place + 1]
         stop, first = sum(blocks), sum(blocks[:-1])
-        members, tokens_per_frame = store.draw_size(generator)
-        count = max(1, recipe.tokens // (stop * tokens_per_frame))
-        chosen = [members[draw_int(generator, 0, len(members))] for _ in range(count)]
+        size = draw_key(store.sizes, generator)
+        count = max(1, recipe.tokens // LatentShape(stop, *size).tokens)
+        chosen = draw_members(store.sizes[size], generator, count)
         level_B = torch.randint(store.strides.steps, (count,), generator=generator)
         x_BCTHW, target_BCTHW = [], []
         for index, level in zip(chosen, level_B.tolist(), strict=True):
@@ -229,12 +232,6 @@ class TrajectoryRegression:
         self._samples.write(folder, step, self.student)
 
 
-def context_of(model: DiT, text: Text, ids_BL: Tensor) -> Context:
-    """What a model reads of prompts."""
-    embedding_BLD, mask_BL = text.embed(ids_BL)
-    return model.encode_context(embedding_BLD, mask_BL.sum(1).tolist())
-
-
 def guided_velocity(
     model: DiT,
     text: Text,
@@ -261,25 +258,8 @@ def roles_of(student: DiT, adapter: AdapterShape | None, seed: int) -> dict[str,
     return {"lora": Adapter.into(student.requires_grad_(False), adapter, seed)}
 
 
-def follow(device: torch.device, *models: nn.Module) -> None:
-    """What is frozen, in whole or but for an adapter, goes where the trainer has put the batch."""
-    for model in models:
-        if next(model.parameters()).device != device:
-            model.to(device)
-
-
 def write_student(path: Path, trainer: Trainer, strides: Strides) -> None:
     """A student that is an adapter as a LoRA, its averaged weights and how films are made with it."""
-    adapter = trainer.modules["lora"]
-    assert isinstance(adapter, Adapter)
     way = strides.serve()
     preset = Preset("everreel", way.steps, way.guidance_scale, way.shift, "euler", streams=True)
-    with trainer.averaged():
-        if not trainer.first:
-            return
-        write_lora(path, replace(adapter.lora(path), metadata=preset.metadata()))
-
-
-def _mean(error_BCTHW: Tensor, weight_BT: Tensor) -> Tensor:
-    error_BT = error_BCTHW.float().square().mean(dim=(1, 3, 4))
-    return (error_BT * weight_BT).sum() / weight_BT.sum().clamp(min=1)
+    write_adapter(path, trainer, preset.metadata())

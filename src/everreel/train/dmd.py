@@ -27,8 +27,9 @@ from everreel.diffusion.noise import add_noise, shift_sigma
 from everreel.diffusion.rollout import Glimpse
 from everreel.diffusion.solver import sigmas_for, timesteps_for
 from everreel.model.config import TransformerConfig
-from everreel.train.distill import SAMPLE_SIZE, Student, context_of, follow, guided_velocity, write_student
-from everreel.train.generate import SampleFilms, Wanted, dit_of, latents_of
+from everreel.train.batches import follow
+from everreel.train.distill import SAMPLE_SIZE, Student, guided_velocity, write_student
+from everreel.train.generate import SampleFilms, Wanted, context_of, dit_of, latents_of
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
 from everreel.train.trajectories import Strides
 
@@ -112,7 +113,7 @@ class DistributionMatching:
         self._way = strides.serve()
         self._sigmas = sigmas_for(strides.steps, strides.shift)
         self._timesteps = timesteps_for(strides.steps, strides.shift)
-        self._blocks = tuple(self._way.schedule(recipe.frames).blocks_in(0, recipe.frames))
+        self._blocks = self._way.blocks(recipe.frames)
         size = (recipe.frames, *SAMPLE_SIZE)
         self._samples = SampleFilms(recipe.sample_prompts, size, self._way, self.text, recipe.vae)
 

@@ -3,7 +3,7 @@ and for the pictures of a run.
 
 The one invariant: what is generated here is what the pipeline would generate with the same weights, prompt and seed.
 
-Shape suffixes: B batch, C channels, T latent frames, H W latent height and width.
+Shape suffixes: B batch, C channels, T latent frames, H W latent height and width, L numbers of a prompt, D text width.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from everreel.checkpoint.load import load_vae
 from everreel.checkpoint.lora import merge
 from everreel.checkpoint.lora_files import read_lora
 from everreel.checkpoint.source import Source
+from everreel.data.clips import to_bytes
 from everreel.data.text import Text
 from everreel.diffusion.conditioning import Conditioning
 from everreel.diffusion.denoiser import Branch, Denoiser
@@ -29,7 +30,7 @@ from everreel.diffusion.schedule import Schedule, blockwise, synchronous
 from everreel.diffusion.solver import solver_for
 from everreel.media import Pixels, contact_sheet, write_image
 from everreel.model.config import TransformerConfig
-from everreel.model.dit import DiT
+from everreel.model.dit import Context, DiT
 from everreel.model.vae import CausalVAE
 
 
@@ -51,6 +52,10 @@ class Way:
             return synchronous(frames, self.steps)
         return blockwise(frames, self.steps, self.block, context=self.context)
 
+    def blocks(self, frames: int) -> tuple[int, ...]:
+        """The latent frames of each block of such a film."""
+        return self.schedule(frames).blocks_in(0, frames)
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -69,8 +74,7 @@ def latents_of(
     """The film's latents, block by block; `on_row` as for `rollout`."""
     device = next(model.parameters()).device
     prompts = [wanted.prompt] if way.guidance_scale == 1.0 else [wanted.prompt, ""]
-    embedding_BLD, mask_BL = text.embed(text.ids(prompts).to(device))
-    context = model.encode_context(embedding_BLD, mask_BL.sum(1).tolist())
+    context = context_of(model, text, text.ids(prompts).to(device))
     cached = way.block is not None
     cache = model.new_cache(way.context) if cached else None
     denoiser = Denoiser(
@@ -82,6 +86,12 @@ def latents_of(
         way.schedule(frames), denoiser, solver_for(way.solver, way.steps, way.shift), Conditioning(),
         lambda frame: draw_noise(wanted.seed, "start", frame, 0, shape).to(device), on_row=on_row,
     )  # fmt: skip
+
+
+def context_of(model: DiT, text: Text, ids_BL: Tensor) -> Context:
+    """What a model reads of prompts, by their numbers."""
+    embedding_BLD, mask_BL = text.embed(ids_BL)
+    return model.encode_context(embedding_BLD, mask_BL.sum(1).tolist())
 
 
 def dit_of(config: TransformerConfig, weights: str, lora: str | None = None) -> DiT:
@@ -119,5 +129,4 @@ class SampleFilms:
             self._loaded = load_vae(self.vae, next(model.parameters()).device)
         blocks = latents_of(model, self.text, wanted, self.way)
         latents_CTHW = torch.cat([block.latents_CTHW for block in blocks], dim=1)
-        video_CTHW: Tensor = self._loaded.decode(latents_CTHW[None])[0]
-        return ((video_CTHW + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
+        return to_bytes(self._loaded.decode(latents_CTHW[None])[0])

@@ -20,16 +20,17 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from everreel.checkpoint.catalog import find_model
 from everreel.checkpoint.load import load_transformer
 from everreel.checkpoint.lora import Lora, Pair
 from everreel.checkpoint.lora_files import LORA_FILE, write_lora
 from everreel.checkpoint.lora_keys import diffusers_module
-from everreel.checkpoint.source import Source, find_source
+from everreel.checkpoint.source import Source
 from everreel.data.draws import generator_for
 from everreel.diffusion.noise import LevelMixture
+from everreel.film.loading import source_of
 from everreel.model.dit import DiT
 from everreel.model.quiet import quiet
+from everreel.train.batches import follow, move
 from everreel.train.blocks import recompute_blocks
 from everreel.train.diffusion_forcing import Batch, DiffusionForcing, DiffusionForcingRecipe
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
@@ -116,8 +117,7 @@ class LoraRecipe:
         Raises:
             ValueError: it is not here, or begins with a picture, which this training does not show.
         """
-        path = Path(self.model).expanduser()
-        source = find_source(path if path.exists() else find_model(self.model).require_path(), self.parts)
+        source = source_of(self.model, Path(self.parts) if self.parts else None)
         if source.config.in_dim != source.config.out_dim:
             raise ValueError(
                 f"model={self.model!r}: is shown a picture beside the noise, which this training does not do; "
@@ -141,12 +141,9 @@ class LoraRecipe:
 
     def run(self, run_dir: Path, quiet: bool = False) -> Outcome:
         """Train; `pytorch_lora_weights.safetensors` in the run folder is the LoRA that everreel and diffusers load."""
-        objective = self.objective()
-        trainer = Trainer(objective, self.settings, run_dir, quiet)
+        trainer = Trainer(self.objective(), self.settings, run_dir, quiet)
         outcome = trainer.run()
-        with trainer.averaged():
-            if trainer.first:
-                write_lora(run_dir / LORA_FILE, objective.lora.lora(run_dir / LORA_FILE))
+        write_adapter(run_dir / LORA_FILE, trainer)
         return outcome
 
 
@@ -187,12 +184,12 @@ class LoraTraining:
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """As `DiffusionForcing.losses`, of the adapter."""
-        self._follow()
+        follow(batch.x0_BCTHW.device, self.transformer)
         return {"lora": self._forcing.losses(batch, generator)["transformer"]}
 
     def sample(self, folder: Path, step: int) -> None:
         """A contact sheet of the recipe's prompts, and the loss on what is held out with and without the adapter."""
-        self._follow()
+        follow(next(self.lora.parameters()).device, self.transformer)
         self._forcing.sample(folder, step)
         if self._held_out is None:
             return
@@ -207,17 +204,9 @@ class LoraTraining:
         """The mean over batches that are the same every time."""
         device, total = next(self.lora.parameters()).device, 0.0
         for number in range(HELD_OUT_BATCHES):
-            batch = held_out.batch(number, generator_for(0, "held out", number))
-            tensors: Any = {name: part.to(device) for name, part in batch._asdict().items() if isinstance(part, Tensor)}
-            batch = batch._replace(**tensors)
+            batch = move(held_out.batch(number, generator_for(0, "held out", number)), device)
             total += float(held_out.losses(batch, generator_for(0, "held out noise", number))["transformer"])
         return total / HELD_OUT_BATCHES
-
-    def _follow(self) -> None:
-        """The frozen weights go where the trainer has put the adapter."""
-        device = next(self.lora.parameters()).device
-        if self.transformer.patch_embedding.weight.device != device:
-            self.transformer.to(device)
 
 
 class Adapter(nn.Module):
@@ -312,6 +301,15 @@ class Adapter(nn.Module):
 
     def _half(self, name: str, half: str) -> Tensor:
         return self.get_parameter(f"{name}.{half}.weight")
+
+
+def write_adapter(path: Path, trainer: Trainer, metadata: Mapping[str, str] | None = None) -> None:
+    """A trained adapter, its averaged weights, as a LoRA file with what is to be known of it."""
+    adapter = trainer.modules["lora"]
+    assert isinstance(adapter, Adapter)
+    with trainer.averaged():
+        if trainer.first:
+            write_lora(path, replace(adapter.lora(path), metadata=metadata or {}))
 
 
 _NAME = "default"  # of the adapter, to peft

@@ -16,7 +16,7 @@ import multiprocessing
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -34,7 +34,6 @@ from everreel.data.text import FrozenText
 from everreel.diffusion.conditioning import FPS_INDEX
 from everreel.diffusion.rollout import Glimpse
 from everreel.model.config import TransformerConfig
-from everreel.shapes import PATCH
 from everreel.train.generate import Wanted, Way, dit_of, latents_of
 
 KIND = "kind.json"
@@ -200,17 +199,7 @@ class TrajectoryStore:
     @property
     def blocks(self) -> tuple[int, ...]:
         """Latent frames of each block."""
-        schedule = self.strides.serve().schedule(self.frames)
-        return tuple(schedule.blocks_in(0, self.frames))
-
-    def draw_size(self, generator: torch.Generator) -> tuple[Sequence[int], int]:
-        """The films of one size, sizes drawn by how many there are, and their tokens a frame."""
-        place = draw_int(generator, 0, len(self))
-        for (height, width), members in sorted(self.sizes.items()):
-            if place < len(members):
-                return members, height * width // PATCH**2
-            place -= len(members)
-        raise AssertionError("unreachable")
+        return self.strides.serve().blocks(self.frames)
 
     def state(self, index: int, state: int, start: int, stop: int) -> Tensor:
         """Latent frames (C, T, H, W) of one film at a state, 0 noise to -1 clean, float32."""
