@@ -5,6 +5,7 @@
 
 from dataclasses import replace
 
+from everreel.evaluate.critic import CriticConfig
 from everreel.train.critic import CriticRecipe
 from everreel.train.trainer import TrainerSettings
 
@@ -25,6 +26,7 @@ IMAGES = CriticRecipe(
     images=("runs/world/images", "runs/latents/images-reconstructed"),
     held_out="runs/world/films-held-out",
     images_per_step=96,
+    network=CriticConfig(depths=(1, 1, 1), fine=0),
 )
 FILMS = replace(
     IMAGES,
@@ -35,4 +37,19 @@ FILMS = replace(
     init="runs/critic/images/critic.safetensors",
 )
 
-recipe = (("images", IMAGES), ("films", FILMS))
+# More films, and eyes that see finer and deeper: those of the stages before, with what they had not beginning at nothing.
+GROWN = replace(
+    FILMS,
+    settings=replace(IMAGES.settings, steps=4_000, learning_rate=2e-3, ema_decay=0.998),
+    films=(
+        "runs/world/films-critic",
+        "runs/world/films-critic-2",
+        "runs/world/films-critic-3",
+        "runs/world/films",
+        "runs/latents/films-reconstructed",
+    ),
+    network=CriticConfig(),
+    init="runs/critic/films/critic.safetensors",
+)
+
+recipe = (("images", IMAGES), ("films", FILMS), ("grown", GROWN))

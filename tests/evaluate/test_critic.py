@@ -26,7 +26,7 @@ from everreel.evaluate.critic import (
 from everreel.world.render import render
 from everreel.world.scene import VOCABULARY, sample_scene, visible_fields
 
-TINY = CriticConfig(widths=(4, 8), dim=16, num_heads=2, num_layers=1, num_slots=4)
+TINY = CriticConfig(widths=(4, 8), depths=(1, 2), fine=4, dim=16, num_heads=2, num_layers=1, num_slots=4)
 
 
 def noise(frames: int, height: int = 32, width: int = 48) -> np.ndarray:

@@ -37,7 +37,10 @@ def critic_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("critic")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save_critic(folder, Critic(CriticConfig(widths=(4, 8), dim=16, num_heads=2, num_layers=1, num_slots=4)))
+        save_critic(
+            folder,
+            Critic(CriticConfig(widths=(4, 8), depths=(1, 2), fine=4, dim=16, num_heads=2, num_layers=1, num_slots=4)),
+        )
     return folder
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from everreel.data.clips import ClipLabel, shard_writer
 from everreel.data.draws import generator_for
@@ -39,7 +39,7 @@ def recipe(tmp_path: Path) -> CriticRecipe:
         images=(make_store(tmp_path / "images", 1),),
         films_per_step=2,
         images_per_step=3,
-        network=CriticConfig(widths=(4, 8), dim=16, num_heads=2, num_layers=1, num_slots=4),
+        network=CriticConfig(widths=(4, 8), depths=(1, 2), fine=4, dim=16, num_heads=2, num_layers=1, num_slots=4),
         checked=2,
     )
 
@@ -61,6 +61,21 @@ def test_a_stage_of_pictures_alone_goes_on_with_films(tmp_path: Path) -> None:
     assert all(torch.equal(value, first[name]) for name, value in second.critic.state_dict().items())
     with pytest.raises(ValueError, match="films="):
         replace(whole, films=(), images=()).objective()
+
+
+def test_a_critic_grows_out_of_a_smaller_one(tmp_path: Path) -> None:
+    whole = recipe(tmp_path)
+    small = replace(whole, network=replace(whole.network, depths=(1, 1), fine=0))
+    small.run(tmp_path / "small", quiet=True)
+    grown = replace(whole, init=str(tmp_path / "small/critic.safetensors")).objective().critic.eval()
+    before = load_critic(tmp_path / "small/critic")
+    look, _ = small.objective().batch(0, generator_for(0))["films"]
+    with torch.no_grad():
+        assert sum(p.numel() for p in grown.parameters()) > sum(p.numel() for p in before.parameters())
+        assert all(torch.equal(grown(look)[name], scores) for name, scores in before(look).items())
+    save_file(grown.state_dict(), tmp_path / "grown.safetensors")
+    with pytest.raises(RuntimeError, match="fine"):  # and never out of a greater one
+        replace(small, init=str(tmp_path / "grown.safetensors")).objective()
 
 
 def test_classes_are_those_that_can_be_seen() -> None:

@@ -20,6 +20,7 @@ from everreel.world.scene import (
     Scene,
     allowed_places,
     sample_scene,
+    visible_fields,
 )
 from everreel.world.settlements import PLACES
 
@@ -39,6 +40,15 @@ CITY = Scene(
     11,
 )
 FOX = dataclasses.replace(CITY, subject="fox", action="runs")
+
+
+@pytest.mark.parametrize(("subject", "action"), [("ball", "spins"), ("balloon", "flies"), ("cat", "jumps")])
+def test_what_looks_alike_from_every_side_has_no_visible_position(subject, action):
+    scene = dataclasses.replace(CITY, subject=subject, action=action, shot_position="front_view")
+    views = [
+        render(dataclasses.replace(scene, shot_position=view), 2, stride=9) for view in ("front_view", "back_view")
+    ]
+    assert np.array_equal(*views) == ("shot_position" not in visible_fields(scene)) == (subject != "cat")
 
 
 def moved(a, b, rows, reach=16):

@@ -41,9 +41,13 @@ ACROSS = [5, 7]  # the channels that hold motion to the right: they change their
 
 @dataclass(frozen=True)
 class CriticConfig:
-    """Sizes of the critic; about 1.0 M parameters."""
+    """Sizes of the critic; about 1.4 M parameters. `depths` are residual convolutions of each width, and `fine` the
+    width of what looks at half the size beside the patches: a subject far away is a few pixels high.
+    """
 
     widths: tuple[int, ...] = (48, 96, 160)
+    depths: tuple[int, ...] = (1, 2, 2)
+    fine: int = 24
     dim: int = 128
     num_heads: int = 4
     num_layers: int = 2
@@ -78,7 +82,7 @@ class Critic(nn.Module):
         # What Muon trains is in `blocks` and `layers`: see train/optimize.py.
         self.blocks = nn.ModuleDict(
             {
-                "eyes": nn.Sequential(*_stages(config.widths)),
+                "eyes": nn.Sequential(*_stages(config)),
                 "project": nn.Linear(config.widths[-1], dim),
                 "gather": nn.MultiheadAttention(dim, heads, batch_first=True),
                 "answer": nn.MultiheadAttention(dim, heads, batch_first=True),
@@ -226,7 +230,7 @@ def load_critic(folder: str | Path) -> Critic:
             )
     try:
         fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        critic = Critic(CriticConfig(**{**fields, "widths": tuple(fields["widths"])}))
+        critic = Critic(CriticConfig(**{n: tuple(x) if isinstance(x, list) else x for n, x in fields.items()}))
         critic.load_state_dict(load_file(folder / "model.safetensors"))
     except Exception as error:  # json, torch and safetensors raise kinds of their own for a torn or foreign file
         reason = str(error).splitlines()[0]
@@ -249,25 +253,47 @@ class _Norm(nn.Module):
 
 
 class _Residual(nn.Module):
-    """No norm in here: at this size norms cost more than convolutions. The branch starts small instead."""
+    """No norm in here: at this size norms cost more than convolutions. The branch starts small instead, and those of
+    greater depth with nothing, so that a critic can grow out of a shallower one.
+    """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, depth: int, scale: float = 0.5) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
-        self.scale = nn.Parameter(torch.full((1, width, 1, 1), 0.5))
+        self.scale = nn.Parameter(torch.full((1, width, 1, 1), scale))
+        self.then = _Residual(width, depth - 1, 0.0) if depth > 1 else nn.Identity()
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return torch.addcmul(x_BCHW, F.gelu(self.conv(x_BCHW)), self.scale.to(x_BCHW.dtype))
+        seen: Tensor = self.then(torch.addcmul(x_BCHW, F.gelu(self.conv(x_BCHW)), self.scale.to(x_BCHW.dtype)))
+        return seen
 
 
-def _stages(widths: Sequence[int]) -> Iterable[nn.Module]:
+class _Patches(nn.Conv2d):
+    """4 × 4 patches, and what two convolutions of stride 2 see beside them, at first nothing."""
+
+    def __init__(self, before: int, width: int, fine: int) -> None:
+        super().__init__(before, width, 4, stride=4)
+        self.fine = nn.Sequential(
+            nn.Conv2d(before, fine, 3, stride=2, padding=1), nn.GELU(), nn.Conv2d(fine, width, 3, stride=2, padding=1)
+        )
+        nn.init.zeros_(self.fine[2].weight)
+        nn.init.zeros_(self.fine[2].bias)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        seen: Tensor = super().forward(x_BCHW) + self.fine(x_BCHW)
+        return seen
+
+
+def _stages(config: CriticConfig) -> Iterable[nn.Module]:
     before = CHANNELS
-    for index, width in enumerate(widths):
-        # The first convolution cuts the picture into 4 × 4 patches; the others halve what they get.
-        yield (nn.Conv2d(before, width, 3, stride=2, padding=1) if index else nn.Conv2d(before, width, 4, stride=4))
+    for index, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
+        if index:  # the patches come first; what follows halves what it gets
+            yield nn.Conv2d(before, width, 3, stride=2, padding=1)
+        else:
+            yield _Patches(before, width, config.fine) if config.fine else nn.Conv2d(before, width, 4, stride=4)
         yield _Norm(width)
         yield nn.GELU()
-        yield _Residual(width)
+        yield _Residual(width, depth)
         before = width
 
 

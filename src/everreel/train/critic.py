@@ -42,7 +42,8 @@ BLURRED_SHARE = 0.3
 @dataclass(frozen=True)
 class CriticRecipe:
     """Which clips teach and which check. Each step takes one store of `films` and one of `images`, as often as the
-    square root of its size says; a stage may do without either. `init` is the `critic.safetensors` of an earlier stage.
+    square root of its size says; a stage may do without either. `init` is the `critic.safetensors` of an earlier stage;
+    what `network` has and it lacks begins as a fresh critic has it, where it adds nothing.
     """
 
     settings: TrainerSettings
@@ -64,7 +65,8 @@ class CriticRecipe:
         if self.init is not None:
             from safetensors.torch import load_file
 
-            critic.load_state_dict(load_file(self.init))
+            known = load_file(self.init)
+            critic.load_state_dict({**critic.state_dict(), **known})
         films = [ClipStore(path) for path in self.films]
         images = [ClipStore(path) for path in self.images]
         return CriticObjective(critic, films, images, ClipStore(self.held_out), self)

@@ -139,6 +139,7 @@ SUBJECT_PLACES: dict[str, tuple[str, ...]] = {
     "fish": ("underwater", "lake", "beach"),
 }
 WATER = ("lake", "beach", "underwater")
+ROUND = ("balloon", "ball")  # these look the same from every side
 _HELD_OUT_ONE_IN = 16
 
 T = TypeVar("T")
@@ -265,6 +266,8 @@ def visible_fields(scene: Scene) -> dict[str, str]:
         hidden.add("action")
     if not scene.locomotes:
         hidden.add("direction")
+    if scene.subject in ROUND:
+        hidden.add("shot_position")
     if close and scene.action in ("walks", "runs", "swims", "stays", "spins", "flies"):
         hidden.add("action")
     return {name: getattr(scene, name) for name in VOCABULARY if name not in hidden}
