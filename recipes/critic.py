@@ -37,7 +37,7 @@ FILMS = replace(
     init="runs/critic/images/critic.safetensors",
 )
 
-# More films, and eyes that see finer and deeper: those of the stages before, with what they had not beginning at nothing.
+# More films, and eyes that see finer and deeper: those of the stages before, and what is new begins with nothing.
 GROWN = replace(
     FILMS,
     settings=replace(IMAGES.settings, steps=4_000, learning_rate=2e-3, ema_decay=0.998),
