@@ -40,7 +40,7 @@ FILMS = replace(
 # More films, and eyes that see finer and deeper: those of the stages before, and what is new begins with nothing.
 GROWN = replace(
     FILMS,
-    settings=replace(IMAGES.settings, steps=4_000, learning_rate=2e-3, ema_decay=0.998),
+    settings=replace(IMAGES.settings, steps=3_000, learning_rate=2e-3, ema_decay=0.998),
     films=(
         "runs/world/films-critic",
         "runs/world/films-critic-2",

@@ -71,7 +71,7 @@ LATENTS = LatentRecipe(
 
 IMAGES_LOW = DiffusionForcingRecipe(
     settings=TrainerSettings(
-        steps=4_000, learning_rate=2e-3, optimizer="muon", weight_decay=0.01, decay="linear", decay_from=0.8,
+        steps=3_000, learning_rate=2e-3, optimizer="muon", weight_decay=0.01, decay="linear", decay_from=0.8,
         final_rate=0.2, precision="bf16", checkpoint_every=100,
     ),
     config=TransformerConfig(
@@ -87,30 +87,40 @@ IMAGES_LOW = DiffusionForcingRecipe(
 )  # fmt: skip
 IMAGES = replace(
     IMAGES_LOW,
-    settings=replace(IMAGES_LOW.settings, steps=3_000, learning_rate=1e-3, decay_from=0.7, final_rate=0.1),
+    settings=replace(IMAGES_LOW.settings, steps=2_000, learning_rate=1e-3, decay_from=0.7, final_rate=0.1),
     images=f"{RUNS}/latents/images",
     tokens=64 * 60,
     mixture=replace(IMAGES_LOW.mixture, shift=2.0),
 )
 FILMS = replace(
     IMAGES,
-    settings=replace(IMAGES.settings, steps=2_500, learning_rate=5e-4, decay_from=0.4, final_rate=0.03),
+    settings=replace(IMAGES.settings, steps=1_600, learning_rate=5e-4, decay_from=0.4, final_rate=0.03),
     windows=((1, 0.3), (5, 0.3), (9, 0.4)),
     tokens=8 * 9 * 60,
     mixture=LevelMixture(equal=0.5, non_decreasing=0.2, clean_prefix=0.3, given_anywhere=0.0, shift=2.0),
+    causal=0.0,
     sample_prompts=("a red fox runs right through a snowy forest at dusk, wide shot, camera pans right",),
     sample_frames=9,
 )
+# Context-causal: a block sees itself and the ones before it, so that what is kept of them stays right. Some windows
+# stay full, for films that are made all at once.
+CAUSAL = replace(
+    FILMS,
+    settings=replace(FILMS.settings, steps=600, warmup=50, decay_from=0.3),
+    windows=((5, 0.3), (9, 0.7)),
+    mixture=LevelMixture(equal=0.2, non_decreasing=0.4, clean_prefix=0.4, given_anywhere=0.0, shift=2.0),
+    causal=0.75,
+)
 
-TEACHER = f"{RUNS}/diffusion_forcing/films/transformer.safetensors"
+TEACHER = f"{RUNS}/diffusion_forcing/causal/transformer.safetensors"
 TRAJECTORIES = TrajectoryRecipe(
     teacher=TEACHER, config=FILMS.config, text=FILMS.text, prompts=f"{RUNS}/latents/films", count=160, frames=9,
     strides=Strides(steps=4, substeps=4, shift=3.0, block=5, context=20), guidance_scale=5.0,
 )  # fmt: skip
 REGRESSION = RegressionRecipe(
     settings=TrainerSettings(
-        steps=500, learning_rate=2e-3, weight_decay=0.0, warmup=20, decay="linear", decay_from=0.3, final_rate=0.03,
-        ema_decay=0.99, precision="bf16", checkpoint_every=100, sample_every=250,
+        steps=400, learning_rate=2e-3, weight_decay=0.0, warmup=20, decay="linear", decay_from=0.3, final_rate=0.03,
+        ema_decay=0.99, precision="bf16", checkpoint_every=100, sample_every=200,
     ),
     config=FILMS.config,
     student=Student(TEACHER, adapter=AdapterShape(rank=16, alpha=16.0)),
@@ -130,12 +140,14 @@ MODEL = PackRecipe(
     shift=3.0,
     runs=RUNS,
 )
+BEFORE_CAUSAL = replace(MODEL, transformer=f"{RUNS}/diffusion_forcing/films/transformer.safetensors")
 # The same model in few steps: everreel generate --model runs/smallest/model --lora runs/smallest/model-fast
 FAST = StudentPackRecipe(lora=f"{RUNS}/distill/regression/pytorch_lora_weights.safetensors")
-EVALUATION = EvaluateRecipe(
-    model=f"{RUNS}/model",
-    films=FilmSettings(num_films=32, num_frames=33, height=96, width=160, num_inference_steps=20),
-)
+
+# All at once; and in blocks, of which keys and values are kept.
+AT_ONCE = FilmSettings(num_films=32, num_frames=33, height=96, width=160, num_inference_steps=20)
+IN_BLOCKS = replace(AT_ONCE, ar_step=20, causal_block_size=3, cache=True)
+STUDENT = replace(AT_ONCE, num_inference_steps=None)
 
 recipe = (
     ("world", WORLD),
@@ -144,10 +156,26 @@ recipe = (
     ("latents", LATENTS),
     (
         "diffusion_forcing",
-        staged(("low", IMAGES_LOW), ("images", IMAGES), ("films", FILMS), run_dir=f"{RUNS}/diffusion_forcing"),
+        staged(
+            ("low", IMAGES_LOW),
+            ("images", IMAGES),
+            ("films", FILMS),
+            ("causal", CAUSAL),
+            run_dir=f"{RUNS}/diffusion_forcing",
+        ),
     ),
     ("distill", (("trajectories", TRAJECTORIES), ("regression", REGRESSION))),
+    ("model-films", BEFORE_CAUSAL),
     ("model", MODEL),
     ("model-fast", FAST),
-    ("evaluate", EVALUATION),
+    (
+        "evaluate",
+        (
+            ("films", EvaluateRecipe(f"{RUNS}/model-films", films=AT_ONCE)),
+            ("films-in-blocks", EvaluateRecipe(f"{RUNS}/model-films", films=IN_BLOCKS)),
+            ("causal", EvaluateRecipe(f"{RUNS}/model", films=AT_ONCE)),
+            ("causal-in-blocks", EvaluateRecipe(f"{RUNS}/model", films=IN_BLOCKS)),
+            ("fast", EvaluateRecipe(f"{RUNS}/model", lora=(f"{RUNS}/model-fast",), films=STUDENT)),
+        ),
+    ),
 )

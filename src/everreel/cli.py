@@ -351,7 +351,7 @@ def evaluate(
         shift=shift,
         seed=seed,
     )
-    evaluation = Evaluation(model.card(), settings, output)
+    evaluation = Evaluation(model.card(), settings, output, model.asked)
     try:
         with films_bar() as on_film:
             report = measure(lambda: _load(model), read, evaluation, on_film)

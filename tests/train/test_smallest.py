@@ -33,13 +33,19 @@ CONFIG = TransformerConfig(
 )
 SIZES = {"images-low": (32, 48, 1.0)}  # the others are of the full size
 FULL, FRAMES, CROP = (48, 64, 1.0), 9, (32, 32)
-STEPS = {"text": 30, "vae": 24, "low": 60, "images": 40, "films": 40, "regression": 60}
+STEPS = {"text": 30, "vae": 24, "low": 60, "images": 40, "films": 40, "causal": 40, "regression": 60}
 
 
 def tiny(name, stage):
     """The stage with a few steps of a network that knows nothing, on a few clips."""
     if isinstance(stage, tuple):
         return tuple((inner, tiny(inner, one)) for inner, one in stage)
+    if isinstance(stage, EvaluateRecipe):
+        asked = stage.films
+        films = replace(asked, num_films=2, num_frames=5, height=48, width=64, num_inference_steps=2)
+        if asked.cache:
+            films = replace(films, ar_step=2, causal_block_size=1)
+        return replace(stage, films=films, critic="critic")
     if name in STEPS:
         every, settings = STEPS[name], stage.settings
         settings = replace(
@@ -60,7 +66,7 @@ def tiny(name, stage):
         config = VAEConfig(base_dim=4, decoder_base_dim=4, num_res_blocks=1)
         return replace(stage, config=config, checked_clips=2, checked_frames=5, statistics_clips=4, statistics_frames=9)
     if isinstance(stage, DiffusionForcingRecipe):
-        windows = ((1, 0.5), (3, 0.5)) if name == "films" else stage.windows
+        windows = {"films": ((1, 0.5), (3, 0.5)), "causal": ((3, 1.0),)}.get(name, stage.windows)
         settings = replace(stage.settings, learning_rate=1e-2)
         return replace(stage, config=CONFIG, tokens=120, windows=windows, settings=settings, sample_prompts=())
     if isinstance(stage, TrajectoryRecipe):
@@ -72,9 +78,6 @@ def tiny(name, stage):
         return replace(stage, config=CONFIG, student=student, tokens=120, settings=settings, sample_prompts=())
     if isinstance(stage, PackRecipe):
         return replace(stage, config=CONFIG)
-    if isinstance(stage, EvaluateRecipe):
-        films = replace(stage.films, num_films=2, num_frames=5, height=48, width=64, num_inference_steps=2)
-        return replace(stage, films=films, critic="critic")
     return stage
 
 
@@ -109,7 +112,12 @@ def losses(folder):
 
 @pytest.mark.parametrize(
     "stage",
-    ["text", "vae", *(f"diffusion_forcing/{name}" for name in ("low", "images", "films")), "distill/regression"],
+    [
+        "text",
+        "vae",
+        *(f"diffusion_forcing/{name}" for name in ("low", "images", "films", "causal")),
+        "distill/regression",
+    ],
 )
 def test_every_stage_learns(folder, stage):
     first, *_, last = losses(folder / stage)
@@ -122,16 +130,19 @@ def test_each_stage_starts_with_what_the_last_one_left(folder, recipe, monkeypat
         left = load_file(folder / "diffusion_forcing" / name / "transformer.safetensors")
         found = following.objective().transformer.state_dict()
         assert all(torch.equal(found[key], value) for key, value in left.items())
-    left = load_file(folder / "diffusion_forcing" / "films" / "transformer.safetensors")
+    left = load_file(folder / "diffusion_forcing" / "causal" / "transformer.safetensors")
     packed = load_file(folder / "model" / "transformer" / "diffusion_pytorch_model.safetensors")
     assert sum(tensor.numel() for tensor in packed.values()) == sum(tensor.numel() for tensor in left.values())
 
 
 def test_the_end_is_a_model_that_was_measured(folder):
     facts = json.loads((folder / "model" / "training.json").read_text())
-    assert [stage["stage"] for stage in facts["diffusion_forcing"]] == ["low", "images", "films"]
-    report = json.loads((folder / "evaluate" / "report.json").read_text())
-    assert len(report["films"]) == 2 and set(report["fields"]) <= set(FIELDS)
+    assert [stage["stage"] for stage in facts["diffusion_forcing"]] == ["low", "images", "films", "causal"]
+    reports = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("evaluate/*/report.json")}
+    assert reports.keys() == {"films", "films-in-blocks", "causal", "causal-in-blocks", "fast"}
+    for report in reports.values():
+        assert len(report["films"]) == 2 and set(report["fields"]) <= set(FIELDS)
+    assert len({json.dumps(report["settings"]) for report in reports.values()}) == 5  # no two of the same films
 
 
 def test_the_student_is_a_lora_of_the_packed_model(folder):
@@ -140,7 +151,7 @@ def test_the_student_is_a_lora_of_the_packed_model(folder):
         folder / "model", dtype=torch.float32, device="cpu", lora=[str(folder / "model-fast")]
     )
     assert (fast.card.num_inference_steps, fast.card.guidance_scale, fast.card.streams) == (2, 1.0, True)
-    teacher = folder / "diffusion_forcing" / "films" / "transformer.safetensors"
+    teacher = folder / "diffusion_forcing" / "causal" / "transformer.safetensors"
     learnt = dit_of(CONFIG, str(teacher), str(folder / "distill" / "regression" / "pytorch_lora_weights.safetensors"))
     plain, found, wanted = (
         model.state_dict()["blocks.0.self_attn.q.weight"]

@@ -12,7 +12,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -59,8 +59,11 @@ class FilmSettings:
     guidance_scale: float | None = None
     shift: float | None = None
     seed: int = 0
+    ar_step: int = 0
+    causal_block_size: int | None = None
     schedule: LongSchedule | None = None
     base_num_frames: int | None = None
+    cache: bool | None = None
     sink: int | None = None
     anchor_color: float | None = None
 
@@ -187,12 +190,21 @@ class Evaluation:
         ValueError: a setting is wrong, or the folder cannot be used for these films; nothing has been loaded by then.
     """
 
-    def __init__(self, card: ModelCard, settings: FilmSettings, output: str | Path) -> None:
+    def __init__(
+        self,
+        card: ModelCard,
+        settings: FilmSettings,
+        output: str | Path,
+        loras: Sequence[tuple[Path, float]] = (),
+    ) -> None:
+        """`loras` are those that are merged into the model, with their strengths: other LoRAs make other films."""
         self.card, self.output = card, Path(output)
         self.prompts: list[Prompt] = held_out_prompts(settings.num_films, settings.seed)
         self.requests = [settings.request(prompt.text, n).resolve(card) for n, prompt in enumerate(self.prompts)]
         common = self.requests[0].model_dump(exclude={"prompt", "seed", "seconds", "resolution", "aspect"})
         self.settings = {"model": card.name, "weights": digest(card.require_path()), **common, "seed": settings.seed}
+        if loras:
+            self.settings["loras"] = [[digest(path), strength] for path, strength in loras]
         self._claim()
 
     def path(self, number: int) -> Path:

@@ -10,19 +10,20 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from everreel.checkpoint.catalog import find_model
 from everreel.evaluate.critic import shipped_critic
 from everreel.evaluate.follow import Evaluation, FilmSettings, Report, measure, reader_of
+from everreel.film.loading import model_options
 from everreel.film.pipeline import VideoPipeline
 
 
 @dataclass(frozen=True)
 class EvaluateRecipe:
-    """A model's folder, the films that it is asked for, and the folder of the critic that reads them: by default the
-    one that is shipped.
+    """A model's folder and what LoRAs are merged into it (PATH or PATH=STRENGTH), the films that it is asked for, and
+    the folder of the critic that reads them: by default the one that is shipped.
     """
 
     model: str
+    lora: tuple[str, ...] = ()
     films: FilmSettings = field(default_factory=FilmSettings)
     critic: str | None = None
     device: str = "auto"
@@ -30,11 +31,12 @@ class EvaluateRecipe:
     def run(self, run_dir: Path, quiet: bool = False) -> Report:
         """Make the films that are missing, and leave `report.json`."""
         reader = reader_of(self.critic or shipped_critic())
-        evaluation = Evaluation(find_model(self.model), self.films, run_dir)
         device = None if self.device == "auto" else self.device
+        options = model_options(model=self.model, lora=self.lora, device=device)
+        evaluation = Evaluation(options.card(), self.films, run_dir, options.asked)
 
         def tell(done: int, total: int) -> None:
             if not quiet:
                 sys.stderr.write(f"films: {done}/{total}\n")
 
-        return measure(lambda: VideoPipeline.from_pretrained(self.model, device=device), reader, evaluation, tell)
+        return measure(lambda: VideoPipeline.load(options), reader, evaluation, tell)

@@ -96,7 +96,7 @@ class ModelOptions(BaseModel):
         """
         from everreel.checkpoint.lora_files import read_lora
 
-        return [(read_lora(path, config), strength) for path, strength in self._asked]
+        return [(read_lora(path, config), strength) for path, strength in self.asked]
 
     def notes(self, config: TransformerConfig) -> list[str]:
         """What the user should know of the LoRAs; raises as `loras`."""
@@ -141,7 +141,7 @@ class ModelOptions(BaseModel):
 
     def files(self) -> list[Path]:
         """What changes the films beside the model's own files: LoRAs and parts."""
-        return [path for path, _ in self._asked] + ([self.parts] if self.parts else [])
+        return [path for path, _ in self.asked] + ([self.parts] if self.parts else [])
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -155,21 +155,21 @@ class ModelOptions(BaseModel):
     @property
     def merges(self) -> bool:
         """Whether anything is merged into the transformer's weights."""
-        return bool(self._asked)
+        return bool(self.asked)
 
     @property
-    def _asked(self) -> list[tuple[Path, float]]:
+    def asked(self) -> list[tuple[Path, float]]:
         """LoRAs and their strengths, the model's own first."""
         card = published(self.model)
         own = [(Path(card.lora), 1.0)] if card and card.lora else []
         return own + [_lora(text) for text in self.lora]
 
     def _presets(self) -> list[Preset]:
-        if not self._asked:
+        if not self.asked:
             return []
         from everreel.checkpoint.lora_files import preset_for
 
-        found = (preset_for(path) for path, _ in self._asked)
+        found = (preset_for(path) for path, _ in self.asked)
         return [preset for preset in found if preset is not None]
 
 
