@@ -142,7 +142,7 @@ MODEL = PackRecipe(
 )
 BEFORE_CAUSAL = replace(MODEL, transformer=f"{RUNS}/diffusion_forcing/films/transformer.safetensors")
 # The same model in few steps: everreel generate --model runs/smallest/model --lora runs/smallest/model-fast
-FAST = StudentPackRecipe(lora=f"{RUNS}/distill/regression/pytorch_lora_weights.safetensors")
+FAST = StudentPackRecipe(f"{RUNS}/distill/regression/pytorch_lora_weights.safetensors", FILMS.config)
 
 # All at once; and in blocks, of which keys and values are kept.
 AT_ONCE = FilmSettings(num_films=32, num_frames=33, height=96, width=160, num_inference_steps=20)

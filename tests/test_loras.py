@@ -25,3 +25,5 @@ def test_the_command_says_what_it_wrote(tmp_path):
     assert result.exit_code == 0, result.output
     assert result.output.strip() == f"wrote {target}: 2 pairs of rank 4, 8 and 1 whole differences"
     assert target.is_file()
+    lower = [str(tmp_path / "a.safetensors"), str(target), "--to", "kohya", "--overwrite", "--rank", "2"]
+    assert "2 pairs of rank 2 and" in CliRunner().invoke(app, lower).output

@@ -320,9 +320,14 @@ def train(
         sys.exit(code)
 
 
-@app.command()
+judging = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
+app.add_typer(judging, name="evaluate")
+
+
+@judging.callback()
 @takes_model
 def evaluate(
+    context: typer.Context,
     *,
     model: ModelOptions,
     critic: Annotated[
@@ -337,6 +342,12 @@ def evaluate(
     model_card: Annotated[Path | None, typer.Option(help="A card to write, with films.png beside it.")] = None,
 ) -> None:
     """Measure whether films show what was asked; a run that was stopped goes on where it was."""
+    if context.invoked_subcommand:
+        for name in context.params:
+            if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
+                command = context.invoked_subcommand
+                raise ValueError(f"{name}: is of evaluate alone; {command}'s own options come behind {command}")
+        return
     from everreel.evaluate.card import check_card, publish
     from everreel.evaluate.critic import shipped_critic
     from everreel.evaluate.follow import Evaluation, FilmSettings, measure, reader_of

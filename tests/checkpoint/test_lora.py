@@ -468,3 +468,24 @@ def test_what_peft_trains_and_diffusers_saves_is_read(theirs, tmp_path):
         merged = merge(dit, [(lora, 1.0)])
         assert error((outputs(dit, pipe)[0], expected)) < 1e-5
         merged.unmerge()
+
+
+@pytest.mark.parametrize("kernel", [(), (1, 2, 2)])
+def test_the_nearest_pair_of_a_lower_rank(kernel):
+    """As good as the singular values of the whole change allow, and the change itself where the rank suffices."""
+    generator = torch.Generator().manual_seed(0)
+    ones = (1,) * len(kernel)
+    pair = Pair(torch.randn(5, 12, *kernel, generator=generator), torch.randn(9, 5, *ones, generator=generator), 10.0)
+
+    def change(pair):
+        return pair.scale * pair.up.flatten(1) @ pair.down.flatten(1)
+
+    values = torch.linalg.svdvals(change(pair))
+    for rank in (1, 3):
+        lower = pair.of_rank(rank)
+        assert lower.down.shape == (rank, 12, *kernel) and lower.up.shape == (9, rank, *ones)
+        error = (change(lower) - change(pair)).norm()
+        assert torch.allclose(error, values[rank:].norm(), rtol=1e-4)
+    assert pair.of_rank(5) is pair and pair.of_rank(8) is pair
+    with pytest.raises(ValueError, match="rank = 0: must be 1 or more"):
+        Lora(Path("x"), {"a": pair}, {}).of_rank(0)

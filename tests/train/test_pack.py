@@ -5,13 +5,16 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from everreel.checkpoint.load import load_text_encoder, load_tokenizer, load_transformer, load_vae
-from everreel.checkpoint.lora import Preset
-from everreel.checkpoint.lora_files import LORA_FILE, preset_for
+from everreel.checkpoint.lora import Lora, Pair, Preset
+from everreel.checkpoint.lora_files import LORA_FILE, preset_for, read_lora, write_lora
 from everreel.evaluate.facts import read_facts
+from everreel.model.config import TransformerConfig
 from everreel.train.pack import PackRecipe, StudentPackRecipe
+
+CONFIG = TransformerConfig(dim=32, ffn_dim=64, freq_dim=32, text_dim=24, num_heads=2, num_layers=1)
 
 
 @pytest.fixture
@@ -58,19 +61,26 @@ def test_a_stage_that_has_not_run_is_named(recipe, tmp_path):
     assert not (tmp_path / "packed").exists()
 
 
-def test_a_student_is_packed_with_what_it_says_of_itself(tmp_path):
+@pytest.mark.parametrize("rank", [None, 2])
+def test_a_student_is_packed_with_what_it_says_of_itself(tmp_path, rank):
     path, preset = tmp_path / "student.safetensors", Preset("x", 4, 1.0, 3.0, "euler", streams=True)
-    save_file({"a": torch.full((2, 2), 0.1)}, path, {"format": "pt", **preset.metadata()})
-    StudentPackRecipe(str(path)).run(tmp_path / "packed")
+    wide = CONFIG.dim
+    pair = Pair(torch.randn(4, wide), torch.randn(wide, 4), 8.0)
+    write_lora(path, Lora(path, {"blocks.0.self_attn.q": pair}, {}, metadata=preset.metadata()))
+    StudentPackRecipe(str(path), CONFIG, rank).run(tmp_path / "packed")
     packed = tmp_path / "packed" / LORA_FILE
-    assert load_file(packed)["a"].dtype == torch.bfloat16
+    found = read_lora(packed, CONFIG).pairs["blocks.0.self_attn.q"]
+    assert found.down.dtype == torch.bfloat16 and len(found.down) == (rank or 4) and found.scale == 2.0
+    wanted = pair if rank is None else pair.of_rank(rank)
+    assert torch.allclose(found.up.float() @ found.down.float(), wanted.up @ wanted.down, atol=0.1)
     assert preset_for(packed) == preset
 
 
 def test_a_student_that_does_not_say_how_it_is_used_is_not_packed(tmp_path):
-    save_file({"a": torch.zeros(2, 2)}, tmp_path / "a.safetensors")
+    pair = Pair(torch.zeros(1, CONFIG.dim), torch.zeros(CONFIG.dim, 1), 1.0)
+    write_lora(tmp_path / "a.safetensors", Lora(tmp_path, {"blocks.0.self_attn.q": pair}, {}))
     with pytest.raises(ValueError, match="does not say how it is used"):
-        StudentPackRecipe(str(tmp_path / "a.safetensors")).run(tmp_path / "packed")
+        StudentPackRecipe(str(tmp_path / "a.safetensors"), CONFIG).run(tmp_path / "packed")
     with pytest.raises(ValueError, match="no such file; run its recipe first"):
-        StudentPackRecipe("nowhere.safetensors").run(tmp_path / "packed")
+        StudentPackRecipe("nowhere.safetensors", CONFIG).run(tmp_path / "packed")
     assert not (tmp_path / "packed").exists()

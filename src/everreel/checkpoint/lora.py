@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +41,21 @@ class Pair:
         """What up · down is multiplied by."""
         return self.alpha / self.down.shape[0]
 
+    def of_rank(self, rank: int) -> Pair:
+        """The nearest change of at most this rank (Eckart and Young, 1936), of the same type and scale."""
+        if rank >= self.down.shape[0]:
+            return self
+        # The product of two thin matrices has the singular values of a small one.
+        up_OR, rest_RR = torch.linalg.qr(self.up.flatten(1).float())
+        down_IR, last_RR = torch.linalg.qr(self.down.flatten(1).float().T)
+        left_RR, values_R, right_RR = torch.linalg.svd(rest_RR @ last_RR.T)
+        roots_R = values_R[:rank].sqrt()
+        up_OR = up_OR @ left_RR[:, :rank] * roots_R
+        down_RI = roots_R[:, None] * (right_RR[:rank] @ down_IR.T)
+        down = down_RI.reshape(rank, *self.down.shape[1:]).to(self.down.dtype)
+        up = up_OR.reshape(len(self.up), rank, *self.up.shape[2:]).to(self.up.dtype)
+        return Pair(down, up, self.scale * rank)
+
 
 @dataclass(frozen=True)
 class Lora:
@@ -51,6 +66,16 @@ class Lora:
     diffs: Mapping[str, Tensor]  # by parameter: added as it is
     notes: tuple[str, ...] = ()  # what its user should know: tensors left out, settings found elsewhere
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def of_rank(self, rank: int) -> Lora:
+        """With every pair at most of this rank.
+
+        Raises:
+            ValueError: the rank is below 1.
+        """
+        if rank < 1:
+            raise ValueError(f"rank = {rank}: must be 1 or more; nearest that works: 1")
+        return replace(self, pairs={module: pair.of_rank(rank) for module, pair in self.pairs.items()})
 
 
 @dataclass(frozen=True)

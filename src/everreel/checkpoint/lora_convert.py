@@ -1,6 +1,7 @@
 """A LoRA file from one key style to another: diffusers', kohya's and official Wan's.
 
-Source: `lora_files` reads and writes them. The one invariant: nothing is left out and nothing rounded. What the file
+Source: `lora_files` reads and writes them. The one invariant: nothing is left out and nothing rounded, unless a lower
+rank is asked for. What the file
 holds for an image, for the frame rate or for the channels of a picture is kept whatever model is named, and a style
 that cannot say something refuses.
 """
@@ -27,6 +28,7 @@ def convert_lora(
     target: str | Path,
     style: Style = "diffusers",
     *,
+    rank: int | None = None,
     model: str | None = None,
     overwrite: bool = False,
 ) -> Lora:
@@ -36,6 +38,7 @@ def convert_lora(
         path: the file, or a folder that holds one.
         target: a new .safetensors file.
         style: diffusers, kohya or official.
+        rank: the most that a pair may have; what is beyond it is left out, by singular values.
         model: what it is for, needed where that is no model of the catalog: its folder or file.
         overwrite: replace what stands at the target.
 
@@ -50,6 +53,7 @@ def convert_lora(
     if not where.parent.is_dir():
         raise ValueError(f"target = {str(target)!r}: there is no folder {where.parent}")
     lora = _read(source, model)
+    lora = lora if rank is None else lora.of_rank(rank)
     write_lora(where, lora, style)
     return lora
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -230,7 +231,8 @@ def load_critic(folder: str | Path) -> Critic:
             )
     try:
         fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        critic = Critic(CriticConfig(**{n: tuple(x) if isinstance(x, list) else x for n, x in fields.items()}))
+        values: dict[str, Any] = {n: tuple(x) if isinstance(x, list) else x for n, x in fields.items()}
+        critic = Critic(CriticConfig(**values))
         critic.load_state_dict(load_file(folder / "model.safetensors"))
     except Exception as error:  # json, torch and safetensors raise kinds of their own for a torn or foreign file
         reason = str(error).splitlines()[0]
@@ -273,11 +275,10 @@ class _Patches(nn.Conv2d):
 
     def __init__(self, before: int, width: int, fine: int) -> None:
         super().__init__(before, width, 4, stride=4)
-        self.fine = nn.Sequential(
-            nn.Conv2d(before, fine, 3, stride=2, padding=1), nn.GELU(), nn.Conv2d(fine, width, 3, stride=2, padding=1)
-        )
-        nn.init.zeros_(self.fine[2].weight)
-        nn.init.zeros_(self.fine[2].bias)
+        last = nn.Conv2d(fine, width, 3, stride=2, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(cast("Tensor", last.bias))
+        self.fine = nn.Sequential(nn.Conv2d(before, fine, 3, stride=2, padding=1), nn.GELU(), last)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         seen: Tensor = super().forward(x_BCHW) + self.fine(x_BCHW)

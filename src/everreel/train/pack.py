@@ -6,15 +6,14 @@ The one invariant: the folder is a function of the runs alone; a model's says in
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from everreel.checkpoint.load import load_text_encoder, load_tokenizer, load_vae, save_diffusers
 from everreel.checkpoint.lora import SETTINGS
-from everreel.checkpoint.lora_files import LORA_FILE
-from everreel.checkpoint.tensors import open_tensors
+from everreel.checkpoint.lora_files import LORA_FILE, read_lora, write_lora
 from everreel.evaluate.facts import FILE, gather
 from everreel.model.config import TransformerConfig
 from everreel.model.dit import DiT
@@ -65,9 +64,11 @@ class PackRecipe:
 
 @dataclass(frozen=True)
 class StudentPackRecipe:
-    """A student that is a LoRA, from the folder of its run, in the type that ships."""
+    """A student that is a LoRA of a transformer, from the folder of its run, in the type and of the rank that ships."""
 
     lora: str
+    config: TransformerConfig
+    rank: int | None = None
     dtype: torch.dtype = torch.bfloat16
 
     def run(self, run_dir: Path, quiet: bool = False) -> None:
@@ -76,14 +77,16 @@ class StudentPackRecipe:
         Raises:
             ValueError: its run is not finished, or it does not say how it is used.
         """
-        from safetensors.torch import load_file, save_file
-
         if not Path(self.lora).is_file():
             raise ValueError(f"lora={self.lora!r}: no such file; run its recipe first")
-        metadata = dict(open_tensors(self.lora).metadata)
-        if SETTINGS not in metadata:
+        lora = read_lora(self.lora, self.config)
+        if SETTINGS not in lora.metadata:
             raise ValueError(f"lora={self.lora!r}: does not say how it is used; one that recipes/distill.py makes does")
+        lora = lora if self.rank is None else lora.of_rank(self.rank)
+        pairs = {
+            module: replace(pair, down=pair.down.to(self.dtype), up=pair.up.to(self.dtype))
+            for module, pair in lora.pairs.items()
+        }
         run_dir.mkdir(parents=True, exist_ok=True)
-        tensors = {name: value.to(self.dtype) for name, value in load_file(self.lora).items()}
-        save_file(tensors, run_dir / LORA_FILE, metadata)
+        write_lora(run_dir / LORA_FILE, replace(lora, pairs=pairs))
         (run_dir / LORA_FILE).chmod(0o644)  # safetensors lets nobody else read what it writes
