@@ -16,7 +16,7 @@ ONE_KIND = {"equal": 0.0, "independent": 0.0, "non_decreasing": 0.0, "clean_pref
 
 FULL = replace(
     FILMS,
-    settings=replace(FILMS.settings, steps=800, decay_from=0.8, final_rate=0.3),
+    settings=replace(FILMS.settings, steps=500, decay_from=0.8, final_rate=0.3),
     init="runs/smallest/diffusion_forcing/images/transformer.safetensors",
     mixture=LevelMixture(**ONE_KIND | {"equal": 1.0}, shift=2.0),
     stills=0.0,
@@ -24,7 +24,7 @@ FULL = replace(
 )
 FROM_FULL = replace(
     FULL,
-    settings=replace(FILMS.settings, steps=800),
+    settings=replace(FILMS.settings, steps=500),
     init=f"{RUN}/full/transformer.safetensors",
 )
 
