@@ -337,8 +337,8 @@ def evaluate(
     model_card: Annotated[Path | None, typer.Option(help="A card to write, with films.png beside it.")] = None,
 ) -> None:
     """Measure whether films show what was asked; a run that was stopped goes on where it was."""
+    from everreel.caption.critic import shipped_critic
     from everreel.evaluate.card import check_card, publish
-    from everreel.evaluate.critic import shipped_critic
     from everreel.evaluate.follow import Evaluation, FilmSettings, measure, reader_of
 
     critic = critic or shipped_critic()

@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from everreel.caption.critic import shipped_critic
 from everreel.checkpoint.catalog import find_model
-from everreel.evaluate.critic import shipped_critic
 from everreel.evaluate.follow import Evaluation, FilmSettings, Report, measure, reader_of
 from everreel.film.pipeline import VideoPipeline
 
