@@ -97,7 +97,8 @@ class Run:
         self.listed, self.settings = listed, settings
         self.table = CaptionTable(output, settings.columns(listed))
         self._check_known()
-        self._make_captioner, self._captioner = captioner, None
+        self._make_captioner = captioner
+        self._captioner: Captioner | None = None
         self._problems: list[str] = []
         self._fuser = fuser(self._problems.append)
 
@@ -118,6 +119,8 @@ class Run:
             for number, each in enumerate(missing):
                 if on_film is not None:
                     on_film(total - len(missing) + number, total)
+                if self._captioner is None and not each.row.get(STRUCTURED):
+                    self._captioner = self._make_captioner()
                 try:  # no more than reading and writing of: a full disk is no film's fault
                     row = self._row(each)
                 except UnreachableError:
@@ -142,8 +145,7 @@ class Run:
         if given:
             caption, by = parse_caption(given if isinstance(given, str) else str(given)), GIVEN
         else:
-            if self._captioner is None:
-                self._captioner = self._make_captioner()
+            assert self._captioner is not None, listed
             caption, by = caption_file(self._captioner, listed.file), self.settings.captioner
         row: Row = {**listed.row, KEY: listed.name, STRUCTURED: caption.to_json(), "captioner": by}
         for task in self.settings.tasks:
@@ -177,16 +179,15 @@ def listed_films(sources: Sequence[str | Path]) -> tuple[list[Listed], list[Skip
     listed: dict[str, Listed] = {}
     skipped: list[Skipped] = []
     for source in sources:
-        path = Path(source).expanduser()
-        if path.is_dir():
-            found = iter(_in_folder(path))
-        elif path.suffix.lower() in TABLES and path.is_file():
-            found = _in_table(path)
-        elif path.is_file() or path.suffix.lower() in FILMS | PICTURES:
-            found = iter([Listed(str(source), path)])
-        else:
-            raise ValueError(f"files = {str(source)!r}: no such file or folder; {_WORKS}")
-        for each in found:
+        path, found = Path(source).expanduser(), _in_folder
+        if not path.is_dir():
+            ending = path.suffix.lower()
+            if not path.exists() and ending not in FILMS | PICTURES:
+                raise ValueError(f"files = {str(source)!r}: no such file or folder; {_WORKS}")
+            if ending not in FILMS | PICTURES | TABLES:
+                raise ValueError(f"files = {str(source)!r}: is no film, picture or table; {_WORKS}")
+            found = _in_table if ending in TABLES else _alone
+        for each in found(path):
             if isinstance(each, Skipped):
                 skipped.append(each)
             elif each.name in listed:
@@ -228,17 +229,16 @@ def captioner_of(name: str, device: str = "cpu") -> Captioner:
     if name == TINY:
         return TinyCaptioner()
     if _is_address(name):
+        endpoint = endpoint_of(name, "captioner")
         from everreel.caption.served import ServedCaptioner
 
-        served: Captioner = ServedCaptioner(endpoint_of(name, "captioner"))
-        return served
+        return ServedCaptioner(endpoint, name)
     if folder.exists() or name.count("/") == 1:
         if (folder / "config.json").is_file() and '"num_slots"' in (folder / "config.json").read_text(encoding="utf-8"):
             return TinyCaptioner(folder)
         from everreel.caption.qwen import QwenCaptioner
 
-        qwen: Captioner = QwenCaptioner(folder if folder.exists() else name, device=device)
-        return qwen
+        return QwenCaptioner(folder if folder.exists() else name, device)
     works = f"{TINY}, a model's folder, Skywork/SkyCaptioner-V1, or http://127.0.0.1:8000/v1#MODEL works"
     raise ValueError(f"captioner = {name!r}: is no captioner; {works}")
 
@@ -293,7 +293,11 @@ class _LocalFusion(ChatFusion):
             self.chat.close()
 
 
-def _in_folder(folder: Path) -> Iterator[Listed]:
+def _alone(file: Path) -> Iterator[Listed | Skipped]:
+    yield Listed(str(file), file)
+
+
+def _in_folder(folder: Path) -> Iterator[Listed | Skipped]:
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in FILMS | PICTURES and file.is_file())
     for file in files:
         if not any(part.startswith(".") for part in file.relative_to(folder).parts):
