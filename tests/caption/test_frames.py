@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from everreel.caption import frames as code
-from everreel.caption.frames import FrameRule, film_patches, fitted, sampled, scaled, spread, video_patches
+from everreel.caption.frames import FrameRule, film_patches, fitted, frames_at, scaled, spread, video_patches
 
 RULE = FrameRule()
 SMALL = FrameRule(pixels=16 * 28 * 28)
@@ -40,7 +40,7 @@ def test_of_a_long_film_only_what_is_seen_is_read():
             return np.full((4, 6, 3), number % 251, np.uint8)
 
     lazy = Lazy()
-    assert sampled(lazy).shape == (16, 4, 6, 3)
+    assert frames_at(lazy, spread(len(lazy), 16)).shape == (16, 4, 6, 3)
     assert lazy.asked == tuple(spread(100_000, 16))
 
 
@@ -158,7 +158,7 @@ def test_seconds_are_the_released_ones_or_the_films_own():
 def test_what_is_no_film_is_refused():
     for wrong in (film(2, 8, 8).astype(np.float32), film(2, 8, 8)[..., :1], film(2, 8, 8)[0], film(2, 0, 8)):
         with pytest.raises(ValueError, match=r"^frames = .*: must be uint8 \(T, H, W, 3\)$"):
-            sampled(wrong)
+            film_patches(wrong, 24.0, SMALL)
     with pytest.raises(ValueError, match=r"^frames = 0 frames"):
         film_patches(film(0, 8, 8), 24.0, SMALL)
 

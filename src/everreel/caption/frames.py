@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,13 +124,12 @@ def spread(length: int, count: int) -> list[int]:
     return [min(round((length - 1) / count * number), length - 1) for number in range(count)]
 
 
-def sampled(frames: FrameSource, count: int = NUM_FRAMES) -> Pixels:
-    """The frames (T, H, W, 3) of a film that are seen; of one that lies in a file only these are decoded.
+def frames_at(frames: FrameSource, numbers: Sequence[int]) -> Pixels:
+    """Some frames (T, H, W, 3) of a film; of one that lies in a file only these are decoded, each once.
 
     Raises:
-        ValueError: there are none, or they are no frames.
+        ValueError: they are no frames.
     """
-    numbers = spread(len(frames), count)
     seen = {number: np.asarray(frames[number]) for number in dict.fromkeys(numbers)}
     first = seen[numbers[0]]
     if first.dtype != np.uint8 or first.ndim != 3 or first.shape[2] != 3 or not first.size:
@@ -204,4 +204,4 @@ def film_patches(frames: FrameSource, fps: float, rule: FrameRule) -> Patches:
     if not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"fps = {fps}: must be above 0; 24 works")
     apart = (len(frames) - 1) / rule.num_frames / fps
-    return video_patches(sampled(frames, rule.num_frames), rule, apart)
+    return video_patches(frames_at(frames, spread(len(frames), rule.num_frames)), rule, apart)
