@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Protocol, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from everreel.media import Pixels
+from everreel.media import FrameSource
 
 Task = Literal["t2v", "i2v"]
 ShotType = Literal["long_shot", "full_shot", "medium_shot", "close_up", "extreme_close_up", "other"]
@@ -95,8 +95,9 @@ class StructuralCaption(_Model):
 class Captioner(Protocol):
     """Writes the structured caption of a film."""
 
-    def caption(self, frames: Pixels, fps: float) -> StructuralCaption:
-        """Of frames (T, H, W, 3), `fps` of them a second. T may be 1, and H and W odd.
+    def caption(self, frames: FrameSource, fps: float) -> StructuralCaption:
+        """Of frames uint8 (T, H, W, 3), `fps` of them a second: an array, or frames that lie in a file, of which only
+        those are read that are looked at. T may be 1, and H and W odd.
 
         Raises:
             ValueError: this film cannot be captioned; others can.
