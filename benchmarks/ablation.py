@@ -22,12 +22,12 @@ import torch
 
 from benchmarks.measure import say
 from benchmarks.recipe import bootstrap, interval
+from everreel.caption.critic import shipped_critic
 from everreel.checkpoint.catalog import find_model
 from everreel.checkpoint.load import load_vae
 from everreel.data.clips import ClipStore
 from everreel.data.draws import generator_for
 from everreel.data.latents import EncodeSettings, encode_store
-from everreel.evaluate.critic import shipped_critic
 from everreel.evaluate.drift import MEASURES, DriftMeter
 from everreel.evaluate.follow import FIELDS, Evaluation, FilmSettings, Reader, Report, digest, reader_of
 from everreel.evaluate.follow import measure as measure_films

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.measure import PROMPT, Options, peak_bytes, say
-from everreel.evaluate.critic import load_critic, look_length, score, shipped_critic
+from everreel.caption.critic import load_critic, look_length, score, shipped_critic
 from everreel.evaluate.prompts import held_out_prompts
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan

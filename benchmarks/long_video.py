@@ -23,9 +23,9 @@ import numpy as np
 from benchmarks import promises
 from benchmarks.length import FPS, Frames, ends
 from benchmarks.measure import machine, say
+from everreel.caption.critic import Critic, load_critic, score, shipped_critic
 from everreel.checkpoint.catalog import find_model
 from everreel.diffusion.schedule import Schedule
-from everreel.evaluate.critic import Critic, load_critic, score, shipped_critic
 from everreel.evaluate.drift import MEASURES, DriftMeter
 from everreel.evaluate.markdown import paragraph, table, verdict
 from everreel.evaluate.prompts import Prompt, held_out_prompts

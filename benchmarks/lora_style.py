@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.measure import say
-from everreel.evaluate.critic import load_critic, score, shipped_critic
+from everreel.caption.critic import load_critic, score, shipped_critic
 from everreel.evaluate.markdown import table
 from everreel.evaluate.prompts import Prompt, held_out_prompts
 from everreel.film.loading import model_options

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import machine, say
-from everreel.evaluate.critic import load_critic, score, shipped_critic
+from everreel.caption.critic import load_critic, score, shipped_critic
 from everreel.evaluate.markdown import paragraph, table, verdict
 from everreel.evaluate.prompts import held_out_prompts
 from everreel.film.pipeline import VideoPipeline

@@ -5,7 +5,7 @@
 
 from dataclasses import replace
 
-from everreel.evaluate.critic import CriticConfig
+from everreel.caption.critic import CriticConfig
 from everreel.train.critic import CriticRecipe
 from everreel.train.trainer import TrainerSettings
 

@@ -348,8 +348,8 @@ def evaluate(
                 command = context.invoked_subcommand
                 raise ValueError(f"{name}: is of evaluate alone; {command}'s own options come behind {command}")
         return
+    from everreel.caption.critic import shipped_critic
     from everreel.evaluate.card import check_card, publish
-    from everreel.evaluate.critic import shipped_critic
     from everreel.evaluate.follow import Evaluation, FilmSettings, measure, reader_of
 
     critic = critic or shipped_critic()

@@ -8,9 +8,21 @@ LAYERS = {
     0: {"shapes", "media", "memory", "world"},
     1: {"model"},
     2: {"diffusion", "checkpoint", "parallel"},
-    3: {"film", "data"},
+    3: {"film", "data", "chat"},
     4: {"train", "evaluate", "caption", "prompt"},
-    5: {"serve", "cli", "bars", "loras", "weights", "prepare", "options", "released", "__main__"},
+    5: {
+        "serve",
+        "cli",
+        "bars",
+        "loras",
+        "weights",
+        "prepare",
+        "captions",
+        "enhance",
+        "options",
+        "released",
+        "__main__",
+    },
 }
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}
 NEVER = {

@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 
 from benchmarks import ablation
 from benchmarks.ablation import LEVELS, Setting, encoded, losses_of, main, overall, runs_of
+from everreel.caption.critic import Critic, CriticConfig, save_critic
 from everreel.checkpoint.load import load_transformer
 from everreel.data.clips import ClipLabel, shard_writer
 from everreel.data.draws import generator_for
-from everreel.evaluate.critic import Critic, CriticConfig, save_critic
 from everreel.evaluate.follow import Answer, FilmAnswers, Report
 from everreel.film.pipeline import VideoPipeline
 from everreel.media import FilmWriter, Video

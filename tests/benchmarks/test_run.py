@@ -11,8 +11,8 @@ import torch
 
 from benchmarks import against_diffusers, length
 from benchmarks.measure import Form, best_form, peak_bytes
+from everreel.caption.critic import Critic, save_critic
 from everreel.checkpoint.catalog import find_model
-from everreel.evaluate.critic import Critic, save_critic
 from everreel.evaluate.follow import GOALS
 from everreel.film.request import make_request
 

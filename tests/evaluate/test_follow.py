@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from everreel.caption.critic import Critic, CriticConfig, save_critic
 from everreel.checkpoint.catalog import find_model
 from everreel.cli import main
-from everreel.evaluate.critic import Critic, CriticConfig, save_critic
 from everreel.evaluate.follow import FIELDS, GOALS, Evaluation, FilmSettings, Report, digest, measure, wilson
 from everreel.evaluate.prompts import held_out_prompts
 from everreel.film.pipeline import VideoPipeline

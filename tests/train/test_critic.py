@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from everreel.caption.critic import CriticConfig, load_critic
 from everreel.data.clips import ClipLabel, shard_writer
 from everreel.data.draws import generator_for
-from everreel.evaluate.critic import CriticConfig, load_critic
 from everreel.train.critic import UNSEEN, CriticRecipe, classes_of
 from everreel.train.trainer import TrainerSettings
 from everreel.world.scene import VOCABULARY, sample_scene, visible_fields

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from everreel.evaluate.critic import Critic, save_critic
+from everreel.caption.critic import Critic, save_critic
 from everreel.evaluate.follow import FIELDS
 from everreel.evaluate.stage import EvaluateRecipe
 from everreel.film.pipeline import VideoPipeline

@@ -70,6 +70,29 @@ def read_source(source: str | Path) -> tuple[list[Item], list[Skipped]]:
     raise ValueError(f"source = {str(source)!r}: must be a folder, a film, a picture or a table ({endings})")
 
 
+def read_rows(table: Path) -> Iterator[tuple[int, Row | str]]:
+    """The rows of a table with the numbers of their lines; what is wrong with one in the place of it.
+
+    Raises:
+        ValueError: it cannot be read as a table.
+    """
+    ending = table.suffix.lower()
+    try:
+        if ending == ".parquet":
+            yield from enumerate(_parquet_rows(table), 1)
+        elif ending == ".jsonl":
+            for number, line in enumerate(table.read_text(encoding="utf-8-sig").split("\n"), 1):
+                if line.strip():
+                    yield number, _json_row(line)
+        else:
+            with table.open(encoding="utf-8-sig", newline="") as file:
+                reader = csv.DictReader(file, delimiter="\t" if ending == ".tsv" else ",")
+                for row in reader:
+                    yield reader.line_num, row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"source = {str(table)!r}: cannot be read as a table ({error}); UTF-8 text works") from None
+
+
 def _of_folder(folder: Path) -> tuple[list[Item], list[Skipped]]:
     """Files of its table by the table, all others by the captions beside them."""
     tables = [folder / f"metadata{ending}" for ending in sorted(TABLES) if (folder / f"metadata{ending}").is_file()]
@@ -107,7 +130,7 @@ def _of_table(table: Path) -> tuple[list[Item], list[Skipped]]:
     """A row a file; several rows of one file are several captions."""
     found: dict[str, list[str]] = {}
     skipped = []
-    rows = list(_rows(table))
+    rows = list(read_rows(table))
     columns = {column for _, row in rows if isinstance(row, dict) for column in row}
     path_column = next((name for name in PATH_COLUMNS if name in columns), None)
     caption_columns = [name for name in CAPTION_COLUMNS if name in columns]
@@ -134,29 +157,6 @@ def _of_table(table: Path) -> tuple[list[Item], list[Skipped]]:
         else:
             items.append(Item(name, path, tuple(dict.fromkeys(captions))))
     return items, skipped
-
-
-def _rows(table: Path) -> Iterator[tuple[int, Row | str]]:
-    """The rows of a table with the numbers of their lines; what is wrong with one in the place of it.
-
-    Raises:
-        ValueError: it cannot be read as a table.
-    """
-    ending = table.suffix.lower()
-    try:
-        if ending == ".parquet":
-            yield from enumerate(_parquet_rows(table), 1)
-        elif ending == ".jsonl":
-            for number, line in enumerate(table.read_text(encoding="utf-8-sig").splitlines(), 1):
-                if line.strip():
-                    yield number, _json_row(line)
-        else:
-            with table.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file, delimiter="\t" if ending == ".tsv" else ",")
-                for row in reader:
-                    yield reader.line_num, row
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"source = {str(table)!r}: cannot be read as a table ({error}); UTF-8 text works") from None
 
 
 def _json_row(line: str) -> Row | str:

@@ -1,1 +1,1 @@
-"""How good a film is: the critic that reads the fields of a scene off it, and other measures."""
+"""How good a film is: whether it shows what was asked, drift, and other measures."""

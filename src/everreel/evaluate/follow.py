@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from everreel.caption.critic import load_critic, read
 from everreel.checkpoint.catalog import LongSchedule, ModelCard
-from everreel.evaluate.critic import load_critic, read
 from everreel.evaluate.prompts import Prompt, held_out_prompts
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.request import VideoRequest, make_request

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from everreel.evaluate.critic import shipped_critic
+from everreel.caption.critic import shipped_critic
 from everreel.evaluate.follow import Evaluation, FilmSettings, Report, measure, reader_of
 from everreel.film.loading import model_options
 from everreel.film.pipeline import VideoPipeline

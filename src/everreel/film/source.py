@@ -31,6 +31,7 @@ WORKS = "an MP4, MOV, MKV or WebM film works"
 _NO_MATRIX, _UNKNOWN = 0, 2  # the codes of a film that is stored as RGB, and of one that does not tell
 _LIMITED_RANGE = 1
 _REC709, _REC601 = 1, 5
+FAR = 100  # frames ahead that are decoded rather than jumped over
 _ROUNDING = Fraction(1, 1000)  # seconds: Matroska rounds times to the millisecond
 
 
@@ -268,6 +269,46 @@ class SourceFilm:
                     yield from frames
                     return
             start, back = start - back, back * 2
+
+
+class FilmFrames:
+    """The frames of a film as it is seen, H x W x 3, each decoded when it is asked for: `len`, and a number.
+
+    Two frames are held at most, and reading on from one to a later one decodes what is between them once.
+    """
+
+    def __init__(self, film: SourceFilm) -> None:
+        self.film = film
+        self._times = film.timeline.shown_at
+        self._decoded: Generator[tuple[int, VideoFrame], None, None] | None = None
+        self._shown: tuple[int, VideoFrame] | None = None
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def __getitem__(self, number: int) -> Pixels:
+        number = range(len(self))[number]
+        wanted = self._times[number]
+        if self._decoded is None or not self._number <= number <= self._number + FAR:
+            self.close()
+            self._decoded = self.film._frames_from(Fraction(wanted))
+        self._number = number
+        while self._shown is None or self._shown[0] < wanted:
+            self._shown = next(self._decoded, None)
+            if self._shown is None:
+                break
+        if self._shown is None or self._shown[0] != wanted:
+            self.close()
+            second = float((wanted - self._times[0]) * self.film.timeline.tick)
+            raise ValueError(f"video = {self.film.path}: its frame at {second:.2f} s cannot be decoded; {WORKS}")
+        return self.film.picture.upright(self._shown[1])
+
+    def close(self) -> None:
+        """Give the file back. A frame that is asked for later opens it again."""
+        if self._decoded is not None:
+            self._decoded.close()
+        self._decoded = self._shown = None
 
 
 @contextmanager

@@ -17,10 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from everreel.data.clips import ClipStore
-from everreel.data.draws import draw_float, draw_int
-from everreel.data.latents import draw_group
-from everreel.evaluate.critic import (
+from everreel.caption.critic import (
     MOTION_FIELDS,
     Critic,
     CriticConfig,
@@ -32,6 +29,9 @@ from everreel.evaluate.critic import (
     save_critic,
     stack_looks,
 )
+from everreel.data.clips import ClipStore
+from everreel.data.draws import draw_float, draw_int
+from everreel.data.latents import draw_group
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
 from everreel.world.scene import VOCABULARY, Scene, visible_fields
 

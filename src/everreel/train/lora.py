@@ -232,27 +232,43 @@ class Adapter(nn.Module):
 
     @classmethod
     def into(cls, transformer: DiT, shape: AdapterShape, seed: int) -> Adapter:
-        """Put an adapter into a transformer, beginning with no effect; its draws are a function of the seed.
+        """Put an adapter into a transformer, as `at` does.
 
         Raises:
             ValueError: peft is not installed, or a target is no linear layer.
         """
-        names = _targets(transformer, shape.targets)
+        return cls.at(transformer, _targets(transformer, shape.targets), shape, seed)
+
+    @classmethod
+    def at(cls, model: nn.Module, names: Sequence[str], shape: AdapterShape, seed: int) -> Adapter:
+        """Put an adapter at these layers of any model, beginning with no effect; its draws are a function of the seed.
+
+        Raises:
+            ValueError: peft is not installed.
+        """
         try:
             with quiet():
                 from peft import LoraConfig, inject_adapter_in_model
         except ImportError:
             raise ValueError("peft: LoRA training needs it; install everreel[train]") from None
         alpha = cast("int", shape.alpha)  # peft says so, and takes any number
-        settings = LoraConfig(r=shape.rank, lora_alpha=alpha, lora_dropout=shape.dropout, target_modules=names)
+        settings = LoraConfig(r=shape.rank, lora_alpha=alpha, lora_dropout=shape.dropout, target_modules=list(names))
         with quiet(), torch.random.fork_rng(devices=[]):  # what peft draws is drawn again below
-            inject_adapter_in_model(settings, transformer, _NAME)
-        adapter = cls({name: transformer.get_submodule(name) for name in names}, shape.alpha)
+            inject_adapter_in_model(settings, model, _NAME)
+        adapter = cls({name: model.get_submodule(name) for name in names}, shape.alpha)
         adapter.float()  # peft gives it the type of the frozen weights
         generator = generator_for(seed, "lora")
         for name in names:
             nn.init.kaiming_uniform_(adapter._half(name, "lora_A"), a=math.sqrt(5), generator=generator)
         return adapter
+
+    def changes(self) -> dict[str, Tensor]:
+        """What the adapter adds to the weight of each layer, in float32, by the layers' names."""
+        found = {}
+        for name in self.names:
+            down, up = self._half(name, "lora_A").detach(), self._half(name, "lora_B").detach()
+            found[name] = float(self.get_buffer(f"{name}.alpha")) / len(down) * (up.float() @ down.float())
+        return found
 
     def lora(self, path: Path) -> Lora:
         """What the adapter does to the transformer, for a file."""

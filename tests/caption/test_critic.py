@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from everreel.data.draws import generator_for
-from everreel.evaluate.critic import (
+from everreel.caption.critic import (
     Critic,
     CriticConfig,
     load_critic,
@@ -23,6 +22,7 @@ from everreel.evaluate.critic import (
     shipped_critic,
     stack_looks,
 )
+from everreel.data.draws import generator_for
 from everreel.world.render import render
 from everreel.world.scene import VOCABULARY, sample_scene, visible_fields
 
@@ -103,7 +103,7 @@ def test_scores_count_what_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         answers["color"] = {"red": 0.6, scene.color: 0.4} if scene.color != "red" else {"red": 0.4, "blue": 0.6}
         return answers
 
-    monkeypatch.setattr("everreel.evaluate.critic.read", knows_all_but_colors)
+    monkeypatch.setattr("everreel.caption.critic.read", knows_all_but_colors)
     scores = score(Critic(TINY), [noise(2)] * 6, scenes)
     shown = {name for scene in scenes for name in visible_fields(scene)}
     assert scores.pop("color") == 0

@@ -1,0 +1,336 @@
+"""Captions of many films: which films, by whom, and a table of them that grows as they are written.
+
+Stands where the released captioner has its two scripts, one for structured captions and one for fusion, and reads and
+writes their tables: `path` in, `structural_caption`, `t2v_fusion_caption` and `i2v_fusion_caption` out, whatever else a
+row had stays in it. A row that comes with a structured caption is only fused. The one invariant: every film that was
+asked for is in the table or in the list of those that were skipped, with the reason; what is in the table is not made
+again, and one film's fault never ends a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from everreel.caption.fusion import BuiltInFusion, ChatFusion
+from everreel.caption.schema import TASKS, Captioner, Fuser, StructuralCaption, Task, parse_caption
+from everreel.caption.tables import KEY, CaptionTable
+from everreel.chat import Endpoint, LocalChat, UnreachableError
+from everreel.data.sources import FILMS, PATH_COLUMNS, PICTURES, TABLES, Row, Skipped, read_rows
+from everreel.film.source import FilmFrames, SourceFilm
+from everreel.media import read_image
+
+TINY, BUILT_IN, GIVEN = "tiny", "built-in", "given"
+STRUCTURED = "structural_caption"
+FIELDS = (
+    *("type", "sub_type", "appearance", "action", "expression", "position"),  # of the main subject
+    *("shot_type", "shot_angle", "shot_position", "camera_motion", "environment", "lighting"),
+)
+_WORKS = "films, pictures, folders of them, and tables with a column of paths work"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A film that is to have a caption."""
+
+    name: str
+    """Its path as it was given, which the table knows it by."""
+    file: Path
+    row: Row = field(default_factory=dict)
+    """What a table has beside its path."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What is written, and by whom: `captioner` and `fusion` are what rows are signed with."""
+
+    captioner: str = TINY
+    fusion: str = BUILT_IN
+    tasks: tuple[Task, ...] = ("t2v", "i2v")
+    fields: bool = False
+
+    def columns(self, listed: Sequence[Listed]) -> tuple[str, ...]:
+        """The columns of the table."""
+        own = [STRUCTURED, *(fused_column(task) for task in self.tasks), *(FIELDS if self.fields else ())]
+        own += ["captioner", "fusion"]
+        brought = dict.fromkeys(name for each in listed for name in each.row if name not in (KEY, *own))
+        return (KEY, *brought, *own)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run: rows that were there, rows that are new, films that were skipped, and captions that the
+    built-in fusion wrote because the model's answer could not be used.
+    """
+
+    known: int
+    made: int
+    skipped: tuple[Skipped, ...]
+    replaced: tuple[Skipped, ...]
+
+
+class Run:
+    """Films to caption, and the table that they go into.
+
+    Args:
+        captioner: makes what reads films, once there is a film to read.
+        fuser: makes what fuses captions; it gets what it has to call with a problem that it has solved.
+
+    Raises:
+        ValueError: the table is another's, or its captions are another captioner's.
+    """
+
+    def __init__(
+        self,
+        listed: Sequence[Listed],
+        output: str | Path,
+        settings: RunSettings,
+        captioner: Callable[[], Captioner],
+        fuser: Callable[[Callable[[str], None]], Fuser],
+    ) -> None:
+        self.listed, self.settings = listed, settings
+        self.table = CaptionTable(output, settings.columns(listed))
+        self._check_known()
+        self._make_captioner = captioner
+        self._captioner: Captioner | None = None
+        self._problems: list[str] = []
+        self._fuser = fuser(self._problems.append)
+
+    def missing(self) -> list[Listed]:
+        """The films that are not in the table yet."""
+        return [each for each in self.listed if each.name not in self.table.rows]
+
+    def make(self, on_film: Callable[[int, int], None] | None = None) -> Outcome:
+        """Write the captions that are missing; `on_film(done, total)` is called before the first and after each.
+
+        Raises:
+            UnreachableError: nobody answers; what is written stays, and the same run goes on.
+        """
+        missing, total = self.missing(), len(self.listed)
+        skipped: list[Skipped] = []
+        replaced: list[Skipped] = []
+        try:
+            for number, each in enumerate(missing):
+                if on_film is not None:
+                    on_film(total - len(missing) + number, total)
+                if self._captioner is None and not each.row.get(STRUCTURED):
+                    self._captioner = self._make_captioner()
+                try:  # no more than reading and writing of: a full disk is no film's fault
+                    row = self._row(each)
+                except UnreachableError:
+                    raise
+                except (ValueError, OSError, av.error.FFmpegError) as error:
+                    skipped.append(Skipped(each.name, _reason(error, each.file)))
+                else:
+                    self.table.append(row)
+                    replaced += [Skipped(each.name, problem) for problem in self._problems]
+                self._problems.clear()
+            if on_film is not None:
+                on_film(total, total)
+        finally:
+            for used in (self._captioner, self._fuser):
+                if hasattr(used, "close"):
+                    used.close()
+        self.table.finish()
+        return Outcome(total - len(missing), len(missing) - len(skipped), tuple(skipped), tuple(replaced))
+
+    def _row(self, listed: Listed) -> Row:
+        given = listed.row.get(STRUCTURED)
+        if given:
+            caption, by = parse_caption(given if isinstance(given, str) else str(given)), GIVEN
+        else:
+            assert self._captioner is not None, listed
+            caption, by = caption_file(self._captioner, listed.file), self.settings.captioner
+        row: Row = {**listed.row, KEY: listed.name, STRUCTURED: caption.to_json(), "captioner": by}
+        for task in self.settings.tasks:
+            row[fused_column(task)] = self._fuser.fuse(caption, task)
+        row["fusion"] = BUILT_IN if self._problems else self.settings.fusion
+        return row | (fields_row(caption) if self.settings.fields else {})
+
+    def _check_known(self) -> None:
+        allowed = {
+            "captioner": {self.settings.captioner, GIVEN},
+            "fusion": {self.settings.fusion, BUILT_IN},  # which stands in where a model fails
+        }
+        for row in self.table.rows.values():
+            for name, values in allowed.items():
+                if row[name] not in values:
+                    mine, there = getattr(self.settings, name), f"{name} = {row[name]!r}"
+                    raise ValueError(
+                        f"output = {str(self.table.path)!r}: has captions with {there}, and this run has {mine!r}; "
+                        "give another file"
+                    )
+
+
+def listed_films(sources: Sequence[str | Path]) -> tuple[list[Listed], list[Skipped]]:
+    """The films and pictures that files, folders and tables name, and what of them has to be left out.
+
+    Paths in a table are from its own folder on, or from where the program runs, as in the released scripts.
+
+    Raises:
+        ValueError: there is no such file, or it is of no kind that is known.
+    """
+    listed: dict[str, Listed] = {}
+    skipped: list[Skipped] = []
+    for source in sources:
+        path, found = Path(source).expanduser(), _in_folder
+        if not path.is_dir():
+            ending = path.suffix.lower()
+            if not path.exists() and ending not in FILMS | PICTURES:
+                raise ValueError(f"files = {str(source)!r}: no such file or folder; {_WORKS}")
+            if ending not in FILMS | PICTURES | TABLES:
+                raise ValueError(f"files = {str(source)!r}: is no film, picture or table; {_WORKS}")
+            found = _in_table if ending in TABLES else _alone
+        for each in found(path):
+            if isinstance(each, Skipped):
+                skipped.append(each)
+            elif each.name in listed:
+                if listed[each.name] != each:
+                    skipped.append(Skipped(each.name, "is named twice; the first is taken"))
+            else:
+                listed[each.name] = each
+    return list(listed.values()), skipped
+
+
+def caption_file(captioner: Captioner, file: Path) -> StructuralCaption:
+    """The caption of a film or a picture on the disk, of which only the frames are held that are looked at.
+
+    Raises:
+        ValueError: it cannot be read, or the captioner can make nothing of it.
+    """
+    if not file.is_file():
+        raise ValueError("is a folder" if file.is_dir() else "does not exist")
+    if not file.stat().st_size:
+        raise ValueError("is empty: 0 bytes")
+    if file.suffix.lower() in PICTURES:
+        return captioner.caption(read_image(file)[np.newaxis], 24.0)
+    film = SourceFilm.open(file)
+    with closing(FilmFrames(film)) as frames:
+        return captioner.caption(frames, film.fps)
+
+
+def captioner_of(name: str, device: str = "cpu") -> Captioner:
+    """A captioner by its name: `tiny`, a folder, a hub's repository, or `http://HOST:PORT/v1#MODEL`.
+
+    A folder holds a critic of ours, or a Qwen2.5-VL such as SkyCaptioner-V1.
+
+    Raises:
+        ValueError: there is no such captioner.
+    """
+    from everreel.caption.tiny import TinyCaptioner
+
+    folder = Path(name).expanduser()
+    if name == TINY:
+        return TinyCaptioner()
+    if _is_address(name):
+        endpoint = endpoint_of(name, "captioner")
+        from everreel.caption.served import ServedCaptioner
+
+        return ServedCaptioner(endpoint, name)
+    if folder.exists() or name.count("/") == 1:
+        if (folder / "config.json").is_file() and '"num_slots"' in (folder / "config.json").read_text(encoding="utf-8"):
+            return TinyCaptioner(folder)
+        from everreel.caption.qwen import QwenCaptioner
+
+        return QwenCaptioner(folder if folder.exists() else name, device)
+    works = f"{TINY}, a model's folder, Skywork/SkyCaptioner-V1, or http://127.0.0.1:8000/v1#MODEL works"
+    raise ValueError(f"captioner = {name!r}: is no captioner; {works}")
+
+
+def fuser_of(name: str, device: str = "cpu", on_problem: Callable[[str], None] | None = None) -> Fuser:
+    """What fuses captions, by its name: `built-in`, a language model's folder or repository, or an address as above.
+
+    Raises:
+        ValueError: there is no such thing.
+    """
+    if name == BUILT_IN:
+        return BuiltInFusion()
+    if _is_address(name):
+        return ChatFusion(endpoint_of(name, "fusion"), name, on_problem=on_problem)
+    if Path(name).expanduser().exists() or name.count("/") == 1:
+        return _LocalFusion(LocalChat(name, device), name, on_problem=on_problem)
+    works = f"{BUILT_IN}, a language model's folder, or http://127.0.0.1:8000/v1#MODEL works"
+    raise ValueError(f"fusion = {name!r}: is no fusion; {works}")
+
+
+def endpoint_of(address: str, what: str) -> Endpoint:
+    """A served model by its address and, behind a #, its name.
+
+    Raises:
+        ValueError: one of the two is missing.
+    """
+    base, _, model = address.partition("#")
+    if not model:
+        raise ValueError(f"{what} = {address!r}: must name the model too; {base}#Qwen2.5-VL-7B-Instruct works")
+    return Endpoint(base, model)
+
+
+def fused_column(task: Task) -> str:
+    """The released scripts' name of the column."""
+    assert task in TASKS
+    return f"{task}_fusion_caption"
+
+
+def fields_row(caption: StructuralCaption) -> Row:
+    """A column a field, of the main subject and of the film."""
+    found: Row = dict.fromkeys(FIELDS, "")
+    for subject in sorted(caption.subjects, key=lambda each: not each.is_main_subject)[:1]:
+        found |= subject.TYPES.model_dump() | subject.model_dump(exclude={"TYPES", "is_main_subject"})
+    return found | caption.model_dump(exclude={"subjects"})
+
+
+class _LocalFusion(ChatFusion):
+    """A model that is loaded here, and freed when it is done with."""
+
+    def close(self) -> None:
+        if isinstance(self.chat, LocalChat):
+            self.chat.close()
+
+
+def _alone(file: Path) -> Iterator[Listed | Skipped]:
+    yield Listed(str(file), file)
+
+
+def _in_folder(folder: Path) -> Iterator[Listed | Skipped]:
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in FILMS | PICTURES and file.is_file())
+    for file in files:
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts):
+            yield Listed(str(file), file)
+
+
+def _in_table(table: Path) -> Iterator[Listed | Skipped]:
+    rows = list(read_rows(table))
+    columns = {column for _, row in rows if isinstance(row, dict) for column in row}
+    column = next((name for name in (KEY, *PATH_COLUMNS) if name in columns), None)
+    if column is None:
+        there = ", ".join(sorted(map(str, columns))) or "none"
+        raise ValueError(f"files = {str(table)!r}: has the columns {there}; must have one of {', '.join(PATH_COLUMNS)}")
+    for number, row in rows:
+        name = row.get(column) if isinstance(row, dict) else None
+        if not isinstance(name, str) or not name.strip():
+            why = row if isinstance(row, str) else f"{column} is empty"
+            yield Skipped(f"{table.name} line {number}", why)
+            continue
+        assert isinstance(row, dict)
+        beside = table.parent / Path(name.strip()).expanduser()
+        rest = {str(key): value for key, value in row.items() if key is not None}
+        yield Listed(name.strip(), beside if beside.exists() else Path(name.strip()).expanduser(), rest)
+
+
+def _is_address(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
+
+
+def _reason(error: Exception, file: Path) -> str:
+    """Why, on one line, without the name that stands before it in the list."""
+    said: Any = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    text = " ".join(str(said).split())
+    for begin in (f"video = {file}: ", f"image = {file}: "):
+        text = text.removeprefix(begin)
+    return text

@@ -1,0 +1,253 @@
+"""Runs over many films: what is listed, what is skipped, what goes on, and the released scripts' tables."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from everreel.caption.runs import (
+    BUILT_IN,
+    FIELDS,
+    Run,
+    RunSettings,
+    caption_file,
+    captioner_of,
+    fuser_of,
+    listed_films,
+)
+from everreel.caption.schema import StructuralCaption
+from everreel.caption.tiny import TinyCaptioner, caption_of
+from everreel.chat import UnreachableError
+from everreel.data.sources import read_rows
+from everreel.media import write_image
+from tests.film.films import natural, numbered, numbers, write
+
+
+class Counts:
+    """A captioner that remembers what it was shown."""
+
+    def __init__(self, fails=None):
+        self.shown, self.fails, self.closed = [], fails or {}, False
+
+    def caption(self, frames, fps):
+        self.shown.append((len(frames), frames[0].shape, fps))
+        error = self.fails.get(len(frames))
+        if error is not None:
+            raise error
+        return caption_of({"subject": "fox", "action": "runs", "color": "red", "camera_motion": "pan_left"})
+
+    def close(self):
+        self.closed = True
+
+
+def film(path, num_frames=3, height=32, width=48, **more):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write(path, natural(num_frames, height, width), **more)
+
+
+def make(files, output, used=None, **settings):
+    listed, left_out = listed_films(files)
+    used = used or Counts()
+    run = Run(listed, output, RunSettings(**settings), lambda: used, lambda said: fuser_of(BUILT_IN, "cpu", said))
+    return run.make(), left_out, used
+
+
+def rows_of(path):
+    return [row for _, row in read_rows(path)]
+
+
+def test_films_pictures_and_folders_are_captioned(tmp_path):
+    film(tmp_path / "films/b.mp4", 4)
+    film(tmp_path / "films/deep/a.webm", 5, codec="libvpx-vp9", fps=12)
+    film(tmp_path / "films/.hidden/c.mp4")
+    (tmp_path / "films/notes.txt").write_text("no film")
+    write_image(tmp_path / "still.png", natural(1)[0])
+    outcome, left_out, used = make([tmp_path / "films", tmp_path / "still.png"], tmp_path / "out.jsonl")
+    assert (outcome.known, outcome.made, outcome.skipped, left_out) == (0, 3, (), [])
+    assert used.shown == [(4, (32, 48, 3), 24), (5, (32, 48, 3), pytest.approx(12, rel=0.01)), (1, (48, 64, 3), 24)]
+    assert used.closed
+    rows = rows_of(tmp_path / "out.jsonl")
+    assert [row["path"] for row in rows] == [
+        str(tmp_path / name) for name in ("films/b.mp4", "films/deep/a.webm", "still.png")
+    ]
+    for row in rows:
+        assert StructuralCaption.model_validate_json(row["structural_caption"]).subjects[0].action == "runs"
+        assert row["t2v_fusion_caption"] == "A red fox runs. The camera pans left."
+        assert row["i2v_fusion_caption"] == "The fox runs. The camera pans left."
+        assert (row["captioner"], row["fusion"]) == ("tiny", "built-in")
+
+
+def test_what_cannot_be_read_is_skipped_with_the_reason_and_ends_nothing__released_defect_46(tmp_path):
+    whole = film(tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) - 40])
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "words.mp4").write_text("this is no film")
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n")
+    film(tmp_path / "silent.mkv")
+    film(tmp_path / "odd.avi", 5, 34, 50, codec="ffv1", pix_fmt="bgr0")
+    film(tmp_path / "strange.mp4", 7)
+    captioner = Counts(fails={7: ValueError("made no sense of it")})
+    outcome, _, _ = make([tmp_path, tmp_path / "gone.mp4"], tmp_path / "out.csv", captioner)
+    why = {skipped.name.rpartition("/")[2]: skipped.reason for skipped in outcome.skipped}
+    assert sorted(why) == ["cut.mp4", "empty.mp4", "gone.mp4", "strange.mp4", "torn.png", "words.mp4"]
+    assert why["empty.mp4"] == "is empty: 0 bytes" and why["gone.mp4"] == "does not exist"
+    assert why["cut.mp4"].startswith("is cut off") and why["words.mp4"].startswith("cannot be read as a film")
+    assert why["torn.png"].startswith("cannot be read as a picture") and why["strange.mp4"] == "made no sense of it"
+    assert outcome.made == 3 and len(rows_of(tmp_path / "out.csv")) == 3
+    (tmp_path / "empty.mp4").write_bytes(whole)
+    again, _, _ = make([tmp_path, tmp_path / "gone.mp4"], tmp_path / "out.csv", Counts())
+    assert (again.known, again.made) == (3, 2)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_a_run_that_was_stopped_goes_on(tmp_path, ending):
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow")
+    for number in range(4):
+        film(tmp_path / f"films/{number}.mp4", number + 2)
+    output = tmp_path / f"captions{ending}"
+    stopped = Counts(fails={4: UnreachableError("endpoint = here: no answer")})
+    with pytest.raises(UnreachableError):
+        make([tmp_path / "films"], output, stopped)
+    assert stopped.closed
+    outcome, _, used = make([tmp_path / "films"], output)
+    assert (outcome.known, outcome.made) == (2, 2)
+    assert [length for length, *_ in used.shown] == [4, 5]
+    nothing, _, unused = make([tmp_path / "films"], output)
+    assert (nothing.known, nothing.made, unused.shown) == (4, 0, [])
+    assert len({row["path"] for row in rows_of(output)}) == len(rows_of(output)) == 4
+
+
+def test_progress_is_told_before_the_first_and_after_each(tmp_path):
+    film(tmp_path / "a.mp4")
+    (tmp_path / "b.mp4").write_bytes(b"")
+    listed, _ = listed_films([tmp_path])
+    told = []
+    run = Run(listed, tmp_path / "out.jsonl", RunSettings(), Counts, lambda said: fuser_of(BUILT_IN))
+    run.make(lambda done, total: told.append((done, total)))
+    assert told == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_the_released_scripts_tables_are_read_and_written(tmp_path):
+    film(tmp_path / "clips/a.mp4")
+    with (tmp_path / "test.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "path"], ["7", "clips/a.mp4"], ["8", "clips/b.mp4"], ["9", ""]])
+    outcome, left_out, _ = make([tmp_path / "test.csv"], tmp_path / "test_result.csv", tasks=())
+    assert [str(each) for each in outcome.skipped] == ["clips/b.mp4: does not exist"]
+    assert [str(each) for each in left_out] == ["test.csv line 4: path is empty"]
+    (row,) = rows_of(tmp_path / "test_result.csv")
+    assert (row["path"], row["id"]) == ("clips/a.mp4", "7") and "t2v_fusion_caption" not in row
+    # The second script's step: what has a structured caption is fused, and no film is read.
+    (tmp_path / "clips/a.mp4").unlink()
+    outcome, _, unused = make([tmp_path / "test_result.csv"], tmp_path / "fused.csv", tasks=("t2v",))
+    (row,) = rows_of(tmp_path / "fused.csv")
+    assert row["t2v_fusion_caption"] == "A red fox runs. The camera pans left." and row["id"] == "7"
+    assert outcome.made == 1 and not unused.shown and row["captioner"] == "given"
+
+
+def test_a_row_whose_structured_caption_is_none_is_skipped_by_its_rule(tmp_path):
+    film(tmp_path / "a.mp4")
+    rows = [{"path": "a.mp4", "structural_caption": '{"subjects": []}'}, {"path": "a.mp4", "note": 1}, {"path": 3}, []]
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n{torn\n")
+    outcome, left_out, _ = make([tmp_path / "in.jsonl"], tmp_path / "out.jsonl")
+    assert "shot_type is missing" in outcome.skipped[0].reason
+    assert [each.reason for each in left_out] == [
+        "is named twice; the first is taken",
+        "path is empty",
+        "is no JSON object",
+        "is no JSON (Expecting property name enclosed in double quotes)",
+    ]
+
+
+def test_fields_are_columns_where_they_are_asked_for(tmp_path):
+    film(tmp_path / "a.mp4")
+    make([tmp_path / "a.mp4"], tmp_path / "out.jsonl", fields=True)
+    (row,) = rows_of(tmp_path / "out.jsonl")
+    assert list(row)[4:-2] == list(FIELDS)
+    assert (row["sub_type"], row["action"], row["shot_type"]) == ("Mammal", "runs", "other")
+
+
+def test_captions_of_two_captioners_are_not_mixed(tmp_path):
+    film(tmp_path / "a.mp4")
+    make([tmp_path / "a.mp4"], tmp_path / "out.jsonl")
+    there = (tmp_path / "out.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="has captions with captioner = 'tiny', and this run has 'other'"):
+        make([tmp_path / "a.mp4"], tmp_path / "out.jsonl", captioner="other")
+    with pytest.raises(ValueError, match=r"has the columns path, .* give another file"):
+        make([tmp_path / "a.mp4"], tmp_path / "out.jsonl", tasks=("t2v",))
+    assert (tmp_path / "out.jsonl").read_bytes() == there
+
+
+def test_what_a_model_could_not_fuse_is_said_and_signed(tmp_path):
+    film(tmp_path / "a.mp4")
+
+    class Fails:
+        def __init__(self, said):
+            self.said = said
+
+        def fuse(self, caption, task):
+            if task == "i2v":
+                self.said("big: has 0 words; fused by rules instead")
+            return "A fox."
+
+    listed, _ = listed_films([tmp_path / "a.mp4"])
+    run = Run(listed, tmp_path / "out.jsonl", RunSettings(fusion="big"), Counts, Fails)
+    outcome = run.make()
+    assert [each.reason for each in outcome.replaced] == ["big: has 0 words; fused by rules instead"]
+    assert rows_of(tmp_path / "out.jsonl")[0]["fusion"] == BUILT_IN
+    assert not Run(listed, tmp_path / "out.jsonl", RunSettings(fusion="big"), Counts, Fails).missing()
+
+
+def test_frames_are_read_when_they_are_looked_at(tmp_path):
+    path = write(tmp_path / "long.mp4", numbered(140), options={"g": "12", "crf": "1"})
+
+    class Looks:
+        def caption(self, frames, fps):
+            self.seen = numbers([frames[n] for n in (0, 5, 6, 6, 139, 70, 71, 3)])
+            return caption_of({})
+
+    looks = Looks()
+    caption_file(looks, path)
+    assert looks.seen == [0, 5, 6, 6, 139, 70, 71, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("gone", "captioner = 'gone': is no captioner; tiny, "),
+        ("http://127.0.0.1:1/v1", "must name the model too; http://127.0.0.1:1/v1#Qwen2.5-VL-7B-Instruct works"),
+    ],
+)
+def test_captioners_are_known_by_name(tmp_path, name, rule):
+    assert isinstance(captioner_of("tiny"), TinyCaptioner)
+    with pytest.raises(ValueError, match=rule):
+        captioner_of(name)
+
+
+def test_fusions_are_known_by_name():
+    assert fuser_of("built-in").name == "built-in"
+    chat = fuser_of("http://127.0.0.1:1/v1#small")
+    assert chat.name == "http://127.0.0.1:1/v1#small" and chat.chat.model == "small"
+    with pytest.raises(ValueError, match="fusion = 'gone': is no fusion; built-in, "):
+        fuser_of("gone")
+
+
+def test_what_is_nothing_that_can_be_captioned_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("words")
+    with pytest.raises(ValueError, match="no such file or folder"):
+        listed_films([tmp_path / "none"])
+    with pytest.raises(ValueError, match="is no film, picture or table"):
+        listed_films([tmp_path / "a.txt"])
+    (tmp_path / "a.csv").write_text("text\nwords\n")
+    with pytest.raises(ValueError, match="has the columns text; must have one of file_name, path"):
+        listed_films([tmp_path / "a.csv"])
+
+
+def test_a_folder_of_a_critic_is_a_captioner(tmp_path):
+    from everreel.caption.critic import Critic, CriticConfig, save_critic
+
+    save_critic(tmp_path, Critic(CriticConfig((4, 8), 16, 2, 1, 4)))
+    mine = captioner_of(str(tmp_path))
+    assert isinstance(mine, TinyCaptioner) and mine.critic.config.dim == 16
+    assert mine.caption(np.zeros((2, 16, 16, 3), np.uint8), 24).shot_type

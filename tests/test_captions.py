@@ -1,0 +1,62 @@
+"""`everreel caption`: what it prints, what it leaves, where it goes on."""
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from everreel.captions import caption
+from everreel.data.sources import read_rows
+from everreel.world.render import render
+from everreel.world.scene import Scene
+from tests.film.films import natural, write
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(caption)
+FOX = Scene("fox", "red", "runs", "right", "meadow", "day", "clear", "full_shot", "eye_level", "side_view", "pan_right")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [*map(str, arguments), "--device", "cpu"])
+
+
+def test_films_are_captioned_by_the_tiny_captioner(tmp_path):
+    (tmp_path / "films").mkdir()
+    write(tmp_path / "films/fox.mp4", render(FOX, 25))
+    (tmp_path / "films/torn.mp4").write_bytes(b"torn")
+    output = tmp_path / "captions.jsonl"
+    result = run(tmp_path / "films", "-o", output)
+    assert result.exit_code == 0, result
+    assert result.stdout == f"1 captions in {output}, 1 of them new, 1 skipped\n"
+    assert f"skipped {tmp_path / 'films/torn.mp4'}: cannot be read as a film" in result.stderr
+    assert (tmp_path / "captions.jsonl.skipped.txt").read_text().startswith(str(tmp_path / "films/torn.mp4"))
+    (row,) = (row for _, row in read_rows(output))
+    assert json.loads(row["structural_caption"])["subjects"] and row["t2v_fusion_caption"].endswith(".")
+    (tmp_path / "films/torn.mp4").unlink()
+    again = run(tmp_path / "films", "-o", output)
+    assert again.stdout == f"1 captions in {output}, 0 of them new, 0 skipped\n"
+    assert not (tmp_path / "captions.jsonl.skipped.txt").exists()
+
+
+def test_one_task_and_fields(tmp_path):
+    write(tmp_path / "a.mp4", natural(2, 32, 32))
+    assert run(tmp_path / "a.mp4", "-o", tmp_path / "out.csv", "--task", "i2v", "--fields").exit_code == 0
+    ((_, row),) = read_rows(tmp_path / "out.csv")
+    assert "t2v_fusion_caption" not in row and {"i2v_fusion_caption", "lighting", "sub_type"} <= row.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (("--task", "t2i"), "task = 't2i': must be one of t2v, i2v, both"),
+        (("--captioner", "gone"), "captioner = 'gone': is no captioner"),
+        (("--fusion", "gone"), "fusion = 'gone': is no fusion"),
+        (("-o", "out.txt"), "must end in .jsonl, .csv, .parquet"),
+    ],
+)
+def test_bad_options_are_refused_by_name(tmp_path, options, rule):
+    write(tmp_path / "a.mp4", natural(1, 32, 32))
+    result = run(tmp_path / "a.mp4", "-o", tmp_path / "out.jsonl", *options)
+    assert rule in str(result.exception)
+    assert not (tmp_path / "out.jsonl").exists()
