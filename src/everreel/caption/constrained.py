@@ -85,7 +85,8 @@ class Grammar:
 
     def shortest_end(self, state: Any) -> list[int]:  # noqa: ANN401
         """A short way from a state to the end of a whole object, as tokens; `state` stays as it is."""
-        state, written = state.deep_copy(), []
+        state = state.deep_copy()
+        written: list[int] = []
         while not state.is_accepting():
             forced = state.compute_ff_tokens()
             more = forced or [self._towards_end(state)]

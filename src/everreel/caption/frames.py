@@ -164,7 +164,7 @@ def fitted(height: int, width: int, rule: FrameRule) -> tuple[int, int]:
 
 def scaled(frames_THWC: Pixels, rule: FrameRule) -> Pixels:
     """The frames at the size that the model sees them in."""
-    height, width = fitted(*frames_THWC.shape[1:3], rule)
+    height, width = fitted(frames_THWC.shape[1], frames_THWC.shape[2], rule)
     if frames_THWC.shape[1:3] == (height, width):
         return frames_THWC
     size = (width, height)

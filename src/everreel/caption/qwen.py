@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from everreel.memory import give_back_freed_memory
 from everreel.model.quiet import quiet
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+    from transformers import PreTrainedTokenizerFast
 
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 DTYPES = ("bfloat16", "float16", "float32")
@@ -112,7 +112,7 @@ class Writer:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerFast,
-        model: Qwen2_5_VLForConditionalGeneration,
+        model: Any,  # noqa: ANN401 -- transformers' Qwen2_5_VLForConditionalGeneration, whose types say little
         max_tokens: int = MAX_TOKENS,
         temperature: float = TEMPERATURE,
     ) -> None:
@@ -157,11 +157,11 @@ class Writer:
 
 @dataclass(frozen=True)
 class Qwen:
-    """A Qwen2.5-VL on the CPU, and the folder that it comes from."""
+    """A Qwen2.5-VL on the CPU, as transformers has it, and the folder that it comes from."""
 
     folder: Path
     tokenizer: PreTrainedTokenizerFast
-    model: Qwen2_5_VLForConditionalGeneration
+    model: Any
 
 
 def load_qwen(path: str | Path, dtype: str = "float32", attention: str = "sdpa") -> Qwen:
@@ -181,11 +181,12 @@ def load_qwen(path: str | Path, dtype: str = "float32", attention: str = "sdpa")
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
-            model, notes = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
                 folder, dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True
             )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise ValueError(f"model = {str(path)!r}: cannot be loaded ({_line(error)})") from None
+    model, notes = loaded
     if missing := sorted(notes["missing_keys"]):
         count = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise ValueError(f"model = {str(path)!r}: its files lack {missing[0]}{count}; download it again")

@@ -281,10 +281,9 @@ def read_captions(table: str | Path) -> tuple[list[CaptionedFilm], list[Skipped]
         needed = CAPTION_COLUMN if path_column is not None else f"one of {', '.join(PATH_COLUMNS)}"
         there = ", ".join(sorted(map(str, columns))) or "none"
         raise ValueError(f"films={str(table)!r}: has the columns {there}; must have {needed}")
-    films, skipped = [], []
-    for number, row in rows:
-        film = _film(path, number, row, path_column)
-        (films if isinstance(film, CaptionedFilm) else skipped).append(film)  # type: ignore[arg-type]
+    found = [_film(path, number, row, path_column) for number, row in rows]
+    films = [each for each in found if isinstance(each, CaptionedFilm)]
+    skipped = [each for each in found if isinstance(each, Skipped)]
     if not films:
         raise ValueError(
             f"films={str(table)!r}: has no film with a caption; {skipped[0] if skipped else 'it is empty'}"
