@@ -27,6 +27,7 @@ FEW_WORDS = 8000  # pieces of a tokenizer; the film world's have some 1500, thos
 _BACKEND = "built-in, endpoint or local; by default what the other options say."
 _LLM = "A language model: its name at the endpoint, or a folder, GGUF file or repository of one that is run here."
 _ENDPOINT = "Address of an OpenAI-compatible server, as http://127.0.0.1:8000/v1; its key is in EVERREEL_API_KEY."
+_ASKED = {"llm": _LLM, "endpoint": _ENDPOINT}
 
 
 class EnhanceOptions(BaseModel):
@@ -115,37 +116,34 @@ def enhanced_request(
 
 
 def takes_enhancement(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with --enhance and its options behind its own; it is called with `enhance`: `EnhanceOptions` or None."""
+    """A command with --enhance, --llm and --endpoint behind its own options; it is called with `enhance`.
+
+    That is None without --enhance. Which backend it is follows from the other two.
+    """
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "enhance"]
-    texts = {"backend": _BACKEND, "llm": _LLM, "endpoint": _ENDPOINT}
-    kinds: dict[str, Any] = {
-        "enhance": Annotated[bool, typer.Option("--enhance", help="Make the prompt whole first, and show it.")],
-        **{
-            name: Annotated[
-                str | None,
-                typer.Option(f"--enhance-{name}" if name == "backend" else f"--{name}", help=f"With --enhance: {text}"),
-            ]
-            for name, text in texts.items()
-        },
-    }
-    more = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=False if name == "enhance" else None, annotation=kind
-        )
-        for name, kind in kinds.items()
-    ]
+    switch = typer.Option("--enhance", help="Make the prompt whole first, and show it.")
+    options = [_parameter("enhance", Annotated[bool, switch], False)]
+    for name, text in _ASKED.items():
+        says = typer.Option(help=f"With --enhance: {text[0].lower()}{text[1:]}")
+        options.append(_parameter(name, Annotated[str | None, says], None))
 
     @functools.wraps(command)
     def run(*positional: Any, **values: Any) -> None:  # noqa: ANN401 -- each has the type of its option
         wanted = values.pop("enhance")
-        given = {name: value for name in texts if (value := values.pop(name)) is not None}
+        given = {name: value for name in _ASKED if (value := values.pop(name)) is not None}
         if given and not wanted:
             name, value = next(iter(given.items()))
-            raise ValueError(f"{name} = {value}: goes with --enhance; add it or leave this out")
+            raise ValueError(f"{name} = {value}: goes with --enhance; add that or leave this out")
         command(*positional, enhance=enhance_options(**given) if wanted else None, **values)
 
-    run.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]
+    parameters = [*own, *options]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:  # noqa: ANN401 -- typer's own
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
 def knows_only_the_world(card: ModelCard) -> bool:

@@ -28,8 +28,8 @@ _WRITE = (
 )
 _WRITE_FOR_IMAGE = (
     "You write prompts for a model that makes a short film out of a given picture, which you do not see. Turn what the "
-    "user asks for into one or two sentences in English about what moves: the action, its pace, the expression, and how "
-    "the camera moves. Say nothing of looks, places or light that the user does not mention. Keep everything that the "
+    "user asks for into one or two sentences in English about what moves: the action, its pace, the expression, and "
+    "how the camera moves. Say nothing of looks, places or light that the user does not mention. Keep all that the "
     "user mentions. Answer with the sentences alone."
 )
 _TRANSLATE = (

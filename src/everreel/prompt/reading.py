@@ -35,7 +35,7 @@ class Reading:
     does: list[str] = field(default_factory=list)
     """Such runs that stand where it is said what the subject does."""
     repeated: list[str] = field(default_factory=list)
-    """Words that are known, and for which the scene has no room: a second animal."""
+    """Runs with words that are known, and for which the scene has no room: a second animal."""
     unknown: list[str] = field(default_factory=list)
     """The words of the runs, one by one."""
     hints: set[str] = field(default_factory=set)
@@ -88,8 +88,8 @@ def read(prompt: str, nearest: Nearest | None = None) -> Reading:
         else:
             piece.kept = not _place(reading, pieces, index, subject, beside)
     for piece, entry in beside:
+        reading.own &= entry.field in reading.said
         counts = reading.said.setdefault(entry.field, entry.value) == entry.value
-        reading.own = False
         piece.kept |= not counts and all(e.beside for e in piece.entries or ())
     _settle_camera(reading)
     _keep(reading, pieces, prompt)
@@ -130,7 +130,7 @@ def _place(
         if reading.said.get(entry.field, entry.value) != entry.value:
             return False
     for entry in mains:
-        reading.own &= entry.own
+        reading.own &= entry.own or entry.field in reading.said
         if not entry.own and piece.words != (entry.value,):
             between = "" if is_chinese(piece.words[0]) else " "
             reading.taken[between.join(piece.words)] = entry.value
@@ -153,7 +153,7 @@ def _is_of_subject(pieces: list[_Piece], index: int, subject: str | None) -> boo
     following = [p for p in pieces[index + 1 :] if p.chunk == pieces[index].chunk]
     loose = False
     for piece in following:
-        fields = {entry.field for entry in piece.entries or ()}
+        fields = _fields(piece)
         if "subject" in fields:
             return True
         if fields & {"color", "expression"} or (piece.filler and piece.words[0] in ("and", "的", "和")):
@@ -178,57 +178,59 @@ def _keep(reading: Reading, pieces: list[_Piece], prompt: str) -> None:
     """Put what is kept in the reading, runs of words together, with what leads them: "with a top hat"."""
     at = 0
     while at < len(pieces):
-        run = []
-        while at < len(pieces) and _goes_on(run, pieces[at]):
-            run.append(pieces[at])
+        begin = at
+        while at < len(pieces) and _goes_on(pieces[begin:at], pieces[at]):
             at += 1
-        follower = pieces[at] if at < len(pieces) and run and pieces[at].chunk == run[0].chunk else None
-        before = pieces[at - len(run) - 1] if at > len(run) else None
-        if not run:
-            known = pieces[at]
-            if known.kept:
-                reading.repeated.append(prompt[known.start : known.end])
+        if at == begin:
             at += 1
             continue
-        trailing = len(run)
-        while trailing and run[trailing - 1].filler:
-            trailing -= 1
-        if trailing:
-            _keep_run(reading, run[:trailing], prompt, before, follower if trailing == len(run) else None)
+        before = pieces[begin - 1] if begin and pieces[begin - 1].chunk == pieces[begin].chunk else None
+        after = pieces[at] if at < len(pieces) and pieces[at].chunk == pieces[begin].chunk else None
+        run = pieces[begin:at]
+        while run and run[-1].filler:
+            run.pop()
+            after = None
+        if any(piece.kept for piece in run):
+            _keep_run(reading, run, prompt, before, after)
 
 
 def _goes_on(run: list[_Piece], piece: _Piece) -> bool:
-    """Whether a piece belongs to a run of words that are in no phrase."""
-    return (piece.entries is None or (piece.kept and not piece.entries)) and (not run or run[-1].chunk == piece.chunk)
+    """Whether a piece belongs to a run of words that do not count."""
+    return (piece.entries is None or piece.kept) and (not run or run[-1].chunk == piece.chunk)
 
 
-def _keep_run(reading: Reading, run: list[_Piece], prompt: str, before: _Piece | None, follower: _Piece | None) -> None:
-    """A run that ends with a word that is kept."""
-    if not any(piece.kept for piece in run):
-        return
+def _keep_run(reading: Reading, run: list[_Piece], prompt: str, before: _Piece | None, after: _Piece | None) -> None:
+    """A run that ends with a word that is kept, and what stands right before and after it."""
     _note(reading, run)
-    if any(piece.words[0] in PREPOSITIONS for piece in run):
-        reading.hints.add("place")
-    nouns = {"subject", "place", "color", "expression"}
-    if follower is not None and any(entry.field in nouns for entry in follower.entries or ()):
+    end, known = run[-1].end, any(piece.entries for piece in run)
+    if _fields(after) & {"subject", "place", "color", "expression"}:
         while run[0].filler:  # "a fluffy" of "a fluffy fox"
             run = run[1:]
+    if after is not None and known and _fields(after) & {"place", "time", "weather"}:
+        end = after.end  # by itself the colour of "a red sunset" would be the subject's
     while run[0].words[0] in ("and", "和", "与", "的", "of"):
         run = run[1:]
-    text = prompt[run[0].start : run[-1].end]
-    after_subject = before is not None and before.chunk == run[0].chunk
-    after_subject = after_subject and any(entry.field == "subject" for entry in (before and before.entries) or ())
-    if after_subject and (not run[0].filler or run[0].words[0] in ("is", "are", "正", "正在")):
+    text = prompt[run[0].start : end]
+    if known:
+        reading.repeated.append(text)
+    elif "subject" in _fields(before) and (not run[0].filler or run[0].words[0] in ("is", "are", "正", "正在")):
         reading.hints.add("action")
         reading.does.append(text)
     else:
         reading.details.append(text)
+        if any(piece.words[0] in PREPOSITIONS for piece in run):
+            reading.hints.add("place")
+
+
+def _fields(piece: _Piece | None) -> set[str]:
+    """The fields that a phrase says something of."""
+    return {entry.field for entry in piece.entries or ()} if piece is not None else set()
 
 
 def _note(reading: Reading, run: list[_Piece]) -> None:
     """Name the words that are kept, and the fields that they say something of."""
     for piece in run:
-        if piece.kept:
+        if piece.kept and not piece.entries:
             reading.unknown += [" ".join(piece.words)] if piece.words[0].isascii() else ["".join(piece.words)]
             reading.hints |= _hints(piece)
 
