@@ -267,7 +267,7 @@ def test_the_object_that_has_the_keys_is_the_answer() -> None:
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model of a few thousand numbers that knows ten words and a chat template."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("local")
     words = ["<pad>", "</s>", "<unk>", "user", "assistant", "a", "red", "fox", "swan", "runs"]
@@ -282,11 +282,11 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save_pretrained(folder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = Qwen2Config(
+        config = LlamaConfig(
             vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
             num_key_value_heads=2, max_position_embeddings=64, bos_token_id=None, eos_token_id=1, pad_token_id=0,
         )  # fmt: skip
-        Qwen2ForCausalLM(config).save_pretrained(folder)
+        LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 

@@ -38,7 +38,7 @@ from everreel.answers import (
 )
 from everreel.film.device import check_device, default_dtype
 from everreel.memory import give_back_freed_memory
-from everreel.model.quiet import quiet
+from everreel.model.quiet import no_bars, quiet
 
 if TYPE_CHECKING:
     import httpx2
@@ -363,7 +363,8 @@ class LocalChat:
 
                 tokenizer: Any = AutoTokenizer.from_pretrained(**where)
                 device = torch.device(self.device)
-                model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=default_dtype(device))
+                with no_bars():
+                    model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=default_dtype(device))
         except (OSError, ValueError, KeyError, ImportError) as error:
             rule = "is no causal language model that can be loaded here; a folder of one works"
             raise self._error(f"{rule} ({shorten(str(error))})", UnreachableError) from None
@@ -384,7 +385,7 @@ class _Drawn:
     def __call__(self, ids_BL: Tensor, scores_BV: Tensor) -> Tensor:
         """Scores of the next token with noise on them."""
         uniform = torch.rand(scores_BV.shape, generator=self._generator, dtype=torch.float64).clamp_min(1e-300)
-        noise_BV = -torch.log(-torch.log(uniform).clamp_min(1e-300))
+        noise_BV = -torch.log((-torch.log(uniform)).clamp_min(1e-300))
         return scores_BV / self._temperature + noise_BV.to(scores_BV)
 
 

@@ -135,7 +135,7 @@ def test_for_the_film_world(prompt: str, text: str) -> None:
 def test_people_are_told_what_became_of_their_words() -> None:
     enhanced = BuiltIn().enhance("a crimson puppy with a top hat and a cat", has_image=False)
     assert enhanced.unknown == ("top", "hat") and enhanced.backend == "built-in"
-    assert "taken for others: crimson = red" in enhanced.reason and "no room in the scene for: cat" in enhanced.reason
+    assert "taken for others: crimson = red" in enhanced.reason and "no room in the scene for: a cat" in enhanced.reason
     assert "with a top hat" in enhanced.text and enhanced.text.endswith("cat")
     assert enhanced.describe().endswith("not known, kept: top, hat")
     flying = BuiltIn().enhance("a bus flies", has_image=False)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from everreel.model.quiet import quiet
+from everreel.model.quiet import no_bars, quiet
 from everreel.prompt.lexicon import Entry
 from everreel.world import words
 from everreel.world.scene import ACTIONS, COLORS, EXPRESSIONS, PLACES, SUBJECTS, WEATHERS
@@ -64,7 +64,8 @@ class WordEmbeddings:
             from transformers import AutoModel, AutoTokenizer
 
             tokenizer: Any = AutoTokenizer.from_pretrained(str(self.folder))
-            model: Any = AutoModel.from_pretrained(str(self.folder))
+            with no_bars():
+                model: Any = AutoModel.from_pretrained(str(self.folder))
         return tokenizer, model.eval()
 
     @functools.cached_property

@@ -19,6 +19,9 @@ Nearest = Callable[[str], Entry | None]
 
 _BREAK = re.compile(r"[.,;:!?()\[\]\"“”、。《》「」…]|\n")
 
+_NAMED = {"place", "time", "weather"}  # what a colour may be of, beside the subject
+_AND = ("and", "和", "与", "及")
+
 
 @dataclass
 class Reading:
@@ -151,19 +154,16 @@ def _chosen(entries: list[Entry], subject: str | None) -> list[Entry]:
 def _is_of_subject(pieces: list[_Piece], index: int, subject: str | None) -> bool:
     """Whether a colour is the subject's: "a red fox" and "a man in red", not "a red sunset"."""
     following = [p for p in pieces[index + 1 :] if p.chunk == pieces[index].chunk]
+    if following and _fields(following[0]) & _NAMED and following[0].words[0] not in FILLERS:
+        return False
     loose = False
     for piece in following:
-        fields = _fields(piece)
-        if "subject" in fields:
+        if "subject" in _fields(piece):
             return True
-        if fields & {"color", "expression"} or (piece.filler and piece.words[0] in ("and", "的", "和")):
-            continue
         if piece.entries is None and not piece.filler:
             loose = True
-            continue
-        if not loose and fields & {"place", "time", "weather"} and piece.words[0] not in FILLERS:
-            return False
-        break
+        elif not _fields(piece) & {"color", "expression"}:
+            break
     return not loose or subject is None or subject in PEOPLE
 
 
@@ -196,7 +196,9 @@ def _keep(reading: Reading, pieces: list[_Piece], prompt: str) -> None:
 
 def _goes_on(run: list[_Piece], piece: _Piece) -> bool:
     """Whether a piece belongs to a run of words that do not count."""
-    return (piece.entries is None or piece.kept) and (not run or run[-1].chunk == piece.chunk)
+    if run and (run[-1].chunk != piece.chunk or (piece.words[0] in _AND and any(p.kept for p in run))):
+        return False
+    return piece.entries is None or piece.kept
 
 
 def _keep_run(reading: Reading, run: list[_Piece], prompt: str, before: _Piece | None, after: _Piece | None) -> None:
@@ -206,9 +208,9 @@ def _keep_run(reading: Reading, run: list[_Piece], prompt: str, before: _Piece |
     if _fields(after) & {"subject", "place", "color", "expression"}:
         while run[0].filler:  # "a fluffy" of "a fluffy fox"
             run = run[1:]
-    if after is not None and known and _fields(after) & {"place", "time", "weather"}:
+    if after is not None and known and _fields(after) & _NAMED:
         end = after.end  # by itself the colour of "a red sunset" would be the subject's
-    while run[0].words[0] in ("and", "和", "与", "的", "of"):
+    while run[0].words[0] in (*_AND, "的", "of"):
         run = run[1:]
     text = prompt[run[0].start : end]
     if known:
