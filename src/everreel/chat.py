@@ -16,7 +16,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -24,35 +24,35 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from everreel.answers import (
+    ChatError,
+    Message,
+    NotJsonError,
+    Schema,
+    UnreachableError,
+    in_words,
+    json_answer,
+    shorten,
+    with_words,
+    without_thoughts,
+)
 from everreel.film.device import check_device, default_dtype
 from everreel.memory import give_back_freed_memory
-from everreel.model.quiet import quiet
+from everreel.model.quiet import no_bars, quiet
 
 if TYPE_CHECKING:
     import httpx2
 
-Message = dict[str, Any]
-"""`role`, and `content`: a string, or a list of parts (`text`, `image_url` with a `data:` address)."""
-Schema = dict[str, Any]
-"""A JSON schema of an object, as pydantic's `model_json_schema` makes it."""
+__all__ = ["ChatError", "ChatModel", "Endpoint", "LocalChat", "Message", "Schema", "UnreachableError"]
 
 KEY_VARIABLE = "EVERREEL_API_KEY"
 OPENAI, OPENAI_KEY_VARIABLE = "api.openai.com", "OPENAI_API_KEY"  # that key goes to nobody else
 CONNECT_SECONDS, LONGEST_PAUSE = 10.0, 60.0
 FIRST_PAUSE = 0.5  # seconds, doubled from one try to the next
 MOST_BYTES = 16 << 20  # of an answer: beyond what any model says
-SHOWN = 160  # characters of what a server says that are shown
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 _MISFIT = {400, 415, 422}  # something of what was asked is not taken
 _FORMS = ("json_schema", "json_object", "words")  # ways to ask for JSON, the firmest first
-
-
-class ChatError(ValueError):
-    """A language model gave no answer that can be used. One line."""
-
-
-class UnreachableError(ChatError):
-    """There is nobody to ask, now: the next question would fare no better."""
 
 
 class ChatModel(Protocol):
@@ -130,7 +130,7 @@ class Endpoint:
                 if number == len(_FORMS) - 1:
                     raise
                 self._form, problem = number + 1, error
-            except _NotJsonError as error:  # it said it would; words may do better
+            except NotJsonError as error:  # it said it would; words may do better
                 problem = error
         raise ChatError(f"endpoint = {self.base_url}: {self.model} {problem}") from None
 
@@ -161,7 +161,7 @@ class Endpoint:
             choice = reply["choices"][0]
             content, why = choice["message"].get("content"), choice.get("finish_reason")
         except (KeyError, IndexError, TypeError, AttributeError):
-            raise self._error(f"its answer has no choices[0].message: {_short(json.dumps(reply))}") from None
+            raise self._error(f"its answer has no choices[0].message: {shorten(json.dumps(reply))}") from None
         if isinstance(content, list):
             content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
         if why == "length":
@@ -170,7 +170,7 @@ class Endpoint:
         text = text.encode("utf-8", "replace").decode()  # half a character pair cannot be printed
         if not text:
             refusal = choice["message"].get("refusal") or why or "no reason given"
-            raise self._error(f"{self.model} answered nothing: {_short(str(refusal))}")
+            raise self._error(f"{self.model} answered nothing: {shorten(str(refusal))}")
         return text
 
     def _ask(self, body: dict[str, Any]) -> Any:  # noqa: ANN401 -- whatever JSON the server sends
@@ -198,7 +198,7 @@ class Endpoint:
             problem = f"{status}, {self._reason(content)}"
             pause = max(pause, min(_retry_after(headers), LONGEST_PAUSE))
         tries = f"{self.retries + 1} tries" if self.retries else "one try"
-        raise self._error(f"no answer in {tries} ({_short(problem)}); is it up?", UnreachableError)
+        raise self._error(f"no answer in {tries} ({shorten(problem)}); is it up?", UnreachableError)
 
     def _checked(self, status: int, headers: httpx2.Headers, content: bytes) -> Any:  # noqa: ANN401 -- as above
         if status in (401, 403):
@@ -251,7 +251,7 @@ class Endpoint:
             names = [str(model["id"]) for model in json.loads(content)["data"]] if status == 200 else []
         except (httpx2.HTTPError, ValueError, KeyError, TypeError):
             names = []
-        return f"it serves {_short(', '.join(names))}" if names else "an address ending in /v1 works"
+        return f"it serves {shorten(', '.join(names))}" if names else "an address ending in /v1 works"
 
     @property
     def _key(self) -> str | None:
@@ -269,7 +269,7 @@ class Endpoint:
             text = said if isinstance(said, str) else json.dumps(said)
         except ValueError:
             pass
-        return _short(self._without_key(text)) or "no reason given"
+        return shorten(self._without_key(text)) or "no reason given"
 
     def _error(self, rule: str, kind: type[ChatError] = ChatError) -> ChatError:
         return kind(self._without_key(f"endpoint = {self.base_url}: {rule}"))
@@ -305,12 +305,12 @@ class LocalChat:
         text = self._said(asked, max_tokens, temperature)
         try:
             return json_answer(text, schema)
-        except _NotJsonError as error:
+        except NotJsonError as error:
             told = {"role": "user", "content": f"You {error}\n\n{in_words(schema)}"}
         text = self._said([*asked, {"role": "assistant", "content": text}, told], max_tokens, temperature)
         try:
             return json_answer(text, schema)
-        except _NotJsonError as error:
+        except NotJsonError as error:
             raise self._error(f"it {error}") from None
 
     def close(self) -> None:
@@ -363,10 +363,11 @@ class LocalChat:
 
                 tokenizer: Any = AutoTokenizer.from_pretrained(**where)
                 device = torch.device(self.device)
-                model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=default_dtype(device))
+                with no_bars():
+                    model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=default_dtype(device))
         except (OSError, ValueError, KeyError, ImportError) as error:
             rule = "is no causal language model that can be loaded here; a folder of one works"
-            raise self._error(f"{rule} ({_short(str(error))})", UnreachableError) from None
+            raise self._error(f"{rule} ({shorten(str(error))})", UnreachableError) from None
         if not getattr(tokenizer, "chat_template", None):
             raise self._error("has no chat template; a model that was taught to answer works", UnreachableError)
         return tokenizer, model.to(device).eval()
@@ -384,50 +385,12 @@ class _Drawn:
     def __call__(self, ids_BL: Tensor, scores_BV: Tensor) -> Tensor:
         """Scores of the next token with noise on them."""
         uniform = torch.rand(scores_BV.shape, generator=self._generator, dtype=torch.float64).clamp_min(1e-300)
-        noise_BV = -torch.log(-torch.log(uniform).clamp_min(1e-300))
+        noise_BV = -torch.log((-torch.log(uniform)).clamp_min(1e-300))
         return scores_BV / self._temperature + noise_BV.to(scores_BV)
-
-
-def json_answer(text: str, schema: Schema) -> str:
-    """The JSON object in an answer, fenced or with words around it, as the schema's outermost level wants it.
-
-    Raises:
-        ChatError: there is none, or it lacks a key.
-    """
-    missing: list[str] = []
-    for found in _objects(text):
-        missing = [key for key in schema.get("required", ()) if key not in found]
-        if not missing:
-            return json.dumps(found, ensure_ascii=False)
-    if missing:
-        raise _NotJsonError(f"answered JSON without {', '.join(missing)}: {_short(text)}")
-    raise _NotJsonError(f"answered no JSON object: {_short(text)}")
-
-
-def in_words(schema: Schema) -> str:
-    """What a schema wants, to be put behind a question."""
-    return f"Answer with one JSON object and nothing else. Its JSON schema:\n{json.dumps(schema, ensure_ascii=False)}"
-
-
-def with_words(messages: Sequence[Message], words: str) -> list[Message]:
-    """The messages with something said at the end of the last one."""
-    *before, last = messages
-    content = last["content"]
-    more = [*content, {"type": "text", "text": words}] if isinstance(content, list) else f"{content}\n\n{words}"
-    return [*before, {**last, "content": more}]
-
-
-def without_thoughts(text: str) -> str:
-    """An answer without the thoughts that some models put before it, between <think> marks."""
-    return re.sub(r"^.*</think>", "", text, flags=re.DOTALL).strip()
 
 
 class _RefusedError(ChatError):
     """The server does not take something of the question."""
-
-
-class _NotJsonError(ChatError):
-    """An answer is not what the schema wants. `str` begins with a verb."""
 
 
 def _asking_for(schema: Schema, form: str, messages: Sequence[Message]) -> dict[str, Any]:
@@ -437,19 +400,6 @@ def _asking_for(schema: Schema, form: str, messages: Sequence[Message]) -> dict[
         return {"response_format": {"type": form, "json_schema": named}}
     asked = {"messages": with_words(messages, in_words(schema))}
     return asked if form == "words" else {**asked, "response_format": {"type": form}}
-
-
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects in a text, the outermost first."""
-    decoder, place = json.JSONDecoder(), text.find("{")
-    while place >= 0:
-        try:
-            found, end = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError):
-            found, end = None, place + 1
-        if isinstance(found, dict):
-            yield found
-        place = text.find("{", end)
 
 
 def _address(text: str) -> str:
@@ -464,6 +414,8 @@ def _address(text: str) -> str:
         )
     try:
         url = httpx2.URL(given.removesuffix("/chat/completions"))
+        if url.port is not None and not 1 <= url.port <= 65535:
+            raise ValueError(f"port {url.port}")
     except (httpx2.InvalidURL, ValueError) as error:
         raise ValueError(f"endpoint = {shown!r}: is no address ({error}); http://127.0.0.1:8000/v1 works") from None
     if url.scheme not in ("http", "https") or not url.host:
@@ -491,9 +443,3 @@ def _retry_after(headers: httpx2.Headers) -> float:
     """Seconds that the server wants to be left alone for; 0 if it names none, or a date."""
     text = headers.get("retry-after", "").strip()
     return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else 0.0
-
-
-def _short(text: str) -> str:
-    """On one line, and no longer than can be read."""
-    text = " ".join(text.split())
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

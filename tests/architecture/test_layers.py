@@ -8,7 +8,7 @@ LAYERS = {
     0: {"shapes", "media", "memory", "world"},
     1: {"model"},
     2: {"diffusion", "checkpoint", "parallel"},
-    3: {"film", "data", "chat"},
+    3: {"film", "data", "answers", "chat"},
     4: {"train", "evaluate", "caption", "prompt"},
     5: {
         "serve",

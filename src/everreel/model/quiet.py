@@ -23,3 +23,17 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """No progress bar of transformers, meanwhile: loading a small model is over before one is read."""
+    from transformers.utils import logging as talk
+
+    shown = talk.is_progress_bar_enabled()
+    talk.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            talk.enable_progress_bar()

@@ -1,0 +1,185 @@
+"""`everreel enhance`, and what `--enhance` does before a film is made.
+
+The one invariant: whoever asks sees what is sent, and nothing of a language model is in memory when the film's model is
+loaded.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from everreel.film.loading import EMBEDDED, model_options
+from everreel.film.request import VideoRequest, make_request, one_line
+
+if TYPE_CHECKING:
+    from everreel.checkpoint.catalog import ModelCard
+    from everreel.prompt.enhancer import Enhancer
+
+Backend = Literal["built-in", "endpoint", "local"]
+FEW_WORDS = 8000  # pieces of a tokenizer; the film world's have some 1500, those of umT5 are 256 000
+_BACKEND = "built-in, endpoint or local; by default what the other options say."
+_LLM = "A language model: its name at the endpoint, or a folder, GGUF file or repository of one that is run here."
+_ENDPOINT = "Address of an OpenAI-compatible server, as http://127.0.0.1:8000/v1; its key is in EVERREEL_API_KEY."
+_ASKED = {"llm": _LLM, "endpoint": _ENDPOINT}
+
+
+class EnhanceOptions(BaseModel):
+    """Who makes prompts whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: Backend | None = Field(None, description=_BACKEND)
+    llm: str | None = Field(None, description=_LLM)
+    endpoint: str | None = Field(None, description=_ENDPOINT)
+
+    @model_validator(mode="after")
+    def _together(self) -> EnhanceOptions:
+        if self.chosen != "endpoint" and self.endpoint is not None:
+            raise ValueError(f"endpoint = {self.endpoint}: goes with backend endpoint, not with {self.chosen}")
+        if self.chosen == "endpoint" and self.endpoint is None:
+            raise ValueError("endpoint: must be given for backend endpoint; http://127.0.0.1:8000/v1 is vLLM's")
+        if self.chosen != "built-in" and not self.llm:
+            raise ValueError(f"llm: must be given for backend {self.chosen}; Qwen2.5-7B-Instruct is one that works")
+        if self.chosen == "built-in" and self.llm:
+            raise ValueError(f"llm = {self.llm}: goes with backend endpoint or local, not with built-in")
+        return self
+
+    @property
+    def chosen(self) -> Backend:
+        """The backend, also where only what it needs is given."""
+        if self.backend is not None:
+            return self.backend
+        return "endpoint" if self.endpoint is not None else "local" if self.llm else "built-in"
+
+
+def enhance_options(**values: Any) -> EnhanceOptions:  # noqa: ANN401 -- whatever a command line or a JSON body holds
+    """Checked options.
+
+    Raises:
+        ValueError: with one line for the first thing that is wrong.
+    """
+    try:
+        return EnhanceOptions(**values)
+    except ValidationError as error:
+        raise ValueError(one_line(error)) from None
+
+
+def enhance(
+    prompts: Annotated[list[str], typer.Argument(help="What films are to show; any number of them.")],
+    *,
+    backend: Annotated[str | None, typer.Option(help=_BACKEND)] = None,
+    llm: Annotated[str | None, typer.Option(help=_LLM)] = None,
+    endpoint: Annotated[str | None, typer.Option(help=_ENDPOINT)] = None,
+    model: Annotated[str, typer.Option(help="The model of films that the prompts are for.")] = EMBEDDED,
+    image: Annotated[bool, typer.Option("--image", help="The films begin with a picture.")] = False,
+) -> None:
+    """Make prompts whole: shot, action, place, light and camera are added where they are not said."""
+    options = enhance_options(backend=backend, llm=llm, endpoint=endpoint)
+    card = model_options(model=model).card(here=False)
+    with enhancer_of(options, world=knows_only_the_world(card)) as enhancer:
+        for prompt in prompts:
+            enhanced = enhancer.enhance(prompt, has_image=image)
+            typer.echo(enhanced.text)
+            typer.echo(enhanced.describe(), err=True)
+
+
+def enhanced_request(
+    request: VideoRequest, options: EnhanceOptions, card: ModelCard, *, goes_on: bool = False
+) -> tuple[VideoRequest, list[str]]:
+    """A request whose prompts are made whole, and lines that say what is sent; call it before the model is loaded.
+
+    Args:
+        card: the model that makes the film.
+        goes_on: the film goes on from another, which shows how things look as a picture does.
+
+    Raises:
+        ValueError: a language model gives no answer that can be used.
+    """
+    pictured = goes_on or bool(request.image or request.end_image or request.keyframes)
+    lines, told = [], {}
+    with enhancer_of(options, world=knows_only_the_world(card)) as enhancer:
+        for frame, prompt in {0: request.prompt, **request.story}.items():
+            # What happens later happens to what is seen by then.
+            enhanced = enhancer.enhance(prompt, has_image=pictured or frame > 0)
+            told[frame] = enhanced.text
+            where = f"prompt from frame {frame}" if frame else "prompt"
+            lines += [f"{where}: {enhanced.text}", f"  {enhanced.describe()}"]
+    given = request.model_dump(exclude_unset=True)
+    return make_request(**given | {"prompt": told.pop(0)} | ({"story": told} if told else {})), lines
+
+
+def takes_enhancement(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with --enhance, --llm and --endpoint behind its own options; it is called with `enhance`.
+
+    That is None without --enhance. Which backend it is follows from the other two.
+    """
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "enhance"]
+    switch = typer.Option("--enhance", help="Make the prompt whole first, and show it.")
+    options = [_parameter("enhance", Annotated[bool, switch], False)]
+    for name, text in _ASKED.items():
+        says = typer.Option(help=f"With --enhance: {text[0].lower()}{text[1:]}")
+        options.append(_parameter(name, Annotated[str | None, says], None))
+
+    @functools.wraps(command)
+    def run(*positional: Any, **values: Any) -> None:  # noqa: ANN401 -- each has the type of its option
+        wanted = values.pop("enhance")
+        given = {name: value for name in _ASKED if (value := values.pop(name)) is not None}
+        if given and not wanted:
+            name, value = next(iter(given.items()))
+            raise ValueError(f"{name} = {value}: goes with --enhance; add that or leave this out")
+        command(*positional, enhance=enhance_options(**given) if wanted else None, **values)
+
+    parameters = [*own, *options]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:  # noqa: ANN401 -- typer's own
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def knows_only_the_world(card: ModelCard) -> bool:
+    """Whether a model was taught the film world's words and no others: the embedded one, and those of its kind."""
+    if card.released:
+        return False
+    from everreel.checkpoint.load import load_tokenizer
+    from everreel.checkpoint.source import find_source
+
+    return load_tokenizer(find_source(card.require_path())).backend.get_vocab_size() <= FEW_WORDS
+
+
+@contextmanager
+def enhancer_of(options: EnhanceOptions, *, world: bool) -> Iterator[Enhancer]:
+    """Who makes prompts whole for a model; what it has loaded is freed when the block ends.
+
+    Raises:
+        ValueError: the address is none.
+    """
+    if options.chosen == "built-in":
+        from everreel.prompt.builtin import BuiltIn
+        from everreel.prompt.nearest import embeddings
+
+        yield BuiltIn(world, nearest=embeddings() if world else None)
+        return
+    from everreel.chat import Endpoint, LocalChat
+    from everreel.film.device import default_device
+    from everreel.prompt.asked import Asked
+
+    assert options.llm is not None
+    if options.chosen == "endpoint":
+        assert options.endpoint is not None
+        yield Asked(Endpoint(options.endpoint, options.llm), options.llm, world)
+        return
+    chat = LocalChat(options.llm, default_device())
+    try:
+        yield Asked(chat, options.llm, world)
+    finally:
+        chat.close()
