@@ -123,9 +123,8 @@ def vbench_run(
         typer.echo(f"{dimension} failed: {reason}", err=True)
     typer.echo(f"{len(outcome.kept) + len(outcome.done)} dimensions are in {results}")
     if outcome.failed:
-        raise ValueError(
-            f"{len(outcome.failed)} dimensions failed: {', '.join(outcome.failed)}; the same command goes on"
-        )
+        failed = ", ".join(outcome.failed)
+        raise ValueError(f"dimensions: {len(outcome.failed)} failed ({failed}); the same command tries them again")
 
 
 @vbench.command("measure")

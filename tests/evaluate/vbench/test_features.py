@@ -28,7 +28,9 @@ def models(tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformers.ViTModel(transformers.ViTConfig(**vision)).save_pretrained(root / "vit")
-        clip = transformers.CLIPConfig(vision_config=vision, text_config={**small, "vocab_size": 9}, projection_dim=8)
+        seeing = {**vision, "projection_dim": 8}
+        reading = {**small, "vocab_size": 9}
+        clip = transformers.CLIPConfig(vision_config=seeing, text_config=reading, projection_dim=8)
         transformers.CLIPModel(clip).save_pretrained(root / "clip")
         text = transformers.BertConfig(**small, vocab_size=9)
         transformers.BertModel(text).save_pretrained(root / "bert")
@@ -153,8 +155,11 @@ def test_no_film_is_no_score(tmp_path):
 def test_models_of_another_kind_are_refused_before_a_film_is_read(models, tmp_path):
     with pytest.raises(ValueError, match="does not look at frames"):
         features.dino(models / "bert")
-    with pytest.raises(ValueError, match="has no config.json"):
+    with pytest.raises(ValueError, match=r"has no config\.json"):
         features.clip(tmp_path)
+    for other in ("vit", "bert"):  # whose weights are none of CLIP's, which would be random then
+        with pytest.raises(ValueError, match="has no weights for"):
+            features.clip(models / other)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="cannot be loaded") as refused:
         features.dino(tmp_path)

@@ -200,9 +200,15 @@ def _load(path: str | Path, kind: str, device: str) -> Any:  # noqa: ANN401 -- o
     if not (folder / "config.json").is_file():
         raise ValueError(f"model = {folder}: has no config.json; give the folder of a model that transformers saved")
     try:
-        model = getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
+        model, info = getattr(transformers, kind).from_pretrained(
+            folder, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         raise ValueError(f"model = {folder}: cannot be loaded ({' '.join(str(error).split())[:200]})") from None
+    # What a file lacks is drawn at random, and a measure made of that means nothing. The pooler is not looked at.
+    lacking = sorted(name for name in info["missing_keys"] if "pooler" not in name)
+    if lacking:
+        raise ValueError(f"model = {folder}: has no weights for {lacking[0]}; a whole {kind} works")
     return model.to(device).eval()
 
 
