@@ -29,7 +29,8 @@ from everreel.data.clips import ClipStore
 from everreel.data.draws import generator_for
 from everreel.data.latents import EncodeSettings, encode_store
 from everreel.evaluate.drift import MEASURES, DriftMeter
-from everreel.evaluate.follow import FIELDS, Evaluation, FilmSettings, Reader, Report, digest, reader_of
+from everreel.evaluate.films import digest
+from everreel.evaluate.follow import FIELDS, Evaluation, FilmSettings, Reader, Report, reader_of
 from everreel.evaluate.follow import measure as measure_films
 from everreel.evaluate.markdown import paragraph, table
 from everreel.film.device import default_device

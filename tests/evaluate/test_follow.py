@@ -13,7 +13,7 @@ import torch
 from everreel.caption.critic import Critic, CriticConfig, save_critic
 from everreel.checkpoint.catalog import find_model
 from everreel.cli import main
-from everreel.evaluate.follow import FIELDS, GOALS, Evaluation, FilmSettings, Report, digest, measure, wilson
+from everreel.evaluate.follow import FIELDS, GOALS, Evaluation, FilmSettings, Report, measure, wilson
 from everreel.evaluate.prompts import held_out_prompts
 from everreel.film.pipeline import VideoPipeline
 from everreel.media import FilmWriter, Video
@@ -137,19 +137,9 @@ def test_a_folder_holds_films_of_one_kind(card, tmp_path, monkeypatch):
         Evaluation(card, replace(SETTINGS, guidance_scale=3), tmp_path)
     Evaluation(replace(card, name="another name"), SETTINGS, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("everreel.evaluate.follow.digest", lambda folder: "other")
+        patch.setattr("everreel.evaluate.films.digest", lambda folder: "other")
         with pytest.raises(ValueError, match="holds films with weights = "):
             Evaluation(card, SETTINGS, tmp_path)
-
-
-def test_the_digest_is_of_the_weights_and_not_of_notes(tmp_path):
-    (tmp_path / "vae").mkdir()
-    (tmp_path / "vae" / "a.safetensors").write_bytes(b"one")
-    before = digest(tmp_path)
-    (tmp_path / "training.json").write_text("{}")
-    assert digest(tmp_path) == before
-    (tmp_path / "vae" / "a.safetensors").write_bytes(b"two")
-    assert digest(tmp_path) != before
 
 
 def test_the_sheet_shows_the_first_films_small(card, tmp_path):

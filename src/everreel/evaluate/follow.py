@@ -7,7 +7,6 @@ it would have had, the films can be judged again by another critic, and two mode
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import statistics
@@ -21,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from everreel.caption.critic import load_critic, read
-from everreel.checkpoint.catalog import LongSchedule, ModelCard
+from everreel.checkpoint.catalog import ModelCard
+from everreel.evaluate.films import Film, Making, claim, common_settings, make_films, write_json
 from everreel.evaluate.prompts import Prompt, held_out_prompts
 from everreel.film.pipeline import VideoPipeline
-from everreel.film.request import VideoRequest, make_request
 from everreel.media import Pixels, Video, contact_sheet, resize_cover
 from everreel.world.scene import VOCABULARY
 
@@ -41,36 +40,17 @@ GOALS = {
 }
 FIELDS = (*GOALS, *(name for name in VOCABULARY if name not in GOALS))
 SHEET_FILMS, SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 16, 4, 2, 160
-NOT_WEIGHTS = ("training.json", "report.json")
 
 Reader = Callable[[Pixels, int], Mapping[str, Mapping[str, float]]]
 """Frames and their rate → the probability of each value of each field, as `functools.partial(critic.read, critic)`."""
 
 
 @dataclass(frozen=True)
-class FilmSettings:
-    """Which films are made. `None` means: as the model recommends. Film number n has the seed `seed + n`."""
+class FilmSettings(Making):
+    """Which films are made. Film number n has the seed `seed + n`."""
 
     num_films: int = 64
-    num_frames: int = 97
-    height: int | None = None
-    width: int | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    shift: float | None = None
     seed: int = 0
-    ar_step: int = 0
-    causal_block_size: int | None = None
-    schedule: LongSchedule | None = None
-    base_num_frames: int | None = None
-    cache: bool | None = None
-    sink: int | None = None
-    anchor_color: float | None = None
-
-    def request(self, prompt: str, number: int) -> VideoRequest:
-        """The request for one film, checked."""
-        values = {name: value for name, value in asdict(self).items() if name != "num_films"}
-        return make_request(**{**values, "prompt": prompt, "seed": self.seed + number})
 
 
 @dataclass(frozen=True)
@@ -170,7 +150,7 @@ class Report:
             if score.films
         }
         films = [asdict(film) for film in self.films]
-        _write(path, {"settings": dict(self.settings), "fields": fields, "confused": self.confused, "films": films})
+        write_json(path, {"settings": dict(self.settings), "fields": fields, "confused": self.confused, "films": films})
 
     @classmethod
     def load(cls, path: Path) -> Report:
@@ -197,15 +177,15 @@ class Evaluation:
         output: str | Path,
         loras: Sequence[tuple[Path, float]] = (),
     ) -> None:
-        """`loras` are those that are merged into the model, with their strengths: other LoRAs make other films."""
+        """`loras` as for `common_settings`."""
         self.card, self.output = card, Path(output)
         self.prompts: list[Prompt] = held_out_prompts(settings.num_films, settings.seed)
-        self.requests = [settings.request(prompt.text, n).resolve(card) for n, prompt in enumerate(self.prompts)]
-        common = self.requests[0].model_dump(exclude={"prompt", "seed", "seconds", "resolution", "aspect"})
-        self.settings = {"model": card.name, "weights": digest(card.require_path()), **common, "seed": settings.seed}
-        if loras:
-            self.settings["loras"] = [[digest(path), strength] for path, strength in loras]
-        self._claim()
+        self.films = [
+            Film(self.path(n), settings.request_for(prompt.text, settings.seed + n).resolve(card))
+            for n, prompt in enumerate(self.prompts)
+        ]
+        self.settings = {**common_settings(card, self.films[0].request, loras), "seed": settings.seed}
+        claim(self.output, self.settings, {film.path.name: film.request.prompt for film in self.films})
 
     def path(self, number: int) -> Path:
         """Where a film lies, by its number from 0."""
@@ -213,16 +193,11 @@ class Evaluation:
 
     def missing(self) -> list[int]:
         """The numbers of the films that are not there, or not to their end."""
-        return [number for number in range(len(self.prompts)) if not self._is_complete(number)]
+        return [number for number, film in enumerate(self.films) if not film.is_whole]
 
     def make(self, pipe: VideoPipeline, on_film: Callable[[int, int], None] | None = None) -> None:
         """Make the films that are missing; `on_film(done, total)` is called before the first and after each."""
-        missing, total = self.missing(), len(self.prompts)
-        for made in range(len(missing) + 1):
-            if on_film is not None:
-                on_film(total - len(missing) + made, total)
-            if made < len(missing):
-                pipe(self.requests[missing[made]], output=self.path(missing[made]))
+        make_films(self.films, lambda film: pipe(film.request, output=film.path), on_film)
 
     def score(self, reader: Reader) -> Report:
         """Read every field off every film, and leave `report.json` in the folder."""
@@ -242,44 +217,13 @@ class Evaluation:
         return contact_sheet(films, columns=SHEET_COLUMNS, frames_per_film=SHEET_FRAMES, captions=captions)
 
     def _answers(self, number: int, reader: Reader) -> FilmAnswers:
-        prompt, request = self.prompts[number], self.requests[number]
+        prompt, request = self.prompts[number], self.films[number].request
         values = reader(np.asarray(Video(self.path(number)).frames, dtype=np.uint8), request.fps)
         answers = {}
         for name, asked in prompt.asked.items():
             best = max(values[name], key=values[name].__getitem__)
             answers[name] = Answer(asked, best, round(values[name][asked], 4))
         return FilmAnswers(self.path(number).name, prompt.text, request.seed, asdict(prompt.scene), answers)
-
-    def _is_complete(self, number: int) -> bool:
-        try:
-            return Video(self.path(number)).num_frames == self.requests[number].num_frames
-        except (ValueError, OSError):
-            return False
-
-    def _claim(self) -> None:
-        """Write down what the folder's films are, or refuse one that holds others."""
-        if self.output.exists() and not self.output.is_dir():
-            raise ValueError(f"output = {self.output}: is a file; give a folder, such as {self.output}-films")
-        record, prompts = self.output / "settings.json", [prompt.text for prompt in self.prompts]
-        if record.is_file() and any(self.output.glob("film-*.mp4")):
-            there = json.loads(record.read_text(encoding="utf-8"))
-            # The name may change, the files may not.
-            for name, value in self.settings.items():
-                if name != "model" and there.get(name) != value:
-                    raise ValueError(
-                        f"output = {self.output}: holds films with {name} = {there.get(name)!r}, and this run has "
-                        f"{value!r}; give another folder, or empty it"
-                    )
-            old = there["prompts"]
-            if any(a != b for a, b in zip(old, prompts, strict=False)):
-                raise ValueError(f"output = {self.output}: holds films of other prompts; give another folder")
-            prompts = max(old, prompts, key=len)
-        try:
-            self.output.mkdir(parents=True, exist_ok=True)
-            _write(record, {**self.settings, "prompts": prompts})
-        except OSError as error:
-            reason = error.strerror or "cannot be written"
-            raise ValueError(f"output = {self.output}: {reason}; give a folder of your own, such as films") from None
 
 
 def reader_of(critic: str | Path) -> Reader:
@@ -314,28 +258,9 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     return max(0.0, (middle - spread) / wide), min(1.0, (middle + spread) / wide)
 
 
-def digest(model: Path) -> str:
-    """What tells one model's files from another's: their names and contents, but for notes on how it was made."""
-    found = hashlib.sha256()
-    files = sorted(model.rglob("*")) if model.is_dir() else [model]
-    for path in (path for path in files if path.is_file() and path.name not in NOT_WEIGHTS):
-        if path.suffix in (".safetensors", ".json", ".pth", ".gguf"):
-            found.update(f"{path.relative_to(model).as_posix()}\0{path.stat().st_size}\0".encode())
-            with path.open("rb") as file:
-                found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()[:16]
-
-
 def _thumbnail(frame: Pixels) -> Pixels:
     """Small enough for a sheet, and with a thin white line on either side that keeps neighbours apart."""
     height, width = frame.shape[:2]
     if width > SHEET_WIDTH:
         frame = resize_cover(frame, round(SHEET_WIDTH * height / width), SHEET_WIDTH)
     return np.pad(frame, ((0, 0), (1, 1), (0, 0)), constant_values=255)
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """A JSON file that is there in full or not at all."""
-    half_done = path.with_suffix(".part")
-    half_done.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    half_done.replace(path)

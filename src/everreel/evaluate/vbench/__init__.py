@@ -1,0 +1,1 @@
+"""VBench: its prompts, the films it asks for, its dimensions and its totals."""

@@ -1,0 +1,48 @@
+"""A folder of films and what it tells of them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from everreel.evaluate.films import Making, claim, digest
+from everreel.media import FilmWriter
+
+
+def test_the_digest_is_of_the_weights_and_not_of_notes(tmp_path):
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "a.safetensors").write_bytes(b"one")
+    before = digest(tmp_path)
+    (tmp_path / "training.json").write_text("{}")
+    assert digest(tmp_path) == before
+    (tmp_path / "vae" / "a.safetensors").write_bytes(b"two")
+    assert digest(tmp_path) != before
+
+
+def film_in(path):
+    with FilmWriter(path, 32, 48, 24) as writer:
+        writer.append(np.zeros((1, 32, 48, 3), np.uint8))
+
+
+def test_names_that_were_written_down_stay_and_keep_their_prompts(tmp_path):
+    claim(tmp_path, {"seed": 0}, {"a.mp4": "a fox", "b.mp4": "a dog"})
+    film_in(tmp_path / "a.mp4")
+    claim(tmp_path, {"seed": 0}, {"c.mp4": "a hen"})
+    record = json.loads((tmp_path / "settings.json").read_text())
+    assert record == {"seed": 0, "prompts": {"a.mp4": "a fox", "b.mp4": "a dog", "c.mp4": "a hen"}}
+    with pytest.raises(ValueError, match="holds films of other prompts"):
+        claim(tmp_path, {"seed": 0}, {"b.mp4": "another dog"})
+    assert json.loads((tmp_path / "settings.json").read_text()) == record
+
+
+def test_prompts_that_were_written_down_in_order_are_still_read(tmp_path):
+    (tmp_path / "settings.json").write_text(json.dumps({"seed": 0, "prompts": ["a fox", "a dog"]}))
+    film_in(tmp_path / "a.mp4")
+    claim(tmp_path, {"seed": 0}, {"a.mp4": "a fox"})
+    with pytest.raises(ValueError, match="holds films of other prompts"):
+        claim(tmp_path, {"seed": 0}, {"a.mp4": "a hen"})
+
+
+def test_only_what_a_request_has_is_asked_for():
+    request = Making(num_frames=9, guidance_scale=3).request_for("a fox", 7)
+    assert (request.prompt, request.seed, request.num_frames, request.guidance_scale) == ("a fox", 7, 9, 3.0)
