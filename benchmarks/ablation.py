@@ -100,7 +100,8 @@ class Setting:
         height, width = self.size
         base = video_frames(run.window)
         return FilmSettings(
-            num_films, num_frames, height, width, self.steps, base_num_frames=base if way else None, **way
+            num_films=num_films, num_frames=num_frames, height=height, width=width, num_inference_steps=self.steps,
+            base_num_frames=base if way else None, **way,
         )  # fmt: skip
 
     @property
