@@ -13,12 +13,12 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from everreel.data.sources import FILMS, Skipped
-from everreel.evaluate.follow import Report
+from everreel.evaluate.follow import Answer, Report
 from everreel.evaluate.quality import MEASURES, Quality, Reader, measure_film
 from everreel.media import check_file
 
@@ -67,13 +67,14 @@ def films_in(folder: Path) -> list[Path]:
 def measure_files(
     films: Sequence[Path],
     table: Path,
-    load_reader: Callable[[], Reader] | None = None,
+    reader: Reader | None = None,
     on_film: Callable[[int, int], None] | None = None,
 ) -> list[Skipped]:
     """Measure the films that have no row yet, and write the rows; what was skipped is returned, and tried next time.
 
     Args:
-        load_reader: gives the critic, which is loaded for the first film whose `report.json` says what was asked.
+        reader: a critic that reads off the films what the `report.json` beside them asked for; by default the figures
+            of that report are taken.
         on_film: called with how many are done of how many, before the first and after each.
 
     Raises:
@@ -81,7 +82,7 @@ def measure_files(
     """
     check_table(table)
     there = read_table(table) if table.exists() else {}
-    asked = _Asked(load_reader)
+    asked = _Asked(reader)
     names = [_name(film, table) for film in films]
     todo = [
         (name, film)
@@ -98,7 +99,7 @@ def measure_files(
                 on_film(len(films) - len(todo), len(films))
             try:
                 num_bytes = film.stat().st_size
-                row = Row(name, num_bytes, measure_film(film, *asked.of(film)))
+                row = Row(name, num_bytes, asked.measure(film))
                 file.write(_line(row, table))
                 file.flush()
             except (ValueError, OSError) as error:
@@ -142,35 +143,30 @@ def read_table(table: Path) -> dict[str, Row]:
 
 
 class _Asked:
-    """What films were asked to show, from the reports in their folders, and the critic that reads it."""
+    """What films were asked to show, and how probable that was found, from the reports in their folders."""
 
-    def __init__(self, load_reader: Callable[[], Reader] | None) -> None:
-        self._load, self._reader = load_reader, None if load_reader is None else _NOT_LOADED
-        self._reports: dict[Path, dict[str, dict[str, str]]] = {}
+    def __init__(self, reader: Reader | None) -> None:
+        self._reader = reader
+        self._reports: dict[Path, dict[str, Mapping[str, Answer]]] = {}
 
-    def of(self, film: Path) -> tuple[Mapping[str, str] | None, Reader | None]:
-        """The fields that a film was asked for and the critic; none where no report says it."""
+    def measure(self, film: Path) -> Quality:
+        """All measures of a film. What was asked is read off it anew where there is a critic; else the report tells."""
         if film.parent not in self._reports:
             self._reports[film.parent] = self._read(film.parent / "report.json")
-        asked = self._reports[film.parent].get(film.name)
-        if asked and self._load is not None and self._reader is _NOT_LOADED:
-            self._reader = self._load()
-        return (asked, self._reader) if asked else (None, None)
+        answers = self._reports[film.parent].get(film.name, {})
+        quality = measure_film(film, {name: answer.asked for name, answer in answers.items()}, self._reader)
+        if not answers or self._reader is not None:
+            return quality
+        chance = sum(answer.probability for answer in answers.values()) / len(answers)
+        missing = {name: why for name, why in quality.missing.items() if name != "as_asked"}
+        return replace(quality, values={**quality.values, "as_asked": chance}, missing=missing)
 
     @staticmethod
-    def _read(path: Path) -> dict[str, dict[str, str]]:
+    def _read(path: Path) -> dict[str, Mapping[str, Answer]]:
         try:
-            report = Report.load(path)
-            return {film.file: {name: answer.asked for name, answer in film.answers.items()} for film in report.films}
+            return {film.file: film.answers for film in Report.load(path).films}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or one of another suite
             return {}
-
-
-def _not_loaded(frames: Any, fps: int) -> Mapping[str, Mapping[str, float]]:  # noqa: ANN401
-    raise AssertionError("stands for a critic that was not needed yet")
-
-
-_NOT_LOADED: Reader = _not_loaded
 
 
 def _name(film: Path, table: Path) -> str:
