@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from everreel.data.sources import FILMS, Skipped
-from everreel.evaluate.follow import Answer, Report
+from everreel.evaluate.follow import Report
 from everreel.evaluate.quality import MEASURES, Quality, Reader, measure_film
 from everreel.media import check_file
 
@@ -147,26 +147,32 @@ class _Asked:
 
     def __init__(self, reader: Reader | None) -> None:
         self._reader = reader
-        self._reports: dict[Path, dict[str, Mapping[str, Answer]]] = {}
+        self._reports: dict[Path, dict[str, tuple[dict[str, str], float]]] = {}
 
     def measure(self, film: Path) -> Quality:
         """All measures of a film. What was asked is read off it anew where there is a critic; else the report tells."""
         if film.parent not in self._reports:
             self._reports[film.parent] = self._read(film.parent / "report.json")
-        answers = self._reports[film.parent].get(film.name, {})
-        quality = measure_film(film, {name: answer.asked for name, answer in answers.items()}, self._reader)
-        if not answers or self._reader is not None:
+        asked, chance = self._reports[film.parent].get(film.name, ({}, math.nan))
+        quality = measure_film(film, asked, self._reader)
+        if not asked or self._reader is not None:
             return quality
-        chance = sum(answer.probability for answer in answers.values()) / len(answers)
         missing = {name: why for name, why in quality.missing.items() if name != "as_asked"}
         return replace(quality, values={**quality.values, "as_asked": chance}, missing=missing)
 
     @staticmethod
-    def _read(path: Path) -> dict[str, Mapping[str, Answer]]:
+    def _read(path: Path) -> dict[str, tuple[dict[str, str], float]]:
+        """By film, what was asked for and the mean probability of it."""
+        found = {}
         try:
-            return {film.file: film.answers for film in Report.load(path).films}
+            for film in Report.load(path).films:
+                asked = {name: answer.asked for name, answer in film.answers.items()}
+                chances = [float(answer.probability) for answer in film.answers.values()]
+                if asked:
+                    found[film.file] = asked, sum(chances) / len(chances)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or one of another suite
             return {}
+        return found
 
 
 def _name(film: Path, table: Path) -> str:
