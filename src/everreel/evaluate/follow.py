@@ -13,7 +13,6 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +201,8 @@ class Evaluation:
     def score(self, reader: Reader) -> Report:
         """Read every field off every film, and leave `report.json` in the folder."""
         films = [self._answers(number, reader) for number in range(len(self.prompts))]
-        report = Report({**self.settings, "num_films": len(films)}, tuple(films))
+        by = {"critic": reader.digest} if isinstance(reader, CriticReader) else {}
+        report = Report({**self.settings, "num_films": len(films), **by}, tuple(films))
         report.save(self.output / "report.json")
         return report
 
@@ -226,13 +226,28 @@ class Evaluation:
         return FilmAnswers(self.path(number).name, prompt.text, request.seed, asdict(prompt.scene), answers)
 
 
-def reader_of(critic: str | Path) -> Reader:
+class CriticReader:
+    """The reader that a critic's folder holds; `digest` tells its files from those of another critic.
+
+    Raises:
+        ValueError: it does not hold one.
+    """
+
+    def __init__(self, critic: str | Path) -> None:
+        self._critic, self.digest = load_critic(critic), digest(Path(critic))
+
+    def __call__(self, frames: Pixels, fps: int) -> Mapping[str, Mapping[str, float]]:
+        """The probability of each value of each field."""
+        return read(self._critic, frames, fps)
+
+
+def reader_of(critic: str | Path) -> CriticReader:
     """The reader that a critic's folder holds.
 
     Raises:
         ValueError: it does not hold one.
     """
-    return partial(read, load_critic(critic))
+    return CriticReader(critic)
 
 
 def measure(
