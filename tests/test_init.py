@@ -10,7 +10,7 @@ import pytest
 import everreel
 
 HEAVY = ("av", "diffusers", "numpy", "skia", "tensorboard", "torch", "transformers")
-OPTIONAL = ("diffusers", "gguf", "peft", "skia", "tensorboard", "torchao")
+OPTIONAL = ("diffusers", "fastapi", "gguf", "peft", "skia", "tensorboard", "torchao", "uvicorn")
 
 
 def modules_after(code: str) -> set[str]:

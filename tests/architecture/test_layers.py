@@ -10,7 +10,7 @@ LAYERS = {
     2: {"diffusion", "checkpoint", "parallel"},
     3: {"film", "data"},
     4: {"train", "evaluate", "caption", "prompt"},
-    5: {"serve", "cli", "bars", "loras", "weights", "prepare", "options", "released", "__main__"},
+    5: {"serve", "cli", "bars", "loras", "weights", "prepare", "rating", "options", "released", "__main__"},
 }
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}
 NEVER = {

@@ -48,7 +48,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Choice:
-    """One answer on one axis about two films, by the study's order of models: 1 the first is better, 0 tie, -1 worse."""
+    """An answer on an axis about two films, in the order of the models: 1 the first is better, 0 a tie, -1 worse."""
 
     first: Film
     second: Film
