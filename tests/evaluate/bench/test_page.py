@@ -81,11 +81,22 @@ def visit(browser):
 
 def expect(page, selector, text):
     playwright.expect(page.locator(selector)).to_contain_text(text, timeout=PATIENCE)
+    playwright.expect(page.locator(selector)).to_be_visible(timeout=PATIENCE)
 
 
-def join(page, name="Anna"):
+def join(page, name="Anna", then="#task"):
     page.fill("#name", name)
-    page.keyboard.press("Enter")
+    keys(page, "Enter Enter")  # as people do
+    page.wait_for_selector(then)
+
+
+def until(page, truth):
+    """Waits for an expression to be true; the page's own rules let no tool wait for it there."""
+    for _ in range(PATIENCE // 100):
+        if page.evaluate(truth):
+            return
+        page.wait_for_timeout(100)
+    pytest.fail(f"never true: {truth}")
 
 
 def keys(page, text):
@@ -142,11 +153,10 @@ def test_words_are_shown_as_words_and_films_play(tmp_path, visit):
         page = visit(url)
         join(page)
         expect(page, "#prompt", HOSTILE)
-        moved = "[...document.querySelectorAll('video')].every((film) => film.currentTime > 0)"
-        page.wait_for_function(moved)
+        until(page, "[...document.querySelectorAll('video')].every((film) => film.currentTime > 0)")
         assert page.locator("video").count() == 2
         page.keyboard.press(" ")
-        page.wait_for_function("[...document.querySelectorAll('video')].every((film) => film.paused)")
+        until(page, "[...document.querySelectorAll('video')].every((film) => film.paused)")
         expect(page, "#play", "Play")
 
 
@@ -218,7 +228,7 @@ def test_a_name_that_is_taken_asks_for_the_code_which_goes_on_elsewhere(tmp_path
         keys(first, "3 3 3 3 Enter")
         expect(first, "#saved", "all saved")
         other = visit(url)
-        join(other)
+        join(other, then="#code")
         expect(other, "#join-error", "has begun already")
         other.fill("#code", Ratings(folder, study).raters["anna"].header.code)
         other.keyboard.press("Enter")

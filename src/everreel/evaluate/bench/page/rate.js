@@ -21,6 +21,7 @@ let axes = {};         // by kind: [{id, name, hint}]
 let tasks = [];        // in order: {id, kind, films, prompt, check}
 let answers = new Map();  // task → {axis: value}, or null for a film that does not play; the last answered is the last
 let queue = [];
+let joining = false;
 let sending = false;
 let wait = RETRY.first;
 let timer = 0;
@@ -124,6 +125,7 @@ async function send() {
   if (sending) return;
   sending = true;
   clearTimeout(timer);
+  let refused = false;
   while (queue.length) {
     showSaved();
     const event = queue[0];
@@ -136,6 +138,7 @@ async function send() {
         // It would be refused again: it is put aside, so that those after it are saved.
         keep(`refused:${rater.code}`, [...kept(`refused:${rater.code}`, []), event]);
         answers.delete(event.task);
+        refused = true;
         alertUser(`An answer was refused and is kept in this browser: ${failure.message}`);
       } else {
         alertUser(`${failure.message} ${queue.length} not saved yet; the page keeps trying.`);
@@ -148,7 +151,8 @@ async function send() {
     keepQueue();
   }
   sending = false;
-  showSaved();
+  if (refused && !current) show();  // there was more to ask than it seemed
+  else showSaved();
 }
 
 // ---- who is here
@@ -201,6 +205,8 @@ function apply(event) {
 
 async function join(event) {
   event.preventDefault();
+  if (joining) return;
+  joining = true;
   $("join-error").hidden = true;
   try {
     rater = await ask("api/join", { name: $("name").value, code: $("code").value });
@@ -209,6 +215,8 @@ async function join(event) {
     $("join-error").hidden = false;
     if (failure.status === 409) askForCode();
     return;
+  } finally {
+    joining = false;
   }
   keep("rater", rater);
   await load();
@@ -249,6 +257,8 @@ function show() {
   showFilms();
   loadAhead(left[1]);
   shownAt = performance.now();
+  // Away from the button that was pressed, so that Enter does not press it again, and to what is read first.
+  $("prompt").focus({ preventScroll: true });
   window.scrollTo(0, 0);
 }
 
