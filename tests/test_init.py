@@ -10,7 +10,7 @@ import pytest
 import everreel
 
 HEAVY = ("av", "diffusers", "numpy", "skia", "tensorboard", "torch", "transformers")
-OPTIONAL = ("diffusers", "gguf", "llguidance", "peft", "skia", "tensorboard", "torchao")
+OPTIONAL = ("cv2", "diffusers", "fastapi", "gguf", "llguidance", "peft", "skia", "tensorboard", "torchao", "uvicorn")
 
 
 def modules_after(code: str) -> set[str]:

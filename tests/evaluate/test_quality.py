@@ -8,11 +8,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from everreel.evaluate.critic import Critic, CriticConfig, look_length, read
 
 from benchmarks import faults
 from everreel.diffusion.schedule import blockwise
 from everreel.evaluate import meters, quality
-from everreel.evaluate.critic import Critic, CriticConfig, look_length, read
 from everreel.evaluate.drift import DriftMeter, joins_of
 from everreel.evaluate.quality import MEASURES, Measure, Quality, QualityMeter, measure_film, text_alignment
 from everreel.film.source import SourceFilm

@@ -1,0 +1,1 @@
+"""SkyReels-Bench: people rate films on a page, blind, and the paper's table comes out."""
