@@ -216,6 +216,7 @@ class _Scene:
         """A photograph with its own depth, from a place beside the one it was taken at."""
         wall = self.walls[0]
         matrix = np.linalg.inv(wall.onto(self.focal, np.eye(3), np.zeros(3), size))
+        matrix /= matrix[2, 2]
         y, x = np.mgrid[0 : size[0], 0 : size[1]].astype(np.float32)
         u = (matrix[0, 0] * x + matrix[0, 2]).astype(np.float32)
         v = (matrix[1, 1] * y + matrix[1, 2]).astype(np.float32)

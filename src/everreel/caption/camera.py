@@ -15,7 +15,7 @@ up and forward, with +; the picture then goes the other way.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -136,20 +136,19 @@ def describe_steps(steps: Sequence[Step]) -> CameraMotion:
     shake = _shake(rates, seen[0].seconds)
     curves = {name: tuple(map(float, column)) for name, column in zip(AXES, rates.T, strict=True)}
     curves = {"seconds": tuple(step.time for step in seen), **curves}
-    main = max(AXES, key=lambda name: abs(usual[name]))
-    largest = abs(usual[main])
-    kind = main
-    if (peak := float(np.abs(rates[:, :2]).max())) > max(_WHIP, _WHIP_OVER * largest):
-        kind, main = "abrupt", AXES[int(np.abs(rates).max(axis=0).argmax())]
-        largest = peak
+    largest = max(map(abs, usual.values()))
+    kind, told = max(AXES, key=lambda name: abs(usual[name])), usual
+    whip = _whip(rates, largest)
+    if whip is not None:
+        kind, told, largest = "abrupt", whip, max(map(abs, whip.values()))
     elif shake > max(UNSTEADY, 0.5 * largest):
         kind = "handheld"
     elif largest < STILL:
         kind = "static"
     least = max(STILL, _COMPANION * largest, shake if kind == "handheld" else 0.0)
-    signs = {name: int(math.copysign(1, usual[name])) if abs(usual[name]) >= least else 0 for name in AXES}
     if kind == "static":
-        signs = dict.fromkeys(AXES, 0)
+        told = {}
+    signs = {name: math.copysign(1, rate) if abs(rate) >= least else 0 for name, rate in told.items()}
     parallax = travels(seen) if kind in SHIFTS else 0.0
     return _motion(kind, usual, signs, parallax=parallax, shake=shake, cuts=cuts, curves=curves)
 
@@ -157,33 +156,46 @@ def describe_steps(steps: Sequence[Step]) -> CameraMotion:
 def _motion(
     kind: str,
     usual: dict[str, float],
-    signs: dict[str, int],
+    signs: Mapping[str, float],
     *,
     parallax: float = 0.0,
     shake: float = 0.0,
     cuts: tuple[float, ...] = (),
     curves: dict[str, tuple[float, ...]] | None = None,
 ) -> CameraMotion:
-    """The signs of the picture's motion told as the camera's, travelling where there is parallax."""
-    right, up, growth, clockwise = (signs.get(name, 0) for name in AXES)
+    """The motion by its signs: a travel where there is parallax, a turn elsewhere."""
+    right, up, growth, clockwise = (int(signs.get(name, 0)) for name in AXES)
     deep = parallax > DEEP
     names = {"clockwise": "roll", "right": "pan", "up": "tilt", "growth": "zoom"}
     if deep:
         names |= {"right": "tracking", "up": "pedestal"}
-    largest = max(abs(rate) for name, rate in usual.items() if signs.get(name)) if any(signs.values()) else 0.0
+    largest = max((abs(usual[name]) for name, sign in signs.items() if sign), default=0.0)
     speed = "" if not largest else "slow" if largest < SLOW else "medium" if largest <= FAST else "fast"
     return CameraMotion(
         kind=names.get(kind, kind),
         translation=(right, up, 0) if deep else (0, 0, 0),
         rotation=(clockwise, 0, 0) if deep else (clockwise, up, right),
         zoom=growth,
-        speed=speed,
+        speed="fast" if kind == "abrupt" else speed,
         per_second=usual,
         parallax=parallax,
         shake=shake,
         cuts=cuts,
         curves=curves or {},
     )
+
+
+def _whip(rates: Floats, usual: float) -> dict[str, float] | None:
+    """The height of a motion that comes and goes at once; None where there is none. One look alone may be mistaken."""
+    near = np.stack([np.roll(rates, 1, axis=0), rates, np.roll(rates, -1, axis=0)])[:, 1:-1]
+    if near.shape[1] == 0:
+        return None
+    calm = np.median(near, axis=0)
+    size = np.abs(calm[:, :2]).max(axis=1)
+    peak = int(size.argmax())
+    if size[peak] <= max(_WHIP, _WHIP_OVER * usual):
+        return None
+    return {name: float(rate) for name, rate in zip(AXES, calm[peak], strict=True)}
 
 
 def _longest_shot(steps: Sequence[Step]) -> tuple[list[Step], tuple[float, ...]]:
