@@ -20,7 +20,7 @@ import numpy as np
 
 from everreel.caption.critic import load_critic, read
 from everreel.checkpoint.catalog import ModelCard
-from everreel.evaluate.films import Film, Making, claim, common_settings, make_films, write_json
+from everreel.evaluate.films import Film, Making, claim, common_settings, digest, make_films, write_json
 from everreel.evaluate.prompts import Prompt, held_out_prompts
 from everreel.film.pipeline import VideoPipeline
 from everreel.media import Pixels, Video, contact_sheet, resize_cover
