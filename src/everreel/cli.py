@@ -1,4 +1,5 @@
-"""The command line: `everreel generate`, `batch`, `plan`, `resume`, `extend`, `train`, `evaluate`; see `weights` too.
+"""The command line: `everreel generate`, `batch`, `plan`, `resume`, `extend`, `train`, `evaluate`, and what others hold
+(`weights`, `captions`, `enhance`, `rating`, ...).
 
 The one invariant: whatever goes wrong is one line on the error stream and exit code 2, never a traceback, and what a
 film has on disk by then stays there and plays.
@@ -17,8 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from everreel import loras, weights
+from everreel import loras, rating, reports, weights
 from everreel.bars import film_bar, films_bar
+from everreel.benches import vbench
+from everreel.captions import caption
+from everreel.enhance import EnhanceOptions, enhance, enhanced_request, takes_enhancement
 from everreel.film.loading import ModelOptions, model_options
 from everreel.film.request import VideoRequest, make_request
 from everreel.memory import keep_freed_memory
@@ -94,14 +98,28 @@ def _run() -> None:
 @app.command()
 @takes_request
 @takes_model
+@takes_enhancement
 def generate(
     request: VideoRequest,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The MP4 to write.")] = Path("film.mp4"),
     model: ModelOptions,
+    enhance: EnhanceOptions | None,
 ) -> None:
     """Make a film from a prompt, and from pictures if there are any."""
-    _generate(request, output, model)
+    _generate(_enhanced(request, enhance, model), output, model)
+
+
+def _enhanced(
+    request: VideoRequest, options: EnhanceOptions | None, model: ModelOptions, *, goes_on: bool = False
+) -> VideoRequest:
+    """The request as it is sent, which its user sees."""
+    if options is None:
+        return request
+    request, lines = enhanced_request(request, options, model.card(here=False), goes_on=goes_on)
+    for line in lines:
+        typer.echo(line)
+    return request
 
 
 def _generate(request: VideoRequest, output: Path, model: ModelOptions) -> None:
@@ -187,7 +205,8 @@ def batch(
 @app.command()
 @takes_request
 @takes_model
-def plan(request: VideoRequest, *, model: ModelOptions) -> None:
+@takes_enhancement
+def plan(request: VideoRequest, *, model: ModelOptions, enhance: EnhanceOptions | None) -> None:
     """Say how a film would be made, how long it would take and what memory, without loading anything."""
     from everreel.film.budget import placed
     from everreel.film.estimate import estimate
@@ -195,6 +214,7 @@ def plan(request: VideoRequest, *, model: ModelOptions) -> None:
     from everreel.film.parts import parts_of
     from everreel.film.plan import make_plan
 
+    request = _enhanced(request, enhance, model)
     card, model = model.card(here=False), model.resolve(here=False)
     cut = make_plan(request, card)
     read_pictures(cut.request)
@@ -229,6 +249,7 @@ def resume(
 
 @app.command()
 @takes_model
+@takes_enhancement
 def extend(
     video: Annotated[Path, typer.Argument(help="A film: one made here, or any other.")],
     *,
@@ -244,6 +265,7 @@ def extend(
     overlap_history: Annotated[int | None, typer.Option(help="Frames looked back at in another film, 4k + 1.")] = None,
     new_part_only: Annotated[bool, typer.Option(help="Of another film: write only what is new.")] = False,
     model: ModelOptions,
+    enhance: EnhanceOptions | None,
 ) -> None:
     """Make a film longer: one made here from its own latents, any other from its last moments."""
     from everreel.film import making
@@ -255,7 +277,8 @@ def extend(
         if not video.exists():  # before all that is asked of a film made elsewhere
             raise ValueError(f"video = {video}: does not exist; give a film's path")
         asked |= {"prompt": prompt or "", "fps": fps or 24, "overlap_history": overlap_history, "seed": seed or 0}
-        _follow(video, make_request(**asked), output, model, new_part_only)
+        request = _enhanced(make_request(**asked), enhance, model, goes_on=True)
+        _follow(video, request, output, model, new_part_only)
         return
     elsewhere = {"fps": fps, "overlap_history": overlap_history, "new_part_only": new_part_only or None}
     for name, value in (elsewhere | model.model_dump(exclude_unset=True)).items():
@@ -265,6 +288,10 @@ def extend(
     old = journal.request
     request = make_request(prompt=prompt or old.prompt, fps=old.fps, seed=old.seed if seed is None else seed, **asked)
     check_can_go_on(making.options_of(journal.maker).card())
+    if prompt is not None:  # what the film was made with was made whole then
+        request = _enhanced(request, enhance, making.options_of(journal.maker), goes_on=True)
+    elif enhance is not None:
+        raise ValueError("enhance: goes with a prompt, and none is given; leave it out or say what happens now")
     making.check_output(output or video)
     pipeline = making.pipeline_of(journal, _crew)
     longer = making.go_on_with(pipeline, read_journal(video, pipeline.device), request, prompt is not None)
@@ -302,6 +329,9 @@ app.command()(weights.download)
 app.command()(weights.convert)
 app.command()(prepare)
 app.command("convert-lora")(loras.convert_lora)
+app.command()(caption)
+app.command()(enhance)
+app.add_typer(rating.app, name="rate")
 app.command()(takes_model(weights.calibrate))
 
 
@@ -322,6 +352,8 @@ def train(
 
 judging = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 app.add_typer(judging, name="evaluate")
+judging.add_typer(vbench)
+reports.register(judging)
 
 
 @judging.callback()

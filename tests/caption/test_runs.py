@@ -160,6 +160,13 @@ def test_a_row_whose_structured_caption_is_none_is_skipped_by_its_rule(tmp_path)
     ]
 
 
+def test_a_structured_caption_may_come_as_an_object_too(tmp_path):
+    row = {"path": "a.mp4", "structural_caption": caption_of({"subject": "fox", "action": "runs"}).model_dump()}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
+    make([tmp_path / "in.jsonl"], tmp_path / "out.jsonl")
+    assert rows_of(tmp_path / "out.jsonl")[0]["t2v_fusion_caption"] == "A fox runs."
+
+
 def test_fields_are_columns_where_they_are_asked_for(tmp_path):
     film(tmp_path / "a.mp4")
     make([tmp_path / "a.mp4"], tmp_path / "out.jsonl", fields=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from everreel.film.source import SourceFilm
+from everreel.film.source import FilmFrames, SourceFilm
 from tests.film.films import CODECS, add_tone, cut, natural, numbered, numbers, packets, psnr, shown, write
 
 
@@ -203,3 +203,14 @@ def test_nothing_cannot_be_asked_for(tmp_path):
         source.tail(0, 24)
     with pytest.raises(ValueError, match="fps = 0: must be at least 1"):
         source.tail(5, 0)
+
+
+def test_frames_are_decoded_when_they_are_asked_for(tmp_path):
+    path = write(tmp_path / "film.mp4", numbered(140), options={"g": "12", "crf": "1"})
+    frames = FilmFrames(SourceFilm.open(path))
+    asked = [3, 4, 4, 139, 0, 20, 130]
+    assert len(frames) == 140 and numbers([frames[number] for number in asked]) == asked
+    frames.close()
+    assert numbers([frames[-1], frames[-140]]) == [139, 0]
+    with pytest.raises(IndexError):
+        frames[140]

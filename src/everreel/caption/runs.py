@@ -9,6 +9,7 @@ again, and one film's fault never ends a run.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -143,7 +144,7 @@ class Run:
     def _row(self, listed: Listed) -> Row:
         given = listed.row.get(STRUCTURED)
         if given:
-            caption, by = parse_caption(given if isinstance(given, str) else str(given)), GIVEN
+            caption, by = parse_caption(given if isinstance(given, str) else json.dumps(given)), GIVEN
         else:
             assert self._captioner is not None, listed
             caption, by = caption_file(self._captioner, listed.file), self.settings.captioner
