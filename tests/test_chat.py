@@ -94,24 +94,25 @@ def test_an_answer_that_breaks_off_on_the_way_is_asked_for_again() -> None:
         assert Endpoint(server.address, "m").answer(QUESTION) == "a whole fox"
 
 
-@pytest.mark.parametrize("drip", [0.0, 0.05])
+@pytest.mark.parametrize("drip", [0.0, 0.1])
 def test_slow_is_named_and_not_asked_again(drip: float) -> None:
     """Whether nothing comes, or a byte now and then."""
-    waits = threading.Event()
+    over = threading.Event()
 
     def slow(_: Any) -> Reply:
         if not drip:
-            waits.wait(1.0)
-        reply = said("a fox")
+            over.wait(30)
+        reply = said("a fox" * 100)
         reply.drip = drip
         return reply
 
     with serving(slow) as server:
         started = time.monotonic()
-        with pytest.raises(ChatError, match=r"no answer within 0.2 s; try timeout = 0.4$"):
-            Endpoint(server.address, "m", timeout=0.2).answer(QUESTION)
-        waits.set()
-    assert time.monotonic() - started < 0.9 and len(server.questions) == 1
+        with pytest.raises(ChatError, match=r"no answer within 0.3 s; try timeout = 0.6$"):
+            Endpoint(server.address, "m", timeout=0.3).answer(QUESTION)
+        taken = time.monotonic() - started
+        over.set()
+    assert taken < 20 and len(server.questions) == 1  # all of it takes a minute
 
 
 @pytest.mark.parametrize(
@@ -286,7 +287,9 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
             vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
             num_key_value_heads=2, max_position_embeddings=64, bos_token_id=None, eos_token_id=1, pad_token_id=0,
         )  # fmt: skip
-        LlamaForCausalLM(config).save_pretrained(folder)
+        model = LlamaForCausalLM(config)
+        model.lm_head.weight.data[1] = 0  # the end is never the likeliest, and never impossible
+        model.save_pretrained(folder)
     return folder
 
 

@@ -81,7 +81,7 @@ class Endpoint:
 
     Args:
         api_key: by default that of the environment: EVERREEL_API_KEY, and of OpenAI itself OPENAI_API_KEY.
-        timeout: seconds for one answer, from the question to its last byte.
+        timeout: seconds for one answer; a server may be silent that long once, and no new byte is waited for after it.
         retries: how often a question is asked again that the server was too busy for, or could not be brought to it.
 
     Raises:
@@ -224,15 +224,13 @@ class Endpoint:
 
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         question = None if body is None else json.dumps(body).encode()
-        ends = time.monotonic() + self.timeout
-        limits = httpx2.Timeout(self.timeout, connect=min(CONNECT_SECONDS, self.timeout))
+        headers["Content-Type"] = "application/json"
+        limits = httpx2.Timeout(self.timeout, connect=CONNECT_SECONDS)
         # What this machine serves is asked directly, whatever proxy there is for the rest of the world.
-        with (
-            httpx2.Client(timeout=limits, trust_env=not _is_here(self.base_url)) as client,
-            client.stream(
-                method, self.base_url + path, content=question, headers=headers | {"Content-Type": "application/json"}
-            ) as response,
-        ):
+        proxies, certificates = not _is_here(self.base_url), self.base_url.startswith("https:")
+        client = httpx2.Client(timeout=limits, trust_env=proxies, verify=certificates)
+        ends = time.monotonic() + self.timeout
+        with client, client.stream(method, self.base_url + path, content=question, headers=headers) as response:
             content = bytearray()
             for chunk in response.iter_bytes():
                 content += chunk
@@ -408,10 +406,9 @@ def _address(text: str) -> str:
 
     given = text.strip().rstrip("/")
     shown = given.rpartition("@")[2]  # what is before an @ may be a password
-    if not given or "://" not in given:
-        raise ValueError(
-            f"endpoint = {shown!r}: must begin with http:// or https://; http://{shown or '127.0.0.1:8000'}/v1"
-        )
+    if "://" not in given:
+        nearest = f"http://{shown or '127.0.0.1:8000/v1'}"
+        raise ValueError(f"endpoint = {shown!r}: must begin with http:// or https://; nearest that works: {nearest}")
     try:
         url = httpx2.URL(given.removesuffix("/chat/completions"))
         if url.port is not None and not 1 <= url.port <= 65535:
