@@ -141,9 +141,10 @@ def what_is_measured() -> list[list[str]]:
 def of_films_with_a_fault(made: Mapping[str, Quality]) -> list[list[str]]:
     """What the measures say of films that were made to have one."""
     head = ("film", *(MEASURES[name].title for name in OF_FAULTS))
-    rows = [
-        (name, *(MEASURES[m].show(found.values.get(m, math.nan)) for m in OF_FAULTS)) for name, found in made.items()
-    ]
+
+    def row(found: Quality) -> list[str]:
+        return [MEASURES[name].show(found.values.get(name, math.nan)) for name in OF_FAULTS]
+
     return [
         ["## What they say of films with a fault"],
         paragraph(

@@ -179,6 +179,8 @@ def test_the_command_measures_and_writes_a_card(tiny_folder, critic_folder, tmp_
     assert code == 0, err
     assert "film 1/1" in err and "95 % interval" in out and f"wrote {tmp_path / 'card.md'}" in out
     assert Video(tmp_path / "films" / "film-000.mp4").num_frames == 9
+    record = json.loads((tmp_path / "films" / "report.json").read_text())
+    assert record["settings"]["critic"] == digest(critic_folder), "two reports tell whether one critic read both"
     assert {path.name for path in tmp_path.iterdir()} == {"films", "films.png", "card.md"}
     assert (tmp_path / "card.md").read_text().startswith("# Model card: ")
     code, out, err = run(capsys, *command)  # all is there

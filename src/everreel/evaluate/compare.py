@@ -88,7 +88,7 @@ class Row:
         if not math.isfinite(value):
             return "–"
         sign = "+" if signed else ""
-        if self.unit == "share":
+        if self.unit.startswith("share"):
             return f"{100 * value:{sign}.1f}".replace("-", "−") + (" points" if signed else " %")
         return f"{value:{sign}.3f}".replace("-", "−")
 

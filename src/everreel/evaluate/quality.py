@@ -50,7 +50,7 @@ class Measure:
         """A figure for people; a dash where there is none."""
         if not math.isfinite(value):
             return "–"
-        return f"{100 * value:.1f} %" if self.unit == "share" else f"{value:.3f}"
+        return f"{100 * value:.1f} %" if self.unit.startswith("share") else f"{value:.3f}"
 
 
 _ALL = (

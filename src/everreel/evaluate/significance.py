@@ -70,7 +70,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     count, fewer = only_a + only_b, min(only_a, only_b)
     if not count:
         return 1.0
-    return min(1.0, 2 * sum(math.comb(count, k) for k in range(fewer + 1)) / 2**count)
+    return min(1.0, 2 * sum(math.comb(count, k) for k in range(fewer + 1)) / (1 << count))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
