@@ -42,6 +42,7 @@ class Answer:
 
     asked: str
     read: str
+    sure: bool = False
     speed_asked: str = ""
     speed_read: str = ""
 
@@ -108,12 +109,13 @@ def measure(clips: int, films: int) -> Result:
         spent += time.process_time() - start
         seconds += asked.seconds
         speed = "" if kind in ("static", "handheld") else next(n for n, (_, top) in SPEEDS.items() if asked.rate <= top)
-        photographs.append(Answer(kind, name_of(found), speed, found.speed if speed else ""))
+        photographs.append(Answer(kind, name_of(found), found.sure, speed, found.speed if speed else ""))
         if photographs[-1].read != kind:
             say(f"{kind} before {photo}, clip {number}: read as {photographs[-1].read}")
     world = []
     for scene, frames in world_films(films):
-        world.append(Answer(scene.camera_motion, describe_motion(frames, 24).film_world()))
+        found = describe_motion(frames, 24)
+        world.append(Answer(scene.camera_motion, found.film_world(), found.sure))
     return Result(photographs, world, spent / seconds)
 
 
@@ -163,6 +165,7 @@ def page(result: Result, command: str) -> list[str]:
         goal_row("all of them", result.photographs, None),
         goal_row("speed, where the motion is right", [Answer(a.speed_asked, a.speed_read) for a in paced], None),
         goal_row("films of the film world", result.world, None),
+        goal_row("those of them that it is sure of", [a for a in result.world if a.sure], None),
     ]
     return [
         "# Camera motion",
@@ -195,6 +198,17 @@ def page(result: Result, command: str) -> list[str]:
         ),
         "",
         *confusion(result.world),
+        "",
+        "## What is not there",
+        "",
+        *paragraph(
+            "Going forward is told as a zoom: the two differ by parallax in a growing picture, which is not looked for. "
+            "Without depth in the scene a camera that travels is told as one that pans or tilts. There are no experts "
+            "for shot type, angle, position and expression of real footage: those of the paper are classifiers trained "
+            "on labelled film, and no detector to build on is known to us that a package brings along (OpenCV 5 loads "
+            "files that have to be downloaded). In the film world the captioner's own network reads these fields; on "
+            "real footage a Qwen captioner or an endpoint does."
+        ),
         "",
     ]
 

@@ -35,6 +35,8 @@ STILL = 0.006  # of the frame a second; less is no motion
 UNSTEADY = 0.02  # of the frame a second about the way it goes: a hand
 _COMPANION = 0.4  # of the main motion; what is less is not worth a word
 _AGREED, _FOUND = 0.25, 0.3  # of the corners; a step with fewer says nothing
+_SEEN = 0.3  # of the steps, that have to say something
+SURE = 0.4
 _CUT = 0.05  # mean change of brightness of a cut, at the least
 _WHIP, _WHIP_OVER = 0.6, 4.0  # of the frame a second, and times the usual: an abrupt motion
 AXES = ("right", "up", "growth", "clockwise")
@@ -54,6 +56,7 @@ class CameraMotion:
     height, the natural logarithm of its scale, and radians. `curves` has the same over time, beside its `seconds`.
     `parallax` is the probability that the camera travels rather than turns, `shake` how far a hand moves it about its
     way, in frames a second, and `cuts` are the seconds at which another shot begins; the longest is described.
+    `agreed` is the share of what could be followed that goes with the camera.
     """
 
     kind: str
@@ -65,7 +68,13 @@ class CameraMotion:
     parallax: float
     shake: float
     cuts: tuple[float, ...]
+    agreed: float
     curves: dict[str, tuple[float, ...]]
+
+    @property
+    def sure(self) -> bool:
+        """Whether to believe it over a network that saw the pictures: the motion is regular, and much goes with it."""
+        return self.agreed > SURE and self.kind not in ("handheld", "abrupt", "unknown")
 
     @property
     def axes(self) -> dict[str, int]:
@@ -128,9 +137,10 @@ def describe_steps(steps: Sequence[Step]) -> CameraMotion:
     """The same of steps that were fitted before."""
     shot, cuts = _longest_shot(steps)
     seen = [step for step in shot if not _lost(step)]
-    if not seen:
+    agreed = float(np.median([step.agreed for step in shot])) if shot else 0.0
+    if len(seen) < _SEEN * len(shot) or not seen:
         still = bool(steps) and all(step.changed < 0.002 for step in steps)
-        return _motion("static" if still else "unknown", dict.fromkeys(AXES, 0.0), {}, cuts=cuts)
+        return _motion("static" if still else "unknown", dict.fromkeys(AXES, 0.0), {}, cuts=cuts, agreed=agreed)
     rates = np.array([_camera_rates(step) for step in seen])
     usual = {name: float(rate) for name, rate in zip(AXES, np.median(rates, axis=0), strict=True)}
     shake = _shake(rates, seen[0].seconds)
@@ -150,7 +160,7 @@ def describe_steps(steps: Sequence[Step]) -> CameraMotion:
         told = {}
     signs = {name: math.copysign(1, rate) if abs(rate) >= least else 0 for name, rate in told.items()}
     parallax = travels(seen) if kind in SHIFTS else 0.0
-    return _motion(kind, usual, signs, parallax=parallax, shake=shake, cuts=cuts, curves=curves)
+    return _motion(kind, usual, signs, parallax=parallax, shake=shake, cuts=cuts, agreed=agreed, curves=curves)
 
 
 def _motion(
@@ -161,6 +171,7 @@ def _motion(
     parallax: float = 0.0,
     shake: float = 0.0,
     cuts: tuple[float, ...] = (),
+    agreed: float = 0.0,
     curves: dict[str, tuple[float, ...]] | None = None,
 ) -> CameraMotion:
     """The motion by its signs: a travel where there is parallax, a turn elsewhere."""
@@ -181,6 +192,7 @@ def _motion(
         parallax=parallax,
         shake=shake,
         cuts=cuts,
+        agreed=agreed,
         curves=curves or {},
     )
 
