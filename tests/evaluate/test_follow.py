@@ -13,6 +13,7 @@ import torch
 from everreel.caption.critic import Critic, CriticConfig, save_critic
 from everreel.checkpoint.catalog import find_model
 from everreel.cli import main
+from everreel.evaluate.films import digest
 from everreel.evaluate.follow import FIELDS, GOALS, Evaluation, FilmSettings, Report, measure, wilson
 from everreel.evaluate.prompts import held_out_prompts
 from everreel.film.pipeline import VideoPipeline
