@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -97,7 +98,7 @@ def looked_at(num_frames: int, fps: float) -> tuple[list[int], int]:
 
 def told_of(found: Probabilities, least: float = LEAST) -> dict[str, str]:
     """The fields of a film that can be told of it: what is most likely, where that is likely and can be seen at all."""
-    best = {name: max(values, key=values.__getitem__) for name, values in found.items()}
+    best: dict[str, Any] = {name: max(values, key=values.__getitem__) for name, values in found.items()}
     sure = {name for name, value in best.items() if found[name][value] >= least}
     if best["subject"] not in PEOPLE:
         del best["expression"]
