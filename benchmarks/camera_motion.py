@@ -1,18 +1,21 @@
 """docs/camera-motion.md: what the camera-motion expert makes of real photographs filmed by a camera that is known.
 
 `python -m benchmarks.camera_motion`; `--fit` fits the model of `everreel.caption.depth` anew, to other photographs, and
-prints its numbers. The one invariant: what is measured was not fitted to: neither the photographs nor the scenes.
+prints its numbers. Answers are kept in a file as they come, and a run that was stopped goes on behind them; after a
+change of the expert the file has to go. The one invariant: what is measured was not fitted to: neither the photographs
+nor the scenes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -32,6 +35,7 @@ from everreel.world.render import render
 from everreel.world.scene import CAMERA_MOTIONS, Scene, sample_scene
 
 PAGE = Path("docs/camera-motion.md")
+ANSWERS = Path("runs/camera-motion.jsonl")
 GOAL = 0.95
 SHIFTED = ("pan_left", "pan_right", "tilt_up", "tilt_down", *TRAVELS)
 
@@ -45,15 +49,24 @@ class Answer:
     sure: bool = False
     speed_asked: str = ""
     speed_read: str = ""
+    seconds: float = 0.0
+    """How long the clip is."""
+    core: float = 0.0
+    """Seconds that one core took to read it."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Photographs, the film world, and how much of one core a second of film takes."""
+    """What was read off photographs and off the film world."""
 
     photographs: list[Answer]
     world: list[Answer]
-    core: float
+
+    @property
+    def core(self) -> float:
+        """Seconds of one core for a second of film."""
+        answers = [*self.photographs, *self.world]
+        return sum(a.core for a in answers) / max(1e-9, sum(a.seconds for a in answers))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--fit", action="store_true", help="fit the model of travelling and turning, and print it")
     parser.add_argument("--clips", type=int, default=2, help="clips of each kind of motion and each photograph")
     parser.add_argument("--films", type=int, default=60, help="held-out renders of the film world")
+    parser.add_argument("--answers", type=Path, default=ANSWERS, help="where answers are kept")
     parser.add_argument("--output", type=Path, default=PAGE, help="the page")
     options = parser.parse_args(arguments)
     cv2.setNumThreads(1)
@@ -69,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         weights = fit(options.clips)
         sys.stdout.write(" ".join(f"{name}: {weight:.1f}" for name, weight in weights.items()) + "\n")
         return
-    result = measure(options.clips, options.films)
+    result = measure(options.clips, options.films, options.answers)
     command = f"python -m benchmarks.camera_motion --clips {options.clips} --films {options.films}"
     options.output.write_text("\n".join(page(result, command)), encoding="utf-8")
     say(f"wrote {options.output}")
@@ -98,35 +112,60 @@ def name_of(motion: CameraMotion) -> str:
     return f"{motion.kind}_{more if sign > 0 else less}"
 
 
-def measure(clips: int, films: int) -> Result:
-    """Read every clip and every film."""
-    photographs, seconds, spent = [], 0.0, 0.0
-    for kind, photo, number in ((k, p, n) for n in range(clips) for p in HELD_OUT for k in KINDS):
-        asked = conditions_of(kind, photo, number)
-        frames = make_clip(kind, photo, number, asked)
-        start = time.process_time()
-        found = describe_motion(frames, asked.fps)
-        spent += time.process_time() - start
-        seconds += asked.seconds
-        speed = "" if kind in ("static", "handheld") else next(n for n, (_, top) in SPEEDS.items() if asked.rate <= top)
-        photographs.append(Answer(kind, name_of(found), found.sure, speed, found.speed if speed else ""))
-        if photographs[-1].read != kind:
-            say(f"{kind} before {photo}, clip {number}: read as {photographs[-1].read}")
-    world = []
-    for scene, frames in world_films(films):
-        found = describe_motion(frames, 24)
-        world.append(Answer(scene.camera_motion, found.film_world(), found.sure))
-    return Result(photographs, world, spent / seconds)
+def measure(clips: int, films: int, kept: Path) -> Result:
+    """Read every clip and every film that `kept` has no answer for yet."""
+    known = {}
+    if kept.is_file():
+        lines = kept.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        known = {row["clip"]: Answer(**row["answer"]) for row in rows}
+        kept.write_text("".join(line for line in lines if line.endswith("\n")), encoding="utf-8")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    asked = [f"{photo} {kind} {n}" for n in range(clips) for photo in HELD_OUT for kind in KINDS]
+    asked += [f"world film {n}" for n in range(films)]
+    for name in asked:
+        if name not in known:
+            known[name] = read_world(int(name.split()[-1])) if name.startswith("world") else read_photograph(name)
+            with kept.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"clip": name, "answer": asdict(known[name])}) + "\n")
+            if known[name].read != known[name].asked:
+                say(f"{name}: {known[name].asked} read as {known[name].read}")
+    answers = {name: known[name] for name in asked}
+    return Result(
+        [answer for name, answer in answers.items() if not name.startswith("world")],
+        [answer for name, answer in answers.items() if name.startswith("world")],
+    )
 
 
-def world_films(count: int) -> Iterator[tuple[Scene, npt.NDArray[np.uint8]]]:
-    """Held-out scenes of the film world and four seconds of each, the camera motions by turns."""
-    generator = torch.Generator().manual_seed(6)
-    for number in range(count):
+def read_photograph(name: str) -> Answer:
+    """One clip, by photograph, kind and number."""
+    photo, kind, number = name.split()
+    asked = conditions_of(kind, photo, int(number))
+    frames = make_clip(kind, photo, int(number), asked)
+    start = time.process_time()
+    found = describe_motion(frames, asked.fps)
+    core = time.process_time() - start
+    speed = "" if kind in ("static", "handheld") else next(n for n, (_, top) in SPEEDS.items() if asked.rate <= top)
+    return Answer(kind, name_of(found), found.sure, speed, found.speed if speed else "", asked.seconds, core)
+
+
+def read_world(number: int) -> Answer:
+    """Four seconds of a held-out scene of the film world, which shows the camera motions by turns."""
+    scene = world_scene(number)
+    frames = render(scene, 97)
+    start = time.process_time()
+    found = describe_motion(frames, 24)
+    core = time.process_time() - start
+    return Answer(scene.camera_motion, found.film_world(), found.sure, seconds=97 / 24, core=core)
+
+
+def world_scene(number: int) -> Scene:
+    """A held-out scene."""
+    generator = torch.Generator().manual_seed(600 + number)
+    while True:
         scene = sample_scene(generator, "held_out")
-        while scene.camera_motion != CAMERA_MOTIONS[number % len(CAMERA_MOTIONS)]:
-            scene = sample_scene(generator, "held_out")
-        yield scene, render(scene, 97)
+        if scene.camera_motion == CAMERA_MOTIONS[number % len(CAMERA_MOTIONS)]:
+            return scene
 
 
 def fit(clips: int) -> dict[str, float]:
@@ -202,7 +241,7 @@ def page(result: Result, command: str) -> list[str]:
         "## What is not there",
         "",
         *paragraph(
-            "Going forward is told as a zoom: the two differ by parallax in a growing picture, which is not looked for. "
+            "Going forward is told as a zoom: the two differ by parallax in what grows, which is not looked for. "
             "Without depth in the scene a camera that travels is told as one that pans or tilts. There are no experts "
             "for shot type, angle, position and expression of real footage: those of the paper are classifiers trained "
             "on labelled film, and no detector to build on is known to us that a package brings along (OpenCV 5 loads "

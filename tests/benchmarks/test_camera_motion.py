@@ -1,10 +1,13 @@
 """The page on camera motion: what it counts, what it says, and the fit of its model."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from benchmarks import camera_motion
 from benchmarks.camera_clips import HELD_OUT, KINDS, LEARNT_FROM, TURNS, Conditions, make_clip, photograph
-from benchmarks.camera_motion import Answer, Result, conditions_of, confusion, logistic, page, world_films
+from benchmarks.camera_motion import Answer, Result, conditions_of, confusion, logistic, measure, page, world_scene
 from everreel.caption.depth import COEFFICIENTS, FEATURES
 from everreel.world.scene import CAMERA_MOTIONS, is_held_out
 
@@ -13,7 +16,7 @@ def test_the_page_counts_what_was_read() -> None:
     photographs = [Answer(kind, kind, True, "slow", "slow") for kind in KINDS]
     photographs[1] = Answer("pan_left", "tilt_up", True, "slow", "slow")
     world = [Answer("static", "static", True), Answer("zoom_in", "static")]
-    text = "\n".join(page(Result(photographs, world, 0.02), "python -m it"))
+    text = "\n".join(page(Result(photographs, world), "python -m it"))
     turns = 1 + len(TURNS) + 1
     assert f"| static, pan, tilt, zoom, roll, handheld | {turns - 1} of {turns} |" in text
     assert "95%: **missed**" in text
@@ -30,10 +33,28 @@ def test_what_is_taken_for_what() -> None:
 def test_what_is_held_out_is_no_part_of_what_was_learnt_from() -> None:
     assert not set(LEARNT_FROM) & set(HELD_OUT)
     assert all(photograph(name).ndim == 3 for name in (*LEARNT_FROM, *HELD_OUT))
-    for scene, frames in world_films(1):
-        assert is_held_out(scene)
-        assert scene.camera_motion == CAMERA_MOTIONS[0]
-        assert frames.shape == (97, 96, 160, 3)
+    for number in range(2):
+        assert is_held_out(world_scene(number))
+        assert world_scene(number).camera_motion == CAMERA_MOTIONS[number]
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def read(what: object) -> Answer:
+        made.append(what)
+        return Answer("static", "static", seconds=2.0, core=0.1)
+
+    monkeypatch.setattr(camera_motion, "read_photograph", read)
+    monkeypatch.setattr(camera_motion, "read_world", read)
+    kept = tmp_path / "answers.jsonl"
+    whole = measure(1, 2, kept)
+    assert len(made) == len(HELD_OUT) * len(KINDS) + 2
+    assert whole.core == pytest.approx(0.05)
+    kept.write_text(kept.read_text()[:-30])  # killed while it wrote the last one
+    assert measure(1, 2, kept) == whole
+    assert made[-1] == made[-2] == 1
+    assert measure(1, 2, kept) == whole
 
 
 def test_a_clip_is_a_function_of_its_kind_its_photograph_and_its_seed() -> None:
