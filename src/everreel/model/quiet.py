@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -28,7 +29,9 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def no_bars() -> Iterator[None]:
     """No progress bar of transformers, meanwhile: loading a small model is over before one is read."""
-    from transformers.utils import logging as talk
+    from transformers.utils import logging as untyped
+
+    talk: Any = untyped  # its functions have no types
 
     shown = talk.is_progress_bar_enabled()
     talk.disable_progress_bar()

@@ -6,6 +6,7 @@ The one invariant: what was said stays, and where it makes sense by the scene's 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from everreel.world.scene import (
     FORCED,
@@ -69,7 +70,8 @@ def fill(said: Mapping[str, str]) -> Scene:
     else:
         found.pop("expression", None)
     _view(found, action in LOCOMOTION, "expression" in said and "direction" not in said)
-    return Scene(**found)
+    whole: dict[str, Any] = dict(found)
+    return Scene(**whole)
 
 
 def complaint(scene: Scene) -> str:
@@ -84,12 +86,12 @@ def complaint(scene: Scene) -> str:
 def _subject(found: Mapping[str, str]) -> str:
     """Whoever is at home there and can do that."""
     wanted = AT_HOME.get(found.get("place", ""), "fox")
-    people = PEOPLE if "expression" in found else SUBJECTS
-    for subject in (wanted, *people, *SUBJECTS):
+    people: tuple[str, ...] = PEOPLE if "expression" in found else SUBJECTS
+    for subject in (wanted, *people):
         action, place = found.get("action"), found.get("place")
         actions = SUBJECT_ACTIONS[subject] if action is None else (action,) * (action in SUBJECT_ACTIONS[subject])
         fits = any(place is None or place in allowed_places(subject, a) for a in actions)
-        if fits and (subject in people):
+        if fits and subject in people:
             return subject
     return wanted
 
