@@ -81,3 +81,21 @@ def test_one_study_is_served_once_and_to_this_machine_alone_without_a_key(made):
     assert "others can reach it, so a key is needed" in fails("serve", made, "--host", "0.0.0.0")
     with FileLock(made / ".serving.lock"):
         assert "is being served already" in fails("serve", made, "--port", "0")
+
+
+def test_serve_says_where_the_page_is_and_lets_go_of_the_study(made, monkeypatch):
+    pytest.importorskip("fastapi")
+    from everreel.evaluate.bench import server
+
+    bound = []
+
+    def stopped(self, sockets):
+        bound.append(sockets[0].getsockname())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server.uvicorn.Server, "run", stopped)
+    (made.parent / "of-old" / "film-0.mp4").unlink()
+    for key, end in ((None, ""), ("some-long-word", "#key=some-long-word")):
+        result = run("serve", made, "--port", 0, *(("--key", key) if key else ()))
+        assert result.exit_code == 0 and result.stdout == f"http://127.0.0.1:{bound[-1][1]}/{end}\n", result
+        assert result.stderr == "../of-old/film-0.mp4: is missing\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,7 +82,8 @@ def serve(
         bound = stack.enter_context(bind(host, port, key))
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"http://{shown}:{bound.getsockname()[1]}/{f'#key={key}' if key else ''}")
-        run(desk, bound, key)
+        with suppress(KeyboardInterrupt):  # the way to end it
+            run(desk, bound, key)
 
 
 @app.command()
