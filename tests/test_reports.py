@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from everreel.evaluate.critic import Critic, CriticConfig, save_critic
 from typer.testing import CliRunner, Result
 
 from everreel import reports
+from everreel.caption.critic import Critic, CriticConfig, save_critic
 from everreel.evaluate.quality_table import read_table
 from tests.evaluate.film_sets import folder, looks
 from tests.film.films import natural, write

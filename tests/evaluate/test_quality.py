@@ -8,9 +8,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from everreel.evaluate.critic import Critic, CriticConfig, look_length, read
 
 from benchmarks import faults
+from everreel.caption.critic import Critic, CriticConfig, look_length, read
 from everreel.diffusion.schedule import blockwise
 from everreel.evaluate import meters, quality
 from everreel.evaluate.drift import DriftMeter, joins_of

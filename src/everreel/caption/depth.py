@@ -52,7 +52,7 @@ def depth_features(steps: Sequence[Step]) -> Floats:
     along = ((usual - expected) * expected.conj() / size).real / size
     uneven = float((weight * np.minimum(1.0, np.abs(along))).sum() / weight.sum())
     found = np.array([_shear(at, usual, complex(shift), weight), uneven, float(bend.real)])
-    return np.minimum(found, _HIGHEST)
+    return np.asarray(np.minimum(found, _HIGHEST), np.float64)
 
 
 def _shear(at: Complex, usual: Complex, shift: complex, weight: Floats) -> float:

@@ -136,8 +136,9 @@ class Run:
                 on_film(total, total)
         finally:
             for used in (self._captioner, self._fuser):
-                if hasattr(used, "close"):
-                    used.close()
+                close = getattr(used, "close", None)
+                if close is not None:
+                    close()
         self.table.finish()
         return Outcome(total - len(missing), len(missing) - len(skipped), tuple(skipped), tuple(replaced))
 
@@ -180,14 +181,17 @@ def listed_films(sources: Sequence[str | Path]) -> tuple[list[Listed], list[Skip
     listed: dict[str, Listed] = {}
     skipped: list[Skipped] = []
     for source in sources:
-        path, found = Path(source).expanduser(), _in_folder
+        path = Path(source).expanduser()
+        found: Callable[[Path], Iterator[Listed | Skipped]] = _in_folder
         if not path.is_dir():
             ending = path.suffix.lower()
             if not path.exists() and ending not in FILMS | PICTURES:
                 raise ValueError(f"files = {str(source)!r}: no such file or folder; {_WORKS}")
             if ending not in FILMS | PICTURES | TABLES:
                 raise ValueError(f"files = {str(source)!r}: is no film, picture or table; {_WORKS}")
-            found = _in_table if ending in TABLES else _alone
+            found = _alone
+            if ending in TABLES:
+                found = _in_table
         for each in found(path):
             if isinstance(each, Skipped):
                 skipped.append(each)

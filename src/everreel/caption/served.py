@@ -14,10 +14,11 @@ from typing import Any
 
 from PIL import Image
 
+from everreel.answers import ChatError, Message, UnreachableError, in_words, with_words
 from everreel.caption.frames import FrameRule, frames_at, scaled, spread
 from everreel.caption.schema import StructuralCaption, caption_schema, parse_caption
 from everreel.caption.wording import INSTRUCTION
-from everreel.chat import ChatError, ChatModel, Message, UnreachableError, in_words, with_words
+from everreel.chat import ChatModel
 from everreel.media import FrameSource, Pixels
 
 TEMPERATURE, MAX_TOKENS, TRIES = 0.05, 2048, 3

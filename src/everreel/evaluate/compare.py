@@ -176,7 +176,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Everything, for programs; figures that there are none of are null."""
         a, b = self.names
-        return _plain(
+        plain: dict[str, Any] = _plain(
             {
                 "a": {"name": a, "films": len(self.a.films), "settings": dict(self.a.settings)},
                 "b": {"name": b, "films": len(self.b.films), "settings": dict(self.b.settings)},
@@ -195,6 +195,7 @@ class Comparison:
                 "measures": [{**asdict(row), "words": row.words(a, b)} for row in self.rows],
             }
         )
+        return plain
 
     def markdown(self) -> str:
         """A page of it."""
@@ -348,10 +349,10 @@ def _row(
         )
     if not len(ones) or not len(others):
         return None
-    sides = [Side(float(x.mean()), *interval(x, generator), len(x)) for x in (ones, others)]
+    one_side, other_side = (Side(float(x.mean()), *interval(x, generator), len(x)) for x in (ones, others))
     row = Row(
-        name, title, unit, "higher", *sides, math.nan, math.nan, math.nan, math.nan, 0, "", math.nan, math.nan,
-        "untested",
+        name, title, unit, "higher", one_side, other_side, math.nan, math.nan, math.nan, math.nan, 0, "", math.nan,
+        math.nan, "untested",
     )  # fmt: skip
     if not pairs:
         return _unpaired(row, ones, others, generator)

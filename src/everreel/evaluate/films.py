@@ -75,9 +75,7 @@ def make_films(
             make(missing[made])
 
 
-def common_settings(
-    card: ModelCard, request: VideoRequest, loras: Sequence[tuple[Path, float]] = ()
-) -> dict[str, Any]:
+def common_settings(card: ModelCard, request: VideoRequest, loras: Sequence[tuple[Path, float]] = ()) -> dict[str, Any]:
     """What `settings.json` tells of all films of a folder, from the request for one of them.
 
     `loras` are those that are merged into the model, with their strengths: other LoRAs make other films.

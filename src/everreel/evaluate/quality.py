@@ -21,7 +21,7 @@ from typing import Literal
 import av
 import numpy as np
 
-from everreel.evaluate.critic import look_length
+from everreel.caption.critic import look_length
 from everreel.evaluate.drift import joins_of
 from everreel.evaluate.meters import LightMeter, LookMeter, MotionMeter, SeamMeter, one_thread, opencv, reduced
 from everreel.film.journal import journal_path, read_journal
