@@ -10,7 +10,7 @@ ARGS ?=
 export EVERREEL_PROMPT := $(value PROMPT)
 PROMPT ?=
 
-.PHONY: help film test lint model-card benchmark long-video recipe install clean
+.PHONY: help film test lint browser model-card benchmark long-video recipe install clean
 
 help:
 	@echo 'make film PROMPT="a red fox runs right through a snowy forest at dusk" [ARGS="--seconds 10"]'
@@ -23,8 +23,14 @@ film: .venv/.installed
 	@$(BIN)/everreel generate "$$EVERREEL_PROMPT" -o film.mp4 $(ARGS)
 
 # pytest comes last, so that its closing line is the last thing said.
-test: lint
+test: lint browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+# For the tests of pages, where Debian's packages may be installed; without a browser they say why they are skipped.
+browser:
+	@command -v chromium > /dev/null || test "$$(id -u)" != 0 || ! command -v apt-get > /dev/null || \
+	    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; \
+	    } > /dev/null 2>&1 || echo 'no Chromium could be installed: the tests of pages will be skipped'
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
