@@ -80,11 +80,12 @@ def structured_caption(scene: Scene) -> dict[str, Any]:
         "dawn": "soft pink light of dawn",
         "dusk": "warm orange light of dusk",
     }
+    looks = f"{subject} in {color} clothes" if subject in PEOPLE else f"{color} {_noun(subject)}"
     return {
         "subjects": [
             {
                 "TYPES": {"type": kind, "sub_type": sub_kind},
-                "appearance": f"A {subject} in {color} clothes" if subject in PEOPLE else f"A {color} {_noun(subject)}",
+                "appearance": _article(looks).capitalize(),
                 "action": f"{verb} to the {scene.direction}" if scene.locomotes else verb,
                 "expression": shown.get("expression", ""),
                 "position": f"{where}, {view[scene.shot_position]}",
