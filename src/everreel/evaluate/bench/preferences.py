@@ -57,8 +57,8 @@ def _circles(made: Sequence[Choice]) -> Iterator[tuple[int, str, tuple[str, str,
             films = (choice.first.id, choice.second.id)
             better[choice.rater, choice.axis, choice.first.prompt].add(films if choice.value > 0 else films[::-1])
     for (rater, axis, _), over in better.items():
-        known = sorted({film for pair in over for film in pair})
-        for a, b, c in itertools.combinations(known, 3):
+        shown = sorted({film for pair in over for film in pair})
+        for a, b, c in itertools.combinations(shown, 3):
             for ring in ((a, b, c), (a, c, b)):
                 if over.issuperset(zip(ring, ring[1:] + ring[:1], strict=True)):
                     yield rater, axis, ring
