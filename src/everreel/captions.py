@@ -18,7 +18,11 @@ def caption(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="A table that ends in .jsonl, .csv or .parquet.")],
     captioner: Annotated[
-        str, typer.Option(help="tiny, a model's folder, Skywork/SkyCaptioner-V1, or http://HOST:PORT/v1#MODEL.")
+        str,
+        typer.Option(
+            help="tiny, a model's folder, Skywork/SkyCaptioner-V1, or http://HOST:PORT/v1#MODEL; with +flow behind it, "
+            "how the camera moves is measured in real footage, by optical flow."
+        ),
     ] = "tiny",
     fusion: Annotated[
         str, typer.Option(help="built-in, a language model's folder or repository, or http://HOST:PORT/v1#MODEL.")

@@ -8,10 +8,13 @@ import pytest
 
 from benchmarks.camera_clips import Conditions, make_clip, photograph, through_h264
 from benchmarks.camera_motion import name_of
-from everreel.caption.camera import CameraMotion, describe_motion
+from everreel.caption.camera import CameraMotion, Measured, describe_motion
 from everreel.caption.depth import travels
 from everreel.caption.fit import fit_steps
 from everreel.caption.flow import flows
+from everreel.caption.runs import captioner_of
+from everreel.caption.schema import StructuralCaption
+from everreel.media import FrameSource
 from everreel.world.scene import CAMERA_MOTIONS
 
 pytest.importorskip("cv2")
@@ -195,3 +198,28 @@ def test_the_same_film_is_described_the_same() -> None:
     one, two = describe_motion(clip, 16), describe_motion(iter(clip), 16)
     assert isinstance(one, CameraMotion)
     assert one == two
+
+
+def test_a_captioner_is_corrected_where_the_camera_can_be_told() -> None:
+    class Says:
+        closed = False
+
+        def caption(self, frames: FrameSource, fps: float) -> StructuralCaption:
+            return StructuralCaption.model_validate_json(
+                '{"subjects": [], "shot_type": "other", "shot_angle": "other", "shot_position": "other", '
+                '"camera_motion": "the camera rolls", "environment": "a room", "lighting": ""}'
+            )
+
+        def close(self) -> None:
+            self.closed = True
+
+    says = Says()
+    expert = Measured(says)
+    moving = sliding(right=2)
+    corrected = expert.caption(moving, 24)
+    assert corrected.camera_motion == describe_motion(moving, 24).words() != ""
+    assert corrected.environment == "a room"
+    assert expert.caption(moving[:1], 24).camera_motion == "the camera rolls"  # one frame tells nothing
+    expert.close()
+    assert says.closed
+    assert isinstance(captioner_of("tiny+flow"), Measured)

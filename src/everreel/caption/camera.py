@@ -25,8 +25,9 @@ import numpy.typing as npt
 from everreel.caption.depth import travels
 from everreel.caption.fit import Step, fit_steps
 from everreel.caption.flow import flows
+from everreel.caption.schema import Captioner, StructuralCaption
+from everreel.media import FrameSource, Pixels
 
-Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
 SLOW, FAST = 0.05, 0.2
@@ -122,6 +123,27 @@ class CameraMotion:
         ]
         said = [(abs(self.per_second[axis]), more if sign > 0 else less) for axis, sign, more, less in told if sign]
         return [words for _, words in sorted(said, reverse=True)]
+
+
+class Measured:
+    """A captioner of which this expert corrects what is said of the camera, as the paper's experts correct their
+    teacher; where the camera cannot be told, what was said stays.
+    """
+
+    def __init__(self, captioner: Captioner) -> None:
+        self.captioner = captioner
+
+    def caption(self, frames: FrameSource, fps: float) -> StructuralCaption:
+        """See `Captioner`."""
+        said = self.captioner.caption(frames, fps)
+        motion = describe_motion((frames[number] for number in range(len(frames))), fps)
+        return said if motion.kind == "unknown" else said.model_copy(update={"camera_motion": motion.words()})
+
+    def close(self) -> None:
+        """Free the captioner, where it holds something."""
+        close = getattr(self.captioner, "close", None)
+        if close is not None:
+            close()
 
 
 def describe_motion(frames: Iterable[Pixels], fps: float) -> CameraMotion:

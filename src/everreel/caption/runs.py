@@ -28,6 +28,7 @@ from everreel.film.source import FilmFrames, SourceFilm
 from everreel.media import read_image
 
 TINY, BUILT_IN, GIVEN = "tiny", "built-in", "given"
+FLOW = "+flow"
 STRUCTURED = "structural_caption"
 FIELDS = (
     *("type", "sub_type", "appearance", "action", "expression", "position"),  # of the main subject
@@ -223,13 +224,18 @@ def caption_file(captioner: Captioner, file: Path) -> StructuralCaption:
 def captioner_of(name: str, device: str = "cpu") -> Captioner:
     """A captioner by its name: `tiny`, a folder, a hub's repository, or `http://HOST:PORT/v1#MODEL`.
 
-    A folder holds a critic of ours, or a Qwen2.5-VL such as SkyCaptioner-V1.
+    A folder holds a critic of ours, or a Qwen2.5-VL such as SkyCaptioner-V1. With `+flow` behind the name, how the
+    camera moves is measured.
 
     Raises:
         ValueError: there is no such captioner.
     """
     from everreel.caption.tiny import TinyCaptioner
 
+    if name.endswith(FLOW):
+        from everreel.caption.camera import Measured
+
+        return Measured(captioner_of(name.removesuffix(FLOW), device))
     folder = Path(name).expanduser()
     if name == TINY:
         return TinyCaptioner()

@@ -42,7 +42,7 @@ RECIPES = {
     "latents": "encodes the clips and the sentences ahead",
     "diffusion_forcing": "the transformer: pictures first, then windows of films",
     "distill": "the student tiny-fast, a LoRA: its teacher's films on their way, then four strides for thirty steps",
-    "critic": "the classifier that reads the fields off a film, for measuring alone",
+    "critic": "the classifier that reads the fields off a film: it measures, and it is the tiny captioner",
     "tiny": "the parts as one folder, with what their runs reported",
     "tiny_fast": "the student as it ships",
 }
@@ -322,7 +322,7 @@ def _repeat(card: ModelCard, report: Report, facts: Mapping[str, Any]) -> Iterat
             target = f" --run-dir src/everreel/assets/{packed}" if packed.startswith("tiny") else ""
             yield f"    everreel train recipes/{recipe}.py{target}"
         yield "    mkdir -p src/everreel/assets/critic"
-        yield "    cp runs/critic/films/critic/* runs/critic/films/report.json src/everreel/assets/critic/"
+        yield "    cp runs/critic/grown/critic/* runs/critic/grown/report.json src/everreel/assets/critic/"
 
 
 def _is_of_the_world(card: ModelCard, facts: Mapping[str, Any]) -> bool:
