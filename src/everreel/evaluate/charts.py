@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH, LABEL, RIGHT, LINE, SERIES = 530, 150, 26, 15, 6
+WIDTH, LABEL, RIGHT, LINE, SERIES = 550, 170, 26, 15, 6
 _TICKS = 5
 
 

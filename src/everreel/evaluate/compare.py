@@ -92,6 +92,12 @@ class Row:
             return f"{100 * value:{sign}.1f}".replace("-", "−") + (" points" if signed else " %")
         return f"{value:{sign}.3f}".replace("-", "−")
 
+    def span(self) -> str:
+        """The interval of the difference for people."""
+        if not math.isfinite(self.low):
+            return "–"
+        return f"{self.show(self.low, True).removesuffix(' points')} to {self.show(self.high, True)}"
+
     def words(self, a: str, b: str) -> str:
         """What it says, in a sentence."""
         if self.verdict == "untested":
@@ -100,7 +106,7 @@ class Row:
         figures = (
             f"{self.show(self.a.mean)} and {self.show(self.b.mean)}, a difference of {self.show(self.difference, True)}"
         )
-        span = f"95 % interval {self.show(self.low, True)} to {self.show(self.high, True)}"
+        span = f"95 % interval {self.span()}"
         return f"{self.title}: {self.outcome(a, b)} ({figures}, {span}; {chance}; {self.better} is better)."
 
     def outcome(self, a: str, b: str) -> str:
@@ -176,7 +182,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Everything, for programs; figures that there are none of are null."""
         a, b = self.names
-        plain: dict[str, Any] = _plain(
+        content: dict[str, Any] = _plain(
             {
                 "a": {"name": a, "films": len(self.a.films), "settings": dict(self.a.settings)},
                 "b": {"name": b, "films": len(self.b.films), "settings": dict(self.b.settings)},
@@ -195,7 +201,7 @@ class Comparison:
                 "measures": [{**asdict(row), "words": row.words(a, b)} for row in self.rows],
             }
         )
-        return plain
+        return content
 
     def markdown(self) -> str:
         """A page of it."""
@@ -349,11 +355,9 @@ def _row(
         )
     if not len(ones) or not len(others):
         return None
-    one_side, other_side = (Side(float(x.mean()), *interval(x, generator), len(x)) for x in (ones, others))
-    row = Row(
-        name, title, unit, "higher", one_side, other_side, math.nan, math.nan, math.nan, math.nan, 0, "", math.nan,
-        math.nan, "untested",
-    )  # fmt: skip
+    side_a, side_b = (Side(float(x.mean()), *interval(x, generator), len(x)) for x in (ones, others))
+    nan = math.nan
+    row = Row(name, title, unit, "higher", side_a, side_b, nan, nan, nan, nan, 0, "", nan, nan, "untested")
     if not pairs:
         return _unpaired(row, ones, others, generator)
     prompts: dict[str, list[float]] = defaultdict(list)
@@ -419,10 +423,9 @@ def _notes(a: FilmSet, b: FilmSet, pairing: Pairing, left: tuple[int, int]) -> t
 
 def _cells(row: Row, a: str, b: str) -> tuple[str, ...]:
     won = {"a": f"**{_cell(a)}**", "b": f"**{_cell(b)}**", "none": "no difference", "untested": "not tested"}
-    span = f"{row.show(row.low, True)} to {row.show(row.high, True)}" if math.isfinite(row.low) else "–"
     p = said(row.corrected) if math.isfinite(row.corrected) else "–"
     means = (row.show(row.a.mean), row.show(row.b.mean))
-    return (row.title, row.better, *means, row.show(row.difference, True), span, p, won[row.verdict])
+    return (row.title, row.better, *means, row.show(row.difference, True), row.span(), p, won[row.verdict])
 
 
 def _cell(value: object) -> str:

@@ -66,14 +66,13 @@ def _pair(one: Film, other: Film, names: tuple[str, str], page: Path, embed: boo
 
 
 def _row(row: Row, a: str, b: str) -> dict[str, Any]:
-    span = f"{row.show(row.low, True)} to {row.show(row.high, True)}" if math.isfinite(row.low) else "–"
     tested = row.verdict != "untested"
     return {
         "title": row.title,
         "a": row.show(row.a.mean),
         "b": row.show(row.b.mean),
         "difference": row.show(row.difference, True),
-        "span": span,
+        "span": row.span(),
         "p": said(row.p) if tested else "–",
         "corrected": said(row.corrected) if tested and row.name != ALL_FIELDS else "–",
         "verdict": row.verdict,
