@@ -47,7 +47,10 @@ def test_a_critic_reads_anew_what_was_asked(run: Callable[..., Result], tmp_path
     record = json.loads((path / "report.json").read_text())
     record["films"][0]["answers"] = {"color": {"asked": "red", "read": "red", "probability": 1.0}}
     (path / "report.json").write_text(json.dumps(record))
-    save_critic(tmp_path / "critic", Critic(CriticConfig((4, 8), dim=16, num_heads=2, num_layers=1, num_slots=4)))
+    save_critic(
+        tmp_path / "critic",
+        Critic(CriticConfig((4, 8), depths=(1, 1), fine=0, dim=16, num_heads=2, num_layers=1, num_slots=4)),
+    )
     chances = []
     for name, more in (("old", ()), ("new", ("--critic", tmp_path / "critic"))):
         assert run("quality", path, "-o", tmp_path / f"{name}.jsonl", *more).exit_code == 0

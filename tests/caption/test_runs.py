@@ -254,7 +254,7 @@ def test_what_is_nothing_that_can_be_captioned_is_refused(tmp_path):
 def test_a_folder_of_a_critic_is_a_captioner(tmp_path):
     from everreel.caption.critic import Critic, CriticConfig, save_critic
 
-    save_critic(tmp_path, Critic(CriticConfig((4, 8), 16, 2, 1, 4)))
+    save_critic(tmp_path, Critic(CriticConfig((4, 8), (1, 1), 0, 16, 2, 1, 4)))
     mine = captioner_of(str(tmp_path))
     assert isinstance(mine, TinyCaptioner) and mine.critic.config.dim == 16
     assert mine.caption(np.zeros((2, 16, 16, 3), np.uint8), 24).shot_type

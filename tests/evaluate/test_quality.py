@@ -236,7 +236,9 @@ def test_a_long_film_is_read_in_three_looks_as_the_critic_would(tmp_path) -> Non
     assert shapes.seen == [(look_length(fps), 32, 48, 3)] * 3
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        critic = Critic(CriticConfig(widths=(4, 8), dim=16, num_heads=2, num_layers=1, num_slots=4))
+        critic = Critic(
+            CriticConfig(widths=(4, 8), depths=(1, 1), fine=0, dim=16, num_heads=2, num_layers=1, num_slots=4)
+        )
     whole = read(critic, np.stack(list(film.frames_at(film.timeline.shown_at))), fps)
     asked = {name: values[0] for name, values in VOCABULARY.items()}
     expected = np.mean([whole[name][value] for name, value in asked.items()])

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from everreel.checkpoint.load import load_tokenizer
@@ -35,6 +35,7 @@ anything = st.text(max_size=60) | st.lists(
 @pytest.mark.parametrize("has_image", [True, False])
 @settings(max_examples=120, deadline=None)
 @given(prompt=anything)
+@example(prompt="SERIOUS:FLY")  # nobody with a face flies
 def test_nothing_is_lost_and_twice_is_once(world: bool, has_image: bool, prompt: str) -> None:
     enhancer = BuiltIn(world)
     once = enhancer.enhance(prompt, has_image=has_image)

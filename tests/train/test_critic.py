@@ -72,7 +72,8 @@ def test_a_critic_grows_out_of_a_smaller_one(tmp_path: Path) -> None:
     look, _ = small.objective().batch(0, generator_for(0))["films"]
     with torch.no_grad():
         assert sum(p.numel() for p in grown.parameters()) > sum(p.numel() for p in before.parameters())
-        assert all(torch.equal(grown(look)[name], scores) for name, scores in before(look).items())
+        same = (torch.allclose(grown(look)[name], scores, atol=1e-2) for name, scores in before(look).items())
+        assert all(same)  # but for the float16 in which a folder keeps it
     save_file(grown.state_dict(), tmp_path / "grown.safetensors")
     with pytest.raises(RuntimeError, match="fine"):  # and never out of a greater one
         replace(small, init=str(tmp_path / "grown.safetensors")).objective()

@@ -19,7 +19,7 @@ from everreel.train.diffusion_forcing import DiffusionForcingRecipe
 from everreel.train.distill import RegressionRecipe
 from everreel.train.generate import dit_of
 from everreel.train.lora import AdapterShape
-from everreel.train.pack import PackRecipe
+from everreel.train.pack import PackRecipe, StudentPackRecipe
 from everreel.train.progress import read_metrics
 from everreel.train.run import WorldRecipe, load_recipe, run_recipe
 from everreel.train.text import TextRecipe
@@ -76,7 +76,7 @@ def tiny(name, stage):
         student = replace(stage.student, adapter=AdapterShape(rank=4, alpha=4.0))
         settings = replace(stage.settings, learning_rate=1e-2)
         return replace(stage, config=CONFIG, student=student, tokens=120, settings=settings, sample_prompts=())
-    if isinstance(stage, PackRecipe):
+    if isinstance(stage, PackRecipe | StudentPackRecipe):
         return replace(stage, config=CONFIG)
     return stage
 

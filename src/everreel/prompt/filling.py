@@ -13,6 +13,7 @@ from everreel.world.scene import (
     LOCOMOTION,
     PEOPLE,
     PLACES,
+    ROUND,
     SUBJECT_ACTIONS,
     SUBJECTS,
     WIDE_SHOTS,
@@ -67,8 +68,6 @@ def fill(said: Mapping[str, str]) -> Scene:
     found.setdefault("shot_angle", "eye_level")
     if subject in PEOPLE:
         found.setdefault("expression", "neutral")
-    else:
-        found.pop("expression", None)
     _view(found, action in LOCOMOTION, "expression" in said and "direction" not in said)
     whole: dict[str, Any] = dict(found)
     return Scene(**whole)
@@ -136,6 +135,8 @@ def _view(found: dict[str, str], moves: bool, shows_face: bool) -> None:
     """Shot, side, camera and direction, of which each asks something of the others."""
     camera = found.get("camera_motion", "")
     follows = camera.startswith(("pan", "tracking"))
+    if found["subject"] in ROUND and "direction" not in found:
+        found.setdefault("shot_position", "front_view")  # any would do, and this one asks for no direction
     way = found.setdefault("direction", camera.rpartition("_")[2] if follows else "right")
     if "shot_type" not in found:
         face = shows_face and found.get("shot_position") != "back_view"
