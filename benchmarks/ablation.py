@@ -254,10 +254,11 @@ def render_page(measured: Sequence[Measured], setting: Setting, held_out: Path |
     words = (
         f"Models that differ in the noise levels of their training alone, a column each. The loss is that of the "
         f"velocity on {setting.windows} held-out windows, the same with the same noise everywhere, with full "
-        f"attention. As asked: how often the critic reads a field of {setting.films} films of {setting.frames} frames "
-        f"as it was asked for, in percent. Drift: how far brightness and saturation go in a minute, whichever way, in "
-        f"percent of themselves, in {setting.long_films} films of {setting.seconds:g} s made block by block, with "
-        f"nothing held against it. {setting.steps} steps; in brackets the 95 % bootstrap interval over films."
+        "attention. As asked: how often the critic reads a field of a film as it was asked for, in percent; films: "
+        f"{setting.films} of {setting.frames} frames. Drift: how far brightness and saturation go in a minute, "
+        f"whichever way, in percent of themselves, block by block and with nothing held against it; films: "
+        f"{setting.long_films} of {setting.seconds:g} s. {setting.steps} steps; in brackets the 95 % bootstrap "
+        "interval over films."
     )
     lines = ["# Noise levels", "", *paragraph("This page is written by a program:"), "", f"    {command}", ""]
     lines += [*paragraph(words), "", *table(("", *names), list(_rows(measured)), "l" + "r" * len(names)), ""]
@@ -274,7 +275,8 @@ def _rows(measured: Sequence[Measured]) -> Iterator[tuple[str, ...]]:
             yield f"loss, {name} levels{what}", *("" if math.isnan(value) else f"{value:.4f}" for value in values)
     for way in WAYS:
         reports = [found.reports.get(way) for found in measured]
-        yield f"as asked, {way}", *(_percent(report and overall(report)) for report in reports)
+        if any(reports):
+            yield f"as asked, {way}", *(_percent(report and overall(report)) for report in reports)
         for name in FIELDS:
             cells = [_percent(report and interval(report, name)) for report in reports]
             if any(cells):

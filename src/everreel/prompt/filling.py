@@ -92,7 +92,7 @@ def _subject(found: Mapping[str, str]) -> str:
         fits = any(place is None or place in allowed_places(subject, a) for a in actions)
         if fits and subject in people:
             return subject
-    return wanted
+    return people[0] if "expression" in found else wanted  # whatever it does, a face is somebody's
 
 
 def _action(found: Mapping[str, str], likely: tuple[str, ...]) -> str:
