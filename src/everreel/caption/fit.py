@@ -94,8 +94,9 @@ def _candidates(flow: Flow) -> list[Step]:
     at = flow.points[:, 0] + 1j * flow.points[:, 1]
     move = flow.moves[:, 0] + 1j * flow.moves[:, 1]
     weight = border_weight(at, flow.aspect)
-    cells = _cells(at, move / flow.seconds, flow.aspect)
-    left, found = np.ones(len(at), bool), []
+    cells = _cells(at, np.asarray(move / flow.seconds, np.complex128), flow.aspect)
+    left = np.ones(len(at), bool)
+    found: list[Step] = []
     while len(found) < CANDIDATES and left.sum() >= FEWEST:
         proposed = _proposed(at[left], move[left], weight[left])
         shift, turn, bend = _fitted(at[left], move[left], weight[left], *proposed)
@@ -127,7 +128,8 @@ def _rates(steps: Sequence[Step]) -> Floats:
 
 def border_weight(at: Complex, aspect: float) -> Floats:
     """How much a corner has to say: 1.2 at the border, 0.2 in the middle."""
-    return 0.2 + np.minimum(1.0, np.maximum(np.abs(at.real) / (aspect / 2), np.abs(at.imag) / 0.5) ** 2)
+    off: Floats = np.maximum(np.abs(at.real) / (aspect / 2), np.abs(at.imag) / 0.5)
+    return np.asarray(0.2 + np.minimum(1.0, off**2), np.float64)
 
 
 def motion(at: Complex, shift: complex, turn: complex, bend: float) -> Complex:
