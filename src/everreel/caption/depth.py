@@ -23,8 +23,8 @@ from everreel.caption.fit import COLUMNS, ROWS, Complex, Step, border_weight, mo
 Floats = npt.NDArray[np.float64]
 
 FEATURES = ("shear", "uneven", "bend")
-COEFFICIENTS = (15.4, 13.0, -9.7)
-OFFSET = -0.7
+COEFFICIENTS = (15.1, 12.4, -10.5)
+OFFSET = -0.6
 _HIGHEST = (0.5, 0.5, 1.0)
 _FEWEST_CELLS = 8
 _FAINT = 0.02  # heights a second: what goes no faster drowns its own differences in noise
