@@ -59,9 +59,9 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_clip_is_a_function_of_its_kind_its_photograph_and_its_seed() -> None:
     asked = Conditions(64, 96, 12.0, 0.4, noise=3.0, flicker=0.05, crf=28, walker=True)
-    one, two, other = (make_clip("pan_left", "coffee", seed, asked) for seed in (1, 1, 2))
+    one, other = (make_clip("pan_left", "coffee", seed, asked) for seed in (1, 2))
     assert one.shape == (5, 64, 96, 3)
-    assert np.array_equal(one, two)
+    assert all(np.array_equal(one, make_clip("pan_left", "coffee", 1, asked)) for _ in range(20))
     assert not np.array_equal(one, other)
     assert conditions_of("static", "coffee", 0) != conditions_of("static", "coffee", 1)
 

@@ -23,10 +23,11 @@ from everreel.caption.fit import COLUMNS, ROWS, Complex, Step, border_weight, mo
 Floats = npt.NDArray[np.float64]
 
 FEATURES = ("shear", "uneven", "bend")
-COEFFICIENTS = (14.5, 11.1, -9.7)
-OFFSET = -0.8
+COEFFICIENTS = (15.1, 12.4, -10.5)
+OFFSET = -0.6
 _HIGHEST = (0.5, 0.5, 1.0)
 _FEWEST_CELLS = 8
+_FAINT = 0.02  # heights a second: what goes no faster drowns its own differences in noise
 
 
 def travels(steps: Sequence[Step]) -> float:
@@ -39,7 +40,8 @@ def travels(steps: Sequence[Step]) -> float:
 def depth_features(steps: Sequence[Step]) -> Floats:
     """By `FEATURES`: how sheared the flow is, how much of it is not the camera's, and the bend of the lens.
 
-    The first two are shares of the camera's own motion, from 0 to a half; all are 0 where too little can be seen.
+    The first two are shares of the camera's own motion, from 0 to a half, and less of one that is slow; all are 0 where
+    too little can be seen.
     """
     at, usual, aspect = _cells(steps)
     rates = [(s.right * aspect + 1j * s.down, s.growth + 1j * s.clockwise, s.bend) for s in steps]
@@ -51,7 +53,8 @@ def depth_features(steps: Sequence[Step]) -> Floats:
     size = np.maximum(np.abs(expected), 1e-9)
     along = ((usual - expected) * expected.conj() / size).real / size
     uneven = float((weight * np.minimum(1.0, np.abs(along))).sum() / weight.sum())
-    found = np.array([_shear(at, usual, complex(shift), weight), uneven, float(bend.real)])
+    trust = abs(shift) / (abs(shift) + _FAINT)
+    found = np.array([trust * _shear(at, usual, complex(shift), weight), trust * uneven, float(bend.real)])
     return np.asarray(np.minimum(found, _HIGHEST), np.float64)
 
 

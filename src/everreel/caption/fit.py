@@ -92,10 +92,9 @@ def _candidates(flow: Flow) -> list[Step]:
     if len(flow.points) < FEWEST:
         return [blind]
     at = flow.points[:, 0] + 1j * flow.points[:, 1]
-    move: Complex = flow.moves[:, 0] + 1j * flow.moves[:, 1]
+    move = flow.moves[:, 0] + 1j * flow.moves[:, 1]
     weight = border_weight(at, flow.aspect)
-    speed: Complex = np.asarray(move / flow.seconds, np.complex128)
-    cells = _cells(at, speed, flow.aspect)
+    cells = _cells(at, np.asarray(move / flow.seconds, np.complex128), flow.aspect)
     left = np.ones(len(at), bool)
     found: list[Step] = []
     while len(found) < CANDIDATES and left.sum() >= FEWEST:
@@ -129,8 +128,8 @@ def _rates(steps: Sequence[Step]) -> Floats:
 
 def border_weight(at: Complex, aspect: float) -> Floats:
     """How much a corner has to say: 1.2 at the border, 0.2 in the middle."""
-    out = np.maximum(np.abs(at.real) / (aspect / 2), np.abs(at.imag) / 0.5)
-    return np.asarray(0.2 + np.minimum(1.0, out**2), np.float64)
+    off: Floats = np.maximum(np.abs(at.real) / (aspect / 2), np.abs(at.imag) / 0.5)
+    return np.asarray(0.2 + np.minimum(1.0, off**2), np.float64)
 
 
 def motion(at: Complex, shift: complex, turn: complex, bend: float) -> Complex:
