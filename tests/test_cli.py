@@ -481,3 +481,9 @@ def test_what_cannot_be_gone_on_with_is_one_line(tmp_path, refused, monkeypatch,
     Path("words.mp4").write_text("no film")
     write(Path("film.mp4"), natural(3))
     assert message in refused("extend", *arguments)
+
+
+def test_options_before_a_command_of_evaluate_are_refused(refused):
+    """They would do nothing."""
+    said = refused("evaluate", "--num-films", 3, "compare", "a", "b")
+    assert "num_films: is of evaluate alone; compare's own options come behind compare" in said

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from everreel.film.loading import EMBEDDED, model_options
-from everreel.film.request import VideoRequest, make_request, one_line
+from everreel.film.request import VideoRequest, checked, make_request
 
 if TYPE_CHECKING:
     from everreel.checkpoint.catalog import ModelCard
@@ -65,10 +65,7 @@ def enhance_options(**values: Any) -> EnhanceOptions:  # noqa: ANN401 -- whateve
     Raises:
         ValueError: with one line for the first thing that is wrong.
     """
-    try:
-        return EnhanceOptions(**values)
-    except ValidationError as error:
-        raise ValueError(one_line(error)) from None
+    return checked(EnhanceOptions, values)
 
 
 def enhance(

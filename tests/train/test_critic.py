@@ -74,6 +74,10 @@ def test_a_critic_grows_out_of_a_smaller_one(tmp_path: Path) -> None:
         assert sum(p.numel() for p in grown.parameters()) > sum(p.numel() for p in before.parameters())
         same = (torch.allclose(grown(look)[name], scores, atol=1e-2) for name, scores in before(look).items())
         assert all(same)  # but for the float16 in which a folder keeps it
+    torn = {name: value for name, value in grown.state_dict().items() if name != "questions"}
+    save_file(torn, tmp_path / "torn.safetensors")
+    with pytest.raises(RuntimeError, match="questions"):  # nothing else may be missing
+        replace(whole, init=str(tmp_path / "torn.safetensors")).objective()
     save_file(grown.state_dict(), tmp_path / "grown.safetensors")
     with pytest.raises(RuntimeError, match="fine"):  # and never out of a greater one
         replace(small, init=str(tmp_path / "grown.safetensors")).objective()

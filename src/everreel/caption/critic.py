@@ -124,6 +124,11 @@ class Critic(nn.Module):
         return {name: self.heads[name](answers[:, i]) for i, name in enumerate(VOCABULARY)}
 
 
+def is_grown(name: str) -> bool:
+    """Whether a weight is of what adds nothing to a fresh critic: finer eyes, and residual convolutions of depth."""
+    return ".fine." in name or ".then." in name
+
+
 def look_at(frames: npt.NDArray[np.uint8], fps: int, first: int = 0) -> Look:
     """The look (B = 1) at one film (frames, height, width, 3) from its frame `first` on, at most 12
     moments of it.

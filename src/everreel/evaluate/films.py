@@ -18,6 +18,8 @@ from everreel.checkpoint.catalog import LongSchedule, ModelCard
 from everreel.film.request import VideoRequest, make_request
 from everreel.media import Video
 
+FILE = "film-{:03d}.mp4"
+"""What the films of `everreel evaluate` are called, by their numbers from 0."""
 NOT_WEIGHTS = ("training.json", "report.json")
 EACH_FILMS_OWN = {"prompt", "seed", "seconds", "resolution", "aspect"}
 """The fields of a request in which the films of a folder differ, and those that others have replaced."""
@@ -110,9 +112,7 @@ def claim(output: Path, settings: Mapping[str, Any], prompts: Mapping[str, str])
                     f"output = {output}: holds films with {name} = {there.get(name)!r}, and this run has "
                     f"{value!r}; give another folder, or empty it"
                 )
-        old = there["prompts"]
-        if isinstance(old, list):  # as it was written down before: in the order of the files
-            old = dict(zip(prompts, old, strict=False))
+        old = prompts_of(there)
         if any(old.get(name, text) != text for name, text in prompts.items()):
             raise ValueError(f"output = {output}: holds films of other prompts; give another folder")
         known = {**old, **prompts}
@@ -122,6 +122,14 @@ def claim(output: Path, settings: Mapping[str, Any], prompts: Mapping[str, str])
     except OSError as error:
         reason = error.strerror or "cannot be written"
         raise ValueError(f"output = {output}: {reason}; give a folder of your own, such as films") from None
+
+
+def prompts_of(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The prompts that a folder's `settings.json` tells, by the names of their films."""
+    told = settings.get("prompts")
+    if isinstance(told, list):  # as `everreel evaluate` wrote them down before: in the order of its films
+        told = {FILE.format(number): prompt for number, prompt in enumerate(told)}
+    return {name: prompt for name, prompt in told.items() if isinstance(prompt, str)} if isinstance(told, dict) else {}
 
 
 def digest(model: Path) -> str:

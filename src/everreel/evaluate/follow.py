@@ -20,7 +20,7 @@ import numpy as np
 
 from everreel.caption.critic import load_critic, read
 from everreel.checkpoint.catalog import ModelCard
-from everreel.evaluate.films import Film, Making, claim, common_settings, digest, make_films, write_json
+from everreel.evaluate.films import FILE, Film, Making, claim, common_settings, digest, make_films, write_json
 from everreel.evaluate.prompts import Prompt, held_out_prompts
 from everreel.film.pipeline import VideoPipeline
 from everreel.media import Pixels, Video, contact_sheet, resize_cover
@@ -188,7 +188,7 @@ class Evaluation:
 
     def path(self, number: int) -> Path:
         """Where a film lies, by its number from 0."""
-        return self.output / f"film-{number:03d}.mp4"
+        return self.output / FILE.format(number)
 
     def missing(self) -> list[int]:
         """The numbers of the films that are not there, or not to their end."""

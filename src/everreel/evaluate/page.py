@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from everreel.evaluate.film_set import Film, FilmSet
+from everreel.evaluate.films import write_text
 from everreel.evaluate.quality import MEASURES
 from everreel.film.source import SourceFilm
 from everreel.media import Pixels, check_file
@@ -42,9 +43,7 @@ def render(template: str, **values: object) -> str:
 
 def write_page(path: Path, text: str) -> None:
     """A page that is there in full or not at all. What no UTF-8 can hold of a name is shown as a question mark."""
-    half_done = path.with_name(path.name + ".part")
-    half_done.write_bytes(text.encode("utf-8", "replace"))
-    half_done.replace(path)
+    write_text(path, text.encode("utf-8", "replace").decode())
 
 
 def check_page(path: Path, ending: str = ".html") -> None:

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from everreel.checkpoint.catalog import ModelCard, find_model, published
 from everreel.checkpoint.configs import Kind
-from everreel.film.request import one_line
+from everreel.film.request import checked
 from everreel.model.config import AttentionKernel, Quantization, TransformerConfig
 
 if TYPE_CHECKING:
@@ -179,10 +179,7 @@ def model_options(**values: Any) -> ModelOptions:  # noqa: ANN401 -- whatever a 
     Raises:
         ValueError: with one line for the first thing that is wrong.
     """
-    try:
-        return ModelOptions(**values)
-    except ValidationError as error:
-        raise ValueError(one_line(error)) from None
+    return checked(ModelOptions, values)
 
 
 def source_of(model: str, parts: Path | None = None) -> Source:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -29,6 +30,7 @@ FPS = (16, 24)
 MOST_FRAMES, MOST_SECONDS = 10_000_000, 400_000  # the plan of a film is held in memory
 LARGEST_SIDE = 4096  # pixels: far beyond what any model was trained for, and short of absurd
 Aspect = Literal["16:9", "9:16", "1:1"]
+M = TypeVar("M", bound=BaseModel)
 RESOLUTIONS: dict[str, dict[str, tuple[int, int]]] = {
     "540P": {"16:9": (544, 960), "9:16": (960, 544), "1:1": (720, 720)},
     "720P": {"16:9": (720, 1280), "9:16": (1280, 720), "1:1": (960, 960)},
@@ -263,10 +265,15 @@ def make_request(**values: Any) -> VideoRequest:  # noqa: ANN401 -- whatever a c
     Raises:
         RequestError: with one line for the first thing that is wrong.
     """
+    return checked(VideoRequest, values, RequestError)
+
+
+def checked(kind: type[M], values: Mapping[str, Any], refusal: type[ValueError] = ValueError) -> M:
+    """A model of these values, or a refusal with one line for the first thing that is wrong."""
     try:
-        return VideoRequest(**values)
+        return kind(**values)
     except ValidationError as error:
-        raise RequestError(one_line(error)) from None
+        raise refusal(one_line(error)) from None
 
 
 def one_line(error: ValidationError) -> str:

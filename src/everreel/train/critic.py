@@ -22,6 +22,7 @@ from everreel.caption.critic import (
     Critic,
     CriticConfig,
     Look,
+    is_grown,
     look_at,
     look_length,
     mirrored_value,
@@ -43,7 +44,7 @@ BLURRED_SHARE = 0.3
 class CriticRecipe:
     """Which clips teach and which check. Each step takes one store of `films` and one of `images`, as often as the
     square root of its size says; a stage may do without either. `init` is the `critic.safetensors` of an earlier stage;
-    what `network` has and it lacks begins as a fresh critic has it, where it adds nothing.
+    of what `network` has and it lacks, only that may be new which begins by adding nothing.
     """
 
     settings: TrainerSettings
@@ -66,7 +67,8 @@ class CriticRecipe:
             from safetensors.torch import load_file
 
             known = load_file(self.init)
-            critic.load_state_dict({**critic.state_dict(), **known})
+            grown = {name: value for name, value in critic.state_dict().items() if is_grown(name)}
+            critic.load_state_dict({**grown, **known})
         films = [ClipStore(path) for path in self.films]
         images = [ClipStore(path) for path in self.images]
         return CriticObjective(critic, films, images, ClipStore(self.held_out), self)

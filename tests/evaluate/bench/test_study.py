@@ -30,8 +30,11 @@ def test_names_of_films_tell_nothing(tmp_path):
     assert not {one.id for one in study.films} & {one.id for one in other.films}, "the secret is each study's own"
 
 
-def test_prompts_stand_in_captions_reports_settings_and_names(tmp_path):
-    (tmp_path / "settings.json").write_text(json.dumps({"model": "tiny", "prompts": ["of the settings"] * 3}))
+@pytest.mark.parametrize("by_name", [True, False], ids=["as written now", "as written before"])
+def test_prompts_stand_in_captions_reports_settings_and_names(tmp_path, by_name):
+    prompts = {f"film-00{n}.mp4": "of the settings" for n in range(3)}
+    told = {"model": "tiny", "prompts": prompts if by_name else list(prompts.values())}
+    (tmp_path / "settings.json").write_text(json.dumps(told))
     (tmp_path / "report.json").write_text(json.dumps({"films": [{"file": "film-001.mp4", "prompt": "of the report"}]}))
     names = ["film-000", "film-001", "film-002", "a grey cat sits-3", "mute"]
     for number, name in enumerate(names):

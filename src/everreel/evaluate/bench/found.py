@@ -18,7 +18,8 @@ from typing import Any
 import av
 
 from everreel.data.sources import FILMS, Skipped, read_source
-from everreel.film.journal import journal_path, read_journal
+from everreel.evaluate.film_set import told_by_journal
+from everreel.evaluate.films import prompts_of
 from everreel.media import Video
 
 PLAYABLE = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm"}
@@ -48,7 +49,7 @@ def find_films(folder: Path) -> tuple[list[Found], list[Skipped]]:
     found: dict[str, Found] = {}
     for path in sorted(_films(folder)):
         name = path.relative_to(folder).as_posix()
-        key, prompt = name.removesuffix(path.suffix), told.get(name) or _of_journal(path) or _of_name(path)
+        key, prompt = name.removesuffix(path.suffix), told.get(name) or told_by_journal(path)[0] or _of_name(path)
         reason = _unplayable(path)
         if reason is None and not prompt:
             reason = f"has no prompt; write it into {path.stem}.txt beside it"
@@ -103,8 +104,8 @@ def _told(folder: Path) -> tuple[dict[str, str], list[Skipped]]:
     told: dict[str, str] = {}
     skipped = []
     settings, report = _json(folder / "settings.json"), _json(folder / "report.json")
-    if isinstance(settings, dict) and isinstance(settings.get("prompts"), list):
-        told |= {f"film-{n:03d}.mp4": text for n, text in enumerate(settings["prompts"]) if isinstance(text, str)}
+    if isinstance(settings, dict):
+        told |= prompts_of(settings)
     if isinstance(report, dict) and isinstance(report.get("films"), list):
         rows = [row for row in report["films"] if isinstance(row, dict)]
         told |= {str(row.get("file")): row["prompt"] for row in rows if isinstance(row.get("prompt"), str)}
@@ -112,15 +113,6 @@ def _told(folder: Path) -> tuple[dict[str, str], list[Skipped]]:
         skipped.append(Skipped("report.json", "tells no films with prompts: it is another program's"))
     items, _ = read_source(folder)
     return told | {item.name: item.captions[0] for item in items}, skipped
-
-
-def _of_journal(path: Path) -> str | None:
-    if not journal_path(path).is_file():
-        return None
-    try:
-        return read_journal(path).request.prompt or None
-    except ValueError:
-        return None
 
 
 def _of_name(path: Path) -> str | None:

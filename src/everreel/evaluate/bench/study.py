@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from everreel.data.sources import Skipped
 from everreel.evaluate.bench.found import Found, find_films
+from everreel.evaluate.films import write_text
 
 Kind = Literal["scores", "pairs"]
 Medium = Literal["t2v", "i2v"]
@@ -251,6 +252,4 @@ def _write(folder: Path, study: Study) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise ValueError(f"study = {folder}: is a file; give a folder, such as {folder}-study") from None
-    half_done = folder / f"{FILE}.part"
-    half_done.write_text(study.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    half_done.replace(folder / FILE)
+    write_text(folder / FILE, study.model_dump_json(indent=1) + "\n")
