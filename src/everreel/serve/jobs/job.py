@@ -1,0 +1,291 @@
+"""A film that somebody asked for, where it stands, and what the two interfaces behind the server must be able to do.
+
+`JobQueue` knows what is to be made and `FilmStore` holds what is made; both have one implementation here
+(`queue.SqliteQueue`, `store.FolderStore`), and a distributed engine may put others in their place. The one invariant: a
+job in progress belongs to one worker, and whatever another worker reports of it is refused, so no film is made twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal, Protocol
+
+from everreel.serve.jobs.order import Order
+
+Status = Literal["queued", "in_progress", "paused", "completed", "failed", "cancelled"]
+Wanted = Literal["run", "pause", "cancel"]
+Part = Literal["film.mp4", "thumbnail.webp", "spritesheet.jpg", "preview.jpg"]
+OVER: frozenset[Status] = frozenset({"completed", "failed", "cancelled"})
+LOCAL = "local"
+"""Who asks where no key is needed."""
+
+
+class JobError(Exception):
+    """What cannot be done, as one line for whoever asked; it names no path."""
+
+
+class NotFoundError(JobError):
+    """There is no such film, or it is somebody else's, which is the same to whoever asks."""
+
+
+class ConflictError(JobError):
+    """The film's state does not allow it, or a key of idempotency was used for something else."""
+
+
+class QuotaError(JobError):
+    """The owner has as much as is allowed."""
+
+
+class DiskFullError(JobError):
+    """There is no room for another film; those in progress wait."""
+
+
+class LostJobError(Exception):
+    """A worker reports of a film that is not its own any more; it lets go of it."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a film failed, in one line that names no path."""
+
+    code: Literal["invalid_request", "generation_failed", "worker_lost", "internal_error"]
+    message: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One film. Times are whole seconds since 1970, for people only: nothing is ordered or decided by them."""
+
+    id: str
+    """`video_` and 32 hexadecimal digits, drawn at random."""
+    owner: str
+    order: Order
+    status: Status
+    created_at: int
+    number: int
+    """Counts the films of a queue up; the order of lists."""
+    version: int
+    """Counts up with every change of this job."""
+    wanted: Wanted = "run"
+    priority: int = 0
+    started_at: int | None = None
+    completed_at: int | None = None
+    expires_at: int | None = None
+    row: int = 0
+    """Rows of the schedule that are done, of `num_rows`."""
+    num_rows: int = 0
+    num_frames: int = 0
+    """Frames on disk, without those of a film that was uploaded to be gone on with."""
+    num_bytes: int = 0
+    attempts: int = 0
+    """How often a worker was lost since the film last had new frames."""
+    failure: Failure | None = None
+    waiting: str = ""
+    """What holds up a film in progress, such as a full disk; empty where nothing does."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen unless somebody asks."""
+        return self.status in OVER
+
+    @property
+    def progress(self) -> int:
+        """Percent; 100 only when the film is completed. An endless film has none."""
+        if self.status == "completed":
+            return 100
+        if self.order.endless or not self.num_rows:
+            return 0
+        return min(99, 100 * self.row // self.num_rows)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker says of its film, now and then."""
+
+    row: int
+    num_rows: int
+    num_frames: int
+    num_bytes: int
+    waiting: str = ""
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What an owner may have at once; None is without a limit."""
+
+    films: int | None = None
+    seconds: float | None = None
+    """Of film: asked for and not over yet, or made and kept."""
+    bytes: int | None = None
+    """Of films and uploads that are kept."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an owner has; see `Quota`."""
+
+    films: int
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Somebody with a key: how much they may have, and how urgent their films may be."""
+
+    name: str = LOCAL
+    quota: Quota = field(default_factory=Quota)
+    highest_priority: int = 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one order may ask of this server."""
+
+    seconds: float = 600
+    """Of a film with an end."""
+    pixels: int = 1280 * 736
+    """Of a frame."""
+    steps: int = 100
+    prompt: int = 8000
+    """Characters of all prompts together."""
+    upload_bytes: int = 256_000_000
+    upload_pixels: int = 50_000_000
+    """Of a picture, or of a frame of a film."""
+    upload_seconds: float = 3600
+    retention: float | None = None
+    """Seconds that a film is kept after it is done; None: for ever."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A picture or a film that was sent, read and found whole."""
+
+    kind: Literal["image", "video"]
+    suffix: str
+    """Of its file, by what it holds: .png, .mp4, ..."""
+    width: int
+    height: int
+    seconds: float = 0
+    """Of a film."""
+    id: str = ""
+    num_bytes: int = 0
+
+
+class JobQueue(Protocol):
+    """What is to be made. Every call is one transaction; any number of processes may use it at once."""
+
+    def put(
+        self, order: Order, owner: Owner, *, priority: int = 0, idempotency_key: str | None = None
+    ) -> tuple[Job, bool]:
+        """A new job, or the one that this key of idempotency already has; True where it is new.
+
+        Raises:
+            QuotaError: with the quota and what works.
+            ConflictError: the key of idempotency belongs to another order.
+            DiskFullError: nothing can be written down.
+        """
+        ...
+
+    def get(self, job_id: str, owner: str | None = None) -> Job:
+        """Raises: NotFoundError; with `owner`, also where the job is somebody else's."""
+        ...
+
+    def page(
+        self, owner: str | None, *, after: str | None = None, limit: int = 20, newest_first: bool = True
+    ) -> Sequence[Job]:
+        """Jobs of an owner (of everybody: None) behind the one called `after`. Raises: NotFoundError of `after`."""
+        ...
+
+    def claim(self, worker: str, models: Sequence[str] | None = None) -> Job | None:
+        """The next job, now in progress and this worker's: by priority, then by turns among owners, then by age."""
+        ...
+
+    def report(self, job_id: str, worker: str, report: Report) -> Wanted:
+        """Write down how far a film is, and hear what its owner wants. Raises: LostJobError."""
+        ...
+
+    def finish(self, job_id: str, worker: str, status: Status, failure: Failure | None = None) -> Job:
+        """A worker lets go: completed, failed, cancelled, paused, or queued again. Raises: LostJobError."""
+        ...
+
+    def release(self, worker: str | None = None) -> int:
+        """A worker is gone (all are: None): its jobs wait for another, are paused or cancelled as was wanted, and fail
+        after too many attempts without a new frame. How many there were.
+        """
+        ...
+
+    def want(self, job_id: str, wanted: Wanted, owner: str | None = None) -> Job:
+        """Pause, cancel, or go on with a job that is paused, failed or cancelled.
+
+        Raises:
+            NotFoundError: as from `get`.
+            ConflictError: a completed film cannot be paused or cancelled, and so on; the message says what works.
+        """
+        ...
+
+    def remove(self, job_id: str, owner: str | None = None) -> None:
+        """Cancel if need be, and forget: from now on it is not found. Raises: NotFoundError."""
+        ...
+
+    def removed(self) -> Sequence[str]:
+        """Removed jobs that no worker has any more, whose files may go; `forget` them then."""
+        ...
+
+    def forget(self, job_id: str) -> None:
+        """Nothing is left of a removed job."""
+        ...
+
+    def expire(self, seconds: float) -> int:
+        """Remove films that were completed, failed or cancelled so long ago by a clock that jumps; how many."""
+        ...
+
+    def usage(self, owner: str) -> Usage:
+        """What an owner has, uploads not counted."""
+        ...
+
+    def counts(self) -> Mapping[Status, int]:
+        """Jobs by status."""
+        ...
+
+
+class FilmStore(Protocol):
+    """Films and uploads by id. An id is checked before it becomes part of a path: it is what `new_id` draws."""
+
+    def workplace(self, job_id: str) -> Path:
+        """A folder of this machine in which a worker makes the film; it is there."""
+        ...
+
+    def open(self, job_id: str, part: Part) -> BinaryIO:
+        """A part of a film, as far as it is there. Raises: NotFoundError."""
+        ...
+
+    def size(self, job_id: str, part: Part) -> int:
+        """Bytes; 0 where it is not there."""
+        ...
+
+    def delete(self, job_id: str) -> None:
+        """All of a film; nothing happens where there is none."""
+        ...
+
+    def keep(self, source: Path, owner: str, suffix: str) -> str:
+        """Take a checked file over as an upload, and give it an id. Raises: DiskFullError."""
+        ...
+
+    def upload(self, upload_id: str, owner: str | None = None) -> Path:
+        """An upload's file. Raises: NotFoundError; with `owner`, also where it is somebody else's."""
+        ...
+
+    def uploads(self, owner: str) -> int:
+        """Bytes of an owner's uploads."""
+        ...
+
+    def drop_uploads(self, but: set[str]) -> None:
+        """Delete uploads that are older than a day and not among these, which jobs still need."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Room on the disk, less what is kept in reserve."""
+        ...

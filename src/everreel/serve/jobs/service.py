@@ -1,0 +1,313 @@
+"""Everything that the HTTP interface, agents and the page may do with films: one front door to jobs.
+
+The one invariant: an order is checked here, whole, before it is a job: against the model's card, the server's limits
+and what its owner has. So a job that exists can be made, and what is wrong is said in one line, without a path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import re
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from everreel.checkpoint.catalog import ModelCard
+from everreel.film.loading import EMBEDDED, ModelOptions
+from everreel.film.plan import Plan, check_can_go_on, make_plan
+from everreel.film.request import RequestError, VideoRequest, make_request
+from everreel.serve.jobs.job import (
+    ConflictError,
+    FilmStore,
+    Job,
+    JobQueue,
+    Limits,
+    NotFoundError,
+    Owner,
+    Part,
+    QuotaError,
+    Upload,
+    Wanted,
+)
+from everreel.serve.jobs.order import Order
+
+PULSE = 0.15  # seconds between two looks at a job that somebody watches
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What an order would cost, before it is one."""
+
+    summary: str
+    lines: tuple[str, ...]
+    num_frames: int
+    seconds: float
+    """Of film."""
+    width: int
+    height: int
+    fps: int
+    blocks: int
+    takes: float
+    """Seconds of work, about; not a number where they cannot be told."""
+    memory: float
+    """Bytes of the device, about."""
+
+
+class Jobs:
+    """See the module. `models` are those that are served, by name, the default one first."""
+
+    def __init__(
+        self, queue: JobQueue, store: FilmStore, models: Mapping[str, ModelOptions], limits: Limits | None = None
+    ) -> None:
+        self.queue, self.store, self.limits = queue, store, limits or Limits()
+        self.models = dict(models)
+        self.card = cache(self._card)
+
+    @property
+    def default_model(self) -> str:
+        """The one that is taken where none is named."""
+        return next(iter(self.models))
+
+    def submit(
+        self, order: Order, owner: Owner, *, priority: int = 0, idempotency_key: str | None = None
+    ) -> tuple[Job, bool]:
+        """A new job, or the one that this key of idempotency has already; True where it is new.
+
+        Raises:
+            RequestError: the order cannot be made, with the field, the value, the rule and what works.
+            NotFoundError: a film or an upload that it names.
+            JobError: as from `JobQueue.put`.
+        """
+        if priority > owner.highest_priority:
+            highest = owner.highest_priority
+            raise RequestError(f"priority = {priority}: yours may be at most {highest}; nearest that works: {highest}")
+        self._check(order, owner)
+        if order.enhance and order.enhanced is None:
+            order = self._enhanced(order)
+            self._plan(order, owner)  # what was made whole may be too long for the model
+        return self.queue.put(order, owner, priority=priority, idempotency_key=idempotency_key)
+
+    def outlook(self, order: Order, owner: Owner) -> Outlook:
+        """What an order would cost. Raises as `submit`."""
+        from everreel.film.estimate import estimate
+
+        self._check(order, owner)
+        plan, options = self._plan(order, owner), self.models[order.model]
+        request = plan.request
+        assert request.num_frames and request.width and request.height
+        cost = estimate(plan, self.card(order.model), options.device)
+        return Outlook(
+            plan.describe(),
+            tuple(_nameless(line) for line in (*plan.explain(), *cost.describe())),
+            request.num_frames,
+            request.num_frames / request.fps,
+            request.width,
+            request.height,
+            request.fps,
+            plan.num_blocks,
+            cost.seconds,
+            cost.memory,
+        )
+
+    def enhanced(self, prompt: str, model: str | None = None, *, has_image: bool = False) -> tuple[str, str]:
+        """A prompt made whole for a model, and a line that says what was added. Raises: RequestError."""
+        from everreel.enhance import enhance_options, enhancer_of, knows_only_the_world
+
+        card = self.card(self._known(model or self.default_model))
+        with enhancer_of(enhance_options(), world=knows_only_the_world(card)) as enhancer:
+            made = enhancer.enhance(make_request(prompt=prompt).prompt, has_image=has_image)
+        return made.text, made.describe()
+
+    def get(self, job_id: str, owner: Owner | None = None) -> Job:
+        """Raises: NotFoundError; with `owner`, also where the film is somebody else's."""
+        return self.queue.get(job_id, owner.name if owner else None)
+
+    def want(self, job_id: str, wanted: Wanted, owner: Owner) -> Job:
+        """Pause, cancel or go on. Raises: NotFoundError, ConflictError."""
+        return self.queue.want(job_id, wanted, owner.name)
+
+    def remove(self, job_id: str, owner: Owner) -> None:
+        """Cancel if need be, and delete. Raises: NotFoundError."""
+        self.queue.remove(job_id, owner.name)
+
+    def open(self, job_id: str, part: Part, owner: Owner | None = None) -> BinaryIO:
+        """A part of a film, as far as it is there. Raises: NotFoundError."""
+        self.get(job_id, owner)
+        return self.store.open(job_id, part)
+
+    def remix(self, job_id: str, prompt: str, owner: Owner) -> Order:
+        """The order of a film with another prompt. Raises: NotFoundError, RequestError."""
+        old = self.get(job_id, owner).order
+        given = old.request.model_dump(exclude_unset=True) | {"prompt": prompt, "story": {}}
+        changed = {"request": make_request(**given), "remixed_from": job_id, "enhanced": None}
+        return Order(**old.model_dump(exclude={"request"}) | changed)
+
+    def extension(self, job_id: str, owner: Owner, **values: Any) -> Order:  # noqa: ANN401 -- fields of a request
+        """The order of a longer film that goes on with one made here, at its size and rate, by its model.
+
+        Raises: NotFoundError, RequestError.
+        """
+        job = self.get(job_id, owner)
+        given = {"prompt": last_prompt(job.order.request), **values, "fps": job.order.request.fps}
+        request = make_request(**{name: value for name, value in given.items() if value is not None})
+        return Order(request=request, model=job.order.model, extends=job_id)
+
+    def upload(self, source: Path, owner: Owner) -> Upload:
+        """Take over a picture or a film that a client sent; the file at `source` is used up.
+
+        It is read here, in a process of its own with limits to its memory and its time, before anything else may.
+
+        Raises:
+            RequestError: it is neither, or too large; with the rule and what works.
+            QuotaError: its owner has as much as is allowed.
+            DiskFullError: there is no room for it.
+        """
+        from everreel.serve.jobs.uploads import inspect
+
+        found = inspect(source, self.limits)
+        most, size = owner.quota.bytes, source.stat().st_size
+        if most is not None and self.queue.usage(owner.name).bytes + self.store.uploads(owner.name) + size > most:
+            raise QuotaError(f"upload = {size} bytes: you may have {most} bytes of films and uploads; delete some")
+        return replace(found, id=self.store.keep(source, owner.name, found.suffix), num_bytes=size)
+
+    async def watch(self, job_id: str, owner: Owner | None = None) -> AsyncIterator[Job]:
+        """The job now, and again after every change, until it is over or gone."""
+        seen = -1
+        while True:
+            try:
+                job = await asyncio.to_thread(self.get, job_id, owner)
+            except NotFoundError:
+                return
+            if job.version != seen:
+                seen = job.version
+                yield job
+            if job.over:
+                return
+            await asyncio.sleep(PULSE)
+
+    def clean(self) -> None:
+        """What was removed or is too old goes from the disk; called now and then."""
+        if self.limits.retention is not None:
+            self.queue.expire(self.limits.retention)
+        for job_id in self.queue.removed():
+            self.store.delete(job_id)
+            self.queue.forget(job_id)
+
+    def _card(self, model: str) -> ModelCard:
+        return self.models[model].card()
+
+    def _known(self, model: str) -> str:
+        if model not in self.models:
+            nearest = max(self.models, key=lambda name: difflib.SequenceMatcher(None, model, name).ratio())
+            names = ", ".join(self.models)
+            raise RequestError(f"model = {model!r}: must be one of {names}; nearest that works: {nearest}")
+        return model
+
+    def _check(self, order: Order, owner: Owner) -> None:
+        """All that can be wrong with an order, the quick things first."""
+        from everreel.film.given import read_pictures
+
+        self._known(order.model)
+        request, most = order.request, self.limits
+        told = len(request.prompt) + sum(map(len, request.story.values())) + len(request.negative_prompt or "")
+        if told > most.prompt:
+            raise RequestError(f"prompt = {told} characters: this server takes at most {most.prompt}")
+        plan = self._plan(order, owner)
+        request = plan.request
+        assert request.num_frames and request.width and request.height and request.num_inference_steps
+        if request.num_frames > most.seconds * request.fps:
+            rule = f"this server makes at most {most.seconds:g} s; nearest that works: {most.seconds:g}"
+            raise RequestError(f"seconds = {request.num_frames / request.fps:g}: {rule}")
+        if request.width * request.height > most.pixels:
+            rule = f"this server makes at most {most.pixels} pixels a frame"
+            raise RequestError(f"size = {request.width}x{request.height}: {rule}")
+        if request.num_inference_steps > most.steps:
+            rule = f"this server takes at most {most.steps}; nearest that works: {most.steps}"
+            raise RequestError(f"num_inference_steps = {request.num_inference_steps}: {rule}")
+        try:
+            read_pictures(request)
+        except RequestError as error:
+            raise RequestError(_nameless(str(error))) from None
+
+    def _plan(self, order: Order, owner: Owner) -> Plan:
+        """How an order would be made.
+
+        Raises:
+            NotFoundError: a film or an upload is not there, or somebody else's.
+            ConflictError: the film to go on with is not finished.
+            RequestError: it cannot be made.
+        """
+        from everreel.film import making
+        from everreel.shapes import latent_frames
+
+        card, place = self.card(order.model), {name: self.store.upload(name, owner.name) for name in order.uploads}
+        try:
+            request = order.whole(place)
+            if order.extends:
+                return make_plan(*self._going_on(order.extends, request, card, owner))
+            if order.follows:
+                check_can_go_on(card)
+                request = making.fitted(request, _source(place[order.follows]), card)
+                return make_plan(request, card, latent_frames(making.history_frames(request, card)))
+            return make_plan(request, card)
+        except RequestError as error:
+            raise RequestError(_nameless(str(error))) from None
+
+    def _going_on(self, job_id: str, request: VideoRequest, card: ModelCard, owner: Owner) -> tuple[Any, ...]:
+        from everreel.shapes import TEMPORAL, latent_frames
+
+        job = self.get(job_id, owner)
+        if job.status != "completed":
+            raise ConflictError(
+                f"video = {job_id}: is {job.status.replace('_', ' ')}; go on with one that is completed"
+            )
+        if job.order.request.loop:
+            raise RequestError(f"video = {job_id}: its end meets its beginning, so nothing can follow; take another")
+        check_can_go_on(card)
+        old, history = job.order.request, min(latent_frames(max(job.num_frames, 1)), card.context)
+        num_frames = request.length or TEMPORAL * (latent_frames(card.num_frames) - history)
+        size = dict(zip(("height", "width"), old.size(card), strict=True))
+        clear = {"seconds": None, "resolution": None, "aspect": None}
+        return request.model_copy(update={**clear, **size, "num_frames": num_frames}), card, history
+
+    def _enhanced(self, order: Order) -> Order:
+        has_image = bool(order.uploads or order.extends)
+        story = {at: self.enhanced(told, order.model, has_image=True)[0] for at, told in order.request.story.items()}
+        prompt = self.enhanced(order.request.prompt, order.model, has_image=has_image)[0]
+        given = order.request.model_dump(exclude_unset=True) | {"prompt": prompt, "story": story}
+        return order.model_copy(update={"request": make_request(**given), "enhanced": prompt})
+
+
+def last_prompt(request: VideoRequest) -> str:
+    """What a film shows at its end."""
+    return [request.prompt, *request.story.values()][-1]
+
+
+def serve_options(model: ModelOptions, also: tuple[str, ...] = ()) -> dict[str, ModelOptions]:
+    """The models of a server by the names that clients use: the given one first, run as it says, others likewise.
+
+    Raises:
+        ValueError: one of them is not on this machine.
+    """
+    names = [model.model, *also]
+    if model.model == EMBEDDED and not also and not model.lora:
+        names.append("tiny-fast")
+    served = {}
+    for name in names:
+        options = model.model_copy(update={"model": name}).resolve()
+        served[options.card().name if len(Path(name).parts) == 1 else Path(name).name] = options
+    return served
+
+
+def _source(path: Path) -> Any:  # noqa: ANN401 -- a SourceFilm; its module is only needed here
+    from everreel.film.source import SourceFilm
+
+    return SourceFilm.open(path)
+
+
+def _nameless(line: str) -> str:
+    """A line of the engine without the paths of this machine."""
+    return re.sub(r"(?:/[^\s/:;,']+)*/((?:file|video)_[0-9a-f]{32})[^\s:;,']*", r"\1", line)
