@@ -84,24 +84,25 @@ class Jobs:
         if priority > owner.highest_priority:
             highest = owner.highest_priority
             raise RequestError(f"priority = {priority}: yours may be at most {highest}; nearest that works: {highest}")
-        self._check(order, owner)
+        plan = self._check(order, owner)
         if order.enhance and order.enhanced is None:
             order = self._enhanced(order)
-            self._plan(order, owner)  # what was made whole may be too long for the model
-        return self.queue.put(order, owner, priority=priority, idempotency_key=idempotency_key)
+            plan = self._check(order, owner)  # what was made whole is longer
+        assert plan.request.num_frames
+        seconds = 0 if order.endless else plan.request.num_frames / plan.request.fps
+        return self.queue.put(order, owner, seconds=seconds, priority=priority, idempotency_key=idempotency_key)
 
     def outlook(self, order: Order, owner: Owner) -> Outlook:
         """What an order would cost. Raises as `submit`."""
         from everreel.film.estimate import estimate
 
-        self._check(order, owner)
-        plan, options = self._plan(order, owner), self.models[order.model]
+        plan, options = self._check(order, owner), self.models[order.model]
         request = plan.request
         assert request.num_frames and request.width and request.height
         cost = estimate(plan, self.card(order.model), options.device)
         return Outlook(
             plan.describe(),
-            tuple(_nameless(line) for line in (*plan.explain(), *cost.describe())),
+            tuple(nameless(line) for line in (*plan.explain(), *cost.describe())),
             request.num_frames,
             request.num_frames / request.fps,
             request.width,
@@ -206,8 +207,8 @@ class Jobs:
             raise RequestError(f"model = {model!r}: must be one of {names}; nearest that works: {nearest}")
         return model
 
-    def _check(self, order: Order, owner: Owner) -> None:
-        """All that can be wrong with an order, the quick things first."""
+    def _check(self, order: Order, owner: Owner) -> Plan:
+        """How an order would be made; all that can be wrong with it is found, the quick things first."""
         from everreel.film.given import read_pictures
 
         self._known(order.model)
@@ -230,7 +231,8 @@ class Jobs:
         try:
             read_pictures(request)
         except RequestError as error:
-            raise RequestError(_nameless(str(error))) from None
+            raise RequestError(nameless(str(error))) from None
+        return plan
 
     def _plan(self, order: Order, owner: Owner) -> Plan:
         """How an order would be made.
@@ -254,7 +256,7 @@ class Jobs:
                 return make_plan(request, card, latent_frames(making.history_frames(request, card)))
             return make_plan(request, card)
         except RequestError as error:
-            raise RequestError(_nameless(str(error))) from None
+            raise RequestError(nameless(str(error))) from None
 
     def _going_on(self, job_id: str, request: VideoRequest, card: ModelCard, owner: Owner) -> tuple[Any, ...]:
         from everreel.shapes import TEMPORAL, latent_frames
@@ -308,6 +310,6 @@ def _source(path: Path) -> Any:  # noqa: ANN401 -- a SourceFilm; its module is o
     return SourceFilm.open(path)
 
 
-def _nameless(line: str) -> str:
+def nameless(line: str) -> str:
     """A line of the engine without the paths of this machine."""
     return re.sub(r"(?:/[^\s/:;,']+)*/((?:file|video)_[0-9a-f]{32})[^\s:;,']*", r"\1", line)
