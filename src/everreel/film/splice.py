@@ -33,6 +33,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from everreel.boxes import add_length, boxes, place
 from everreel.film.h264 import free_id, merged, read_avcc, with_avcc
 from everreel.film.source import Picture, SourceFilm, open_film, picture_stream
 from everreel.media import (
@@ -40,10 +41,7 @@ from everreel.media import (
     _H264,
     FilmWriter,
     Pixels,
-    _add_length,
-    _boxes,
     _encode_frames,
-    _place,
     resize_cover,
 )
 
@@ -193,9 +191,9 @@ class Splice(FilmWriter):
             raise ValueError(f"{self.path}: was begun with another encoder than this one")
         num_frames = self.num_frames + len(frames_THWC)
         begin = self._last + round(Fraction(self.num_frames + 1, self.fps) * self._clock) - self._first
-        num_fragments = _place(fragments, self._num_fragments, begin)
+        num_fragments = place(fragments, self._num_fragments, begin)
         length = self._last + round(Fraction(num_frames + 1, self.fps) * self._clock)
-        self._put(_add_length(self._header, max(length, self._sound_end)), fragments, self.num_bytes)
+        self._put(add_length(self._header, max(length, self._sound_end)), fragments, self.num_bytes)
         self.num_frames = num_frames
         self._num_fragments = num_fragments
 
@@ -205,7 +203,7 @@ class Splice(FilmWriter):
         self._options: Mapping[str, str] = {}
 
     def _find_end(self, num_frames: int, num_bytes: int, begin: int) -> None:
-        self._check_header(_add_length(self._header, 0))
+        self._check_header(add_length(self._header, 0))
         super()._find_end(num_frames, num_bytes, begin)
 
     def _begin(self) -> None:
@@ -257,7 +255,7 @@ class Splice(FilmWriter):
             )
             self._mux(film, output, stream, frames)
         self._pass_on()
-        self._num_fragments = sum(kind == b"moof" for kind, _, _ in _boxes(self._file, 0, self.num_bytes))
+        self._num_fragments = sum(kind == b"moof" for kind, _, _ in boxes(self._file, 0, self.num_bytes))
         return frames.psnr
 
     def _mux(self, film: InputContainer, output: OutputContainer, stream: VideoStream, frames: _Copy | _Encode) -> None:
@@ -292,12 +290,11 @@ class Splice(FilmWriter):
         """Write what the muxer has given; its header is changed first, when all of it has come."""
         data = self._muxed.getvalue()
         if data and not self.num_bytes:
-            boxes = _boxes(io.BytesIO(data), 0, len(data))
-            end = next((end for kind, _, end in boxes if kind == b"moov"), 0)
+            end = next((end for kind, _, end in boxes(io.BytesIO(data), 0, len(data)) if kind == b"moov"), 0)
             if not end:
                 return
             self._header = with_avcc(data[:end], merged(read_avcc(data[:end]), self._new_avcc))
-            self._add(_add_length(self._header, 0))
+            self._add(add_length(self._header, 0))
             data = data[end:]
         if data:
             self._add(data)

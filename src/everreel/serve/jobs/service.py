@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from everreel.checkpoint.catalog import ModelCard
 from everreel.film.loading import EMBEDDED, ModelOptions
@@ -33,6 +33,9 @@ from everreel.serve.jobs.job import (
     Wanted,
 )
 from everreel.serve.jobs.order import Order
+
+if TYPE_CHECKING:
+    from everreel.model.text_encoder import Tokenizer
 
 PULSE = 0.15  # seconds between two looks at a job that somebody watches
 
@@ -65,6 +68,7 @@ class Jobs:
         self.queue, self.store, self.limits = queue, store, limits or Limits()
         self.models = dict(models)
         self.card = cache(self._card)
+        self._tokenizer = cache(self._read_tokenizer)
 
     @property
     def default_model(self) -> str:
@@ -200,6 +204,11 @@ class Jobs:
     def _card(self, model: str) -> ModelCard:
         return self.models[model].card()
 
+    def _read_tokenizer(self, model: str) -> Tokenizer:
+        from everreel.checkpoint.load import load_tokenizer
+
+        return load_tokenizer(self.models[model].source(self.card(model)))
+
     def _known(self, model: str) -> str:
         if model not in self.models:
             nearest = max(self.models, key=lambda name: difflib.SequenceMatcher(None, model, name).ratio())
@@ -210,6 +219,7 @@ class Jobs:
     def _check(self, order: Order, owner: Owner) -> Plan:
         """How an order would be made; all that can be wrong with it is found, the quick things first."""
         from everreel.film.given import read_pictures
+        from everreel.film.prompts import check_prompts
 
         self._known(order.model)
         request, most = order.request, self.limits
@@ -228,6 +238,7 @@ class Jobs:
         if request.num_inference_steps > most.steps:
             rule = f"this server takes at most {most.steps}; nearest that works: {most.steps}"
             raise RequestError(f"num_inference_steps = {request.num_inference_steps}: {rule}")
+        check_prompts(request, self._tokenizer(order.model))
         try:
             read_pictures(request)
         except RequestError as error:
