@@ -26,7 +26,11 @@ Seconds = Annotated[
     Field(description="Length in seconds; give this or num_frames, not both. Default: the model's own. Example: 4."),
 ]
 NumFrames = Annotated[
-    int | None, Field(description="Length in frames, 24 a second; give this or seconds, not both. Example: 97.")
+    int | None,
+    Field(
+        description="Length in frames, 24 a second; give this or seconds, not both. Default: the model's own. "
+        "Example: 97."
+    ),
 ]
 Seed = Annotated[
     int, Field(description="The same seed and words give the same film. Default: 0. Another seed is another take.")
@@ -157,7 +161,9 @@ class Extend(Arguments):
         float | None,
         Field(description="New seconds; this or num_frames. Default: as many as the model makes at once. Example: 4."),
     ] = None
-    num_frames: Annotated[int | None, Field(description="New frames, this or seconds. Example: 96.")] = None
+    num_frames: Annotated[
+        int | None, Field(description="New frames, 24 a second; this or seconds. Default: as for seconds. Example: 96.")
+    ] = None
     seed: Seed = 0
     wait: Wait = False
 

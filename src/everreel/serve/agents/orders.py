@@ -58,7 +58,7 @@ def longer(asked: Extend, jobs: Jobs, owner: Owner) -> Order:
     """The order of a film that goes on with another. Raises as `order_of`."""
     values = {"prompt": asked.prompt, "seconds": asked.seconds, "num_frames": asked.num_frames, "seed": asked.seed}
     if not UPLOAD.fullmatch(asked.film):
-        return jobs.extension(asked.film, owner, **values)
+        return jobs.extension(asked.film, owner, **{name: value for name, value in values.items() if value is not None})
     if asked.prompt is None:
         raise Refusal("prompt: must be given for an uploaded film, since nobody here knows what it shows")
     return make_order(follows=asked.film, model=jobs.default_model, **values)
@@ -106,7 +106,8 @@ def _with_pictures(
         return order
     # A stand-in of the right form tells whether the rest goes together, before anything is read.
     stand_in = "file_" + "0" * 32
-    _changed(order, dict.fromkeys(named, stand_in), dict.fromkeys(asked, stand_in))
+    likely = _changed(order, dict.fromkeys(named, stand_in), dict.fromkeys(asked, stand_in))
+    likely.whole(dict.fromkeys(likely.uploads, Path(stand_in)))
     kept = {field: _uploaded(field, picture, jobs, owner) for field, picture in named.items()}
     placed = {frame: _uploaded(f"keyframes[{frame}]", picture, jobs, owner) for frame, picture in asked.items()}
     return _changed(order, kept, placed)
