@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from everreel.serve.jobs.supervisor import Supervisor
 
 PORT = 8765
+MOST_WORKERS = 64
 TIDY = 30.0  # seconds between two looks at what can go from the disk
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,9 @@ def mcp(
     ] = None,
     port: Annotated[int | None, typer.Option(help=f"With --http: port, {PORT} by default; 0 takes a free one.")] = None,
     home: Annotated[Path | None, typer.Option(help="Where films are; shared with everreel serve.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that make films.")] = 1,
+    workers: Annotated[
+        int, typer.Option(help="Processes that make films; 0 leaves that to a server that has the same home.")
+    ] = 1,
     model: ModelOptions,
 ) -> None:
     """Offer tools to agents: make films, watch them, judge them, go on with them (Model Context Protocol).
@@ -48,8 +51,9 @@ def mcp(
     for name, value in (("host", host), ("port", port)):
         if value is not None and not http:
             raise ValueError(f"{name} = {value}: goes with --http; add that or leave this out")
-    if not 1 <= workers <= 64:
-        raise ValueError(f"workers = {workers}: must be 1 to 64; nearest that works: {min(max(workers, 1), 64)}")
+    if not 0 <= workers <= MOST_WORKERS:
+        nearest = min(max(workers, 0), MOST_WORKERS)
+        raise ValueError(f"workers = {workers}: must be 0 to {MOST_WORKERS}; nearest that works: {nearest}")
     try:
         import mcp as sdk  # noqa: F401 -- only whether it is there
     except ImportError:
@@ -63,7 +67,7 @@ def mcp(
     home.mkdir(parents=True, exist_ok=True)
     queue = SqliteQueue(home)
     jobs = Jobs(queue, FolderStore(home), serve_options(model))
-    supervisor = Supervisor(home, queue, jobs.models, workers)
+    supervisor = Supervisor(home, queue, jobs.models, workers) if workers else None
     if http:
         _over_http(jobs, supervisor, home, host or "127.0.0.1", PORT if port is None else port)
         return
@@ -78,9 +82,10 @@ def mcp(
 
 
 @asynccontextmanager
-async def _working(jobs: Jobs, supervisor: Supervisor) -> AsyncIterator[None]:
+async def _working(jobs: Jobs, supervisor: Supervisor | None) -> AsyncIterator[None]:
     """While agents are served, films are made, and what was deleted goes."""
-    supervisor.start()
+    if supervisor:
+        supervisor.start()
     tidying = asyncio.create_task(_tidy(jobs))
     try:
         yield
@@ -88,7 +93,8 @@ async def _working(jobs: Jobs, supervisor: Supervisor) -> AsyncIterator[None]:
         tidying.cancel()
         with suppress(asyncio.CancelledError):
             await tidying
-        await asyncio.to_thread(supervisor.stop)
+        if supervisor:
+            await asyncio.to_thread(supervisor.stop)
 
 
 async def _tidy(jobs: Jobs) -> None:
@@ -100,7 +106,7 @@ async def _tidy(jobs: Jobs) -> None:
             log.exception("what was deleted could not be removed from the disk yet")
 
 
-def _over_http(jobs: Jobs, supervisor: Supervisor, home: Path, host: str, port: int) -> None:
+def _over_http(jobs: Jobs, supervisor: Supervisor | None, home: Path, host: str, port: int) -> None:
     import uvicorn
 
     from everreel.serve.agents.http import LOOPBACK, make_app

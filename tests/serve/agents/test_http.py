@@ -14,6 +14,9 @@ from typing import Any
 
 import httpx2
 import pytest
+
+pytest.importorskip("mcp", reason="the extra `serve` is not installed")
+
 import uvicorn
 from fastapi import FastAPI
 from mcp.client import Client
