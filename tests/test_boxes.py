@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from everreel.boxes import add_length, boxes, find
+from everreel.boxes import add_length, boxes, find, read_comment, with_comment
 
 
 def box(kind: bytes, content: bytes = b"") -> bytes:
@@ -45,3 +45,23 @@ def test_the_length_is_put_where_it_belongs() -> None:
     start = find(io.BytesIO(longer), 0, len(longer), b"moov", b"mvex", b"mehd")
     assert int.from_bytes(longer[start + 4 : start + 12]) == 5
     assert longer[find(io.BytesIO(longer), 0, len(longer), b"moov", b"mvex", b"trex") :] == b"34"
+
+
+def test_a_comment_takes_the_place_of_all_that_was_said() -> None:
+    said = with_comment(HEADER, "a film für alle")
+    assert read_comment(io.BytesIO(said)) == "a film für alle" and read_comment(io.BytesIO(HEADER)) is None
+    assert len(said) == len(with_comment(said, "x" * len("a film für alle".encode())))
+    again = with_comment(said + box(b"moof"), "b")
+    assert read_comment(io.BytesIO(again)) == "b" and again.endswith(box(b"moof"))
+    kinds = [kind for kind, _, _ in found(again)]
+    assert kinds == [b"ftyp", b"moov", b"moof"] and add_length(again, 3).count(b"mehd") == 1
+
+
+def test_a_file_that_is_no_film_says_nothing() -> None:
+    said = with_comment(HEADER, "a film")
+    for end in range(len(said)):
+        assert read_comment(io.BytesIO(said[:end])) is None
+    assert read_comment(io.BytesIO(said.replace(b"\0\0\0\1\0\0\0\0a film", b"\0\0\0\2\0\0\0\0a film"))) is None
+    # What follows the header is no part of it.
+    inside = said[said.index(b"moov") + 4 :]
+    assert read_comment(io.BytesIO(HEADER + inside)) is None

@@ -12,6 +12,10 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 _LENGTH_BOX = 20  # bytes of the box that tells the film's length
+_VERSION = bytes(4)  # of a box that has one, and its flags
+# Where players and FFmpeg look for what is said of a film: in a row of items, each with a name and a value in UTF-8.
+_HANDLER = struct.pack(">4s4x4s4s9x", _VERSION, b"mdir", b"appl")
+_COMMENT, _UTF8 = b"\xa9cmt", struct.pack(">II", 1, 0)
 
 
 def boxes(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
@@ -33,12 +37,7 @@ def find(file: BinaryIO, start: int, stop: int, *path: bytes) -> int:
     Raises:
         ValueError: there is none.
     """
-    for kind in path:
-        box = next(((begin, end) for found, begin, end in boxes(file, start, stop) if found == kind), None)
-        if box is None:
-            raise ValueError(f"has no {kind.decode('ascii', 'replace')} box where an MP4 has one")
-        start, stop = box
-    return start
+    return _content(file, start, stop, *path)[0]
 
 
 def num_samples(file: BinaryIO, start: int, stop: int) -> int:
@@ -72,3 +71,39 @@ def add_length(header: bytes, length: int) -> bytes:
         (size,) = struct.unpack_from(">I", longer, content - 8)
         struct.pack_into(">I", longer, content - 8, size + _LENGTH_BOX)
     return bytes(longer)
+
+
+def with_comment(header: bytes, comment: str) -> bytes:
+    """The header with a comment, and with nothing else that is said of the whole film."""
+    file = io.BytesIO(header)
+    start = find(file, 0, len(header), b"moov")
+    end = start - 8 + int.from_bytes(header[start - 8 : start - 4])
+    kept = [header[begin - 8 : stop] for kind, begin, stop in boxes(file, start, end) if kind != b"udta"]
+    items = _box(b"ilst", _box(_COMMENT, _box(b"data", _UTF8 + comment.encode())))
+    about = _box(b"udta", _box(b"meta", _VERSION + _box(b"hdlr", _HANDLER) + items))
+    return header[: start - 8] + _box(b"moov", b"".join(kept) + about) + header[end:]
+
+
+def read_comment(file: BinaryIO) -> str | None:
+    """What the film in a file says of itself, if it does."""
+    try:
+        start, stop = _content(file, 0, file.seek(0, os.SEEK_END), b"moov", b"udta", b"meta")
+        start, stop = _content(file, start + len(_VERSION), stop, b"ilst", _COMMENT, b"data")
+    except ValueError:
+        return None
+    file.seek(start)
+    value = file.read(stop - start)
+    return value.removeprefix(_UTF8).decode(errors="replace") if value.startswith(_UTF8) else None
+
+
+def _content(file: BinaryIO, start: int, stop: int, *path: bytes) -> tuple[int, int]:
+    for kind in path:
+        box = next(((begin, end) for found, begin, end in boxes(file, start, stop) if found == kind), None)
+        if box is None:
+            raise ValueError(f"has no {kind.decode('latin-1')} box where an MP4 has one")
+        start, stop = box
+    return start, stop
+
+
+def _box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(content), kind) + content

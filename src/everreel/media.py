@@ -26,9 +26,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from everreel.boxes import add_length, boxes, find, num_samples, place
+from everreel.boxes import add_length, boxes, find, num_samples, place, read_comment, with_comment
 
 Pixels = npt.NDArray[np.uint8]
+ORIGIN = "Made with everreel, by a model: no camera saw this."
+"""What every film says of itself, as the comment among its tags."""
 
 _TICKS_PER_FRAME = 512  # of the MP4's clock, which runs at fps * 512
 _MOVIE_CLOCK = 1000  # units a second of the film's total length in the MP4's header
@@ -84,6 +86,7 @@ class FilmWriter:
         self.num_frames = 0
         self.num_bytes = 0
         self._num_fragments = 0
+        self._comment: str | None = ORIGIN
         if self.path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self.path))
         self._part: Path | None = self.path.with_name(self.path.name + ".part")
@@ -107,7 +110,7 @@ class FilmWriter:
         header, fragments = _encode(frames_THWC, self.fps)
         num_frames = self.num_frames + len(frames_THWC)
         num_fragments = place(fragments, self._num_fragments, self.num_frames * _TICKS_PER_FRAME)
-        header = add_length(header, round(num_frames * _MOVIE_CLOCK / self.fps))
+        header = add_length(self._described(header), round(num_frames * _MOVIE_CLOCK / self.fps))
         if self.num_bytes:
             self._check_header(header)
         self._put(header, fragments, max(self.num_bytes, len(header)))
@@ -167,10 +170,14 @@ class FilmWriter:
             raise FileNotFoundError(errno.ENOENT, "the film to resume is not there", str(self.path))
         self._file = self._open(self.path, "r+b")
         try:
+            self._comment = read_comment(self._file)  # older films have none, and a header keeps its length
             self._find_end(num_frames, num_bytes, begin)
         except BaseException:
             self._file.close()
             raise
+
+    def _described(self, header: bytes) -> bytes:
+        return header if self._comment is None else with_comment(header, self._comment)
 
     def _find_end(self, num_frames: int, num_bytes: int, begin: int) -> None:
         found_frames, end = 0, 0

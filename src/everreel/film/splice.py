@@ -33,18 +33,21 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from everreel.boxes import add_length, boxes, place
+from everreel.boxes import add_length, boxes, place, with_comment
 from everreel.film.h264 import free_id, merged, read_avcc, with_avcc
 from everreel.film.source import Picture, SourceFilm, open_film, picture_stream
 from everreel.media import (
     _CONVERSION,
     _H264,
+    ORIGIN,
     FilmWriter,
     Pixels,
     _encode_frames,
     resize_cover,
 )
 
+ORIGIN_OF_REST = "Made longer with everreel: what follows the first film in it is by a model, no camera saw that."
+"""What a film says of itself whose beginning was not made here."""
 _ENOUGH = 45.0  # dB of PSNR, over Y, U and V together, that each frame of an encoded source has at least
 # A quantizer of 16 nearly always does, and the worst that 12 can do to noise is 47 dB.
 _QUANTIZERS = (16, 12, 8)
@@ -118,7 +121,8 @@ class Splice(FilmWriter):
 
     The source's part is written at once, into `output.part`; the film has its name when the first new block is in it
     too. `copied` tells whether the source's pictures were copied bit for bit; `said` is a line about it for the user.
-    Pictures and sound are kept, subtitles, chapters and tags are not. `go_on` takes up such a film, `resume` does not.
+    Pictures and sound are kept, subtitles, chapters and tags are not; as a tag the film says where it is from. `go_on`
+    takes up such a film, `resume` does not.
 
     Raises:
         ValueError: `output` is the source, or `fps` is not positive, or the source cannot be read.
@@ -248,6 +252,8 @@ class Splice(FilmWriter):
             av.open(file, "w", format="mp4", options=options, buffer_size=_BUFFER) as output,
         ):
             stream = picture_stream(film, self.source.path)
+            made = film.metadata.get("comment") in (ORIGIN, ORIGIN_OF_REST)
+            self._origin = film.metadata["comment"] if made else ORIGIN_OF_REST
             frames = (
                 _Copy(self.source, output, stream, self._clock)
                 if quantizer is None
@@ -293,7 +299,8 @@ class Splice(FilmWriter):
             end = next((end for kind, _, end in boxes(io.BytesIO(data), 0, len(data)) if kind == b"moov"), 0)
             if not end:
                 return
-            self._header = with_avcc(data[:end], merged(read_avcc(data[:end]), self._new_avcc))
+            header = with_avcc(data[:end], merged(read_avcc(data[:end]), self._new_avcc))
+            self._header = with_comment(header, self._origin)
             self._add(add_length(self._header, 0))
             data = data[end:]
         if data:
