@@ -81,6 +81,7 @@ class Worker:
         """Whether the film is finished; if not, the disk is full."""
         try:
             film.make(watch.control, lambda progress, writer: watch(progress, writer, film))
+            watch.last()
             film.show()
         except CancelledError:
             assert watch.left, "nobody else cancels"
@@ -126,8 +127,10 @@ class _Watch:
         self._worker, self._job = worker, job
         self._said, self._frames, self._last = 0.0, -1, Report(job.row, job.num_rows, job.num_frames, job.num_bytes)
         self._previewed, self._cost = 0.0, 0.0
+        self._writer: FilmWriter | None = None
 
     def __call__(self, progress: Progress, writer: FilmWriter | None, film: Film) -> None:
+        self._writer = writer
         frames = writer.num_frames if writer else 0
         now = time.monotonic()
         if frames == self._frames and now - self._said < REPORT and progress.row < progress.num_rows:
@@ -145,6 +148,13 @@ class _Watch:
         if wanted != "run":
             self.left = wanted
             self.control.cancel()
+
+    def last(self) -> None:
+        """Say how long the film has become: its last block is written after the last row was told."""
+        if self._writer is not None:
+            frames, size = self._writer.num_frames, self._writer.num_bytes
+            self._last = Report(self._last.num_rows, self._last.num_rows, frames, size)
+            self.settle(lambda: self._worker.queue.report(self._job.id, self._worker.name, self._last))
 
     def wait_for_room(self) -> None:
         """The disk is full: wait until it is not, or nobody wants the film."""
