@@ -94,7 +94,10 @@ class Jobs:
             plan = self._check(order, owner)  # what was made whole is longer
         assert plan.request.num_frames
         seconds = 0 if order.endless else plan.request.num_frames / plan.request.fps
-        return self.queue.put(order, owner, seconds=seconds, priority=priority, idempotency_key=idempotency_key)
+        uploaded = self.store.uploads(owner.name) if owner.quota.bytes is not None else 0
+        return self.queue.put(
+            order, owner, seconds=seconds, uploaded=uploaded, priority=priority, idempotency_key=idempotency_key
+        )
 
     def outlook(self, order: Order, owner: Owner) -> Outlook:
         """What an order would cost. Raises as `submit`."""
@@ -200,6 +203,7 @@ class Jobs:
         for job_id in self.queue.removed():
             self.store.delete(job_id)
             self.queue.forget(job_id)
+        self.store.drop_uploads(self.queue.needed())
 
     def _card(self, model: str) -> ModelCard:
         return self.models[model].card()
