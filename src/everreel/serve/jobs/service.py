@@ -233,7 +233,8 @@ class Jobs:
         plan = self._plan(order, owner)
         request = plan.request
         assert request.num_frames and request.width and request.height and request.num_inference_steps
-        if request.num_frames > most.seconds * request.fps:
+        longest = most.seconds * request.fps
+        if request.num_frames > longest:
             rule = f"this server makes at most {most.seconds:g} s; nearest that works: {most.seconds:g}"
             raise RequestError(f"seconds = {request.num_frames / request.fps:g}: {rule}")
         if request.width * request.height > most.pixels:
@@ -263,6 +264,8 @@ class Jobs:
         card, place = self.card(order.model), {name: self.store.upload(name, owner.name) for name in order.uploads}
         try:
             request = order.whole(place)
+            if order.endless:  # as long as what is told of it
+                request = request.model_copy(update={"num_frames": max(request.story, default=0) + card.num_frames})
             if order.extends:
                 return make_plan(*self._going_on(order.extends, request, card, owner))
             if order.follows:
