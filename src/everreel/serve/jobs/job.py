@@ -276,6 +276,10 @@ class JobQueue(Protocol):
         """Uploads that are named by jobs, which may be made, gone on with or asked for again."""
         ...
 
+    def running(self) -> Sequence[Job]:
+        """Jobs in progress, everybody's."""
+        ...
+
     def counts(self) -> Mapping[Status, int]:
         """Jobs by status."""
         ...
