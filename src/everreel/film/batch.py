@@ -24,8 +24,9 @@ from everreel.checkpoint.load import load_tokenizer
 from everreel.film import making
 from everreel.film.given import read_pictures
 from everreel.film.journal import Journal, Maker, journal_path, read_journal
-from everreel.film.pipeline import Progress, VideoPipeline, check_tokens
+from everreel.film.pipeline import Progress, VideoPipeline
 from everreel.film.plan import make_plan
+from everreel.film.prompts import check_prompts
 from everreel.film.request import RequestError, VideoRequest, make_request
 from everreel.model.text_encoder import Tokenizer
 
@@ -206,12 +207,7 @@ def _item(
     notes: list[str] = []
     if status == "new":
         notes = [note for picture in read_pictures(plan.request).values() for note in picture.notes]
-        texts = {"prompt": plan.request.prompt}
-        texts |= {f"story[{frame}]": prompt for frame, prompt in plan.request.story.items()}
-        if plan.request.guidance_scale != 1.0:
-            texts["negative_prompt"] = plan.request.negative_prompt or ""
-        for field, text in texts.items():
-            check_tokens(field, tokenizer([text]), tokenizer.max_length)
+        check_prompts(plan.request, tokenizer)
     return BatchItem(number, plan.request, output, status, threads, plan.describe(), tuple(notes))
 
 

@@ -41,14 +41,15 @@ from everreel.film.journal import journal_path
 from everreel.film.loading import ModelOptions, model_options
 from everreel.film.placement import Placement
 from everreel.film.plan import Plan, make_plan, opening_of
-from everreel.film.request import RequestError, VideoRequest
+from everreel.film.prompts import check_tokens
+from everreel.film.request import VideoRequest
 from everreel.film.state import NOTHING, Beginning, Block, FilmState
 from everreel.media import Pixels, Video
 from everreel.model.backends import Attention
 from everreel.model.compile import compile_blocks
 from everreel.model.dit import Context, DiT
 from everreel.model.image_encoder import ImageEncoder
-from everreel.model.text_encoder import TextEncoder, Tokenizer, Tokens
+from everreel.model.text_encoder import TextEncoder, Tokenizer
 from everreel.model.vae import CausalVAE
 from everreel.parallel.crew import Crew
 from everreel.parallel.shared import SharedDiT
@@ -463,22 +464,6 @@ def _transformer(options: ModelOptions, source: Source, placement: Placement, de
         transformer.to(device)
     transformer.attention = Attention(options.attention)
     return compile_blocks(transformer) if options.compile else transformer
-
-
-def check_tokens(field: str, tokens: Tokens, limit: int) -> int:
-    """How many tokens the one prompt of `tokens` has.
-
-    Raises:
-        RequestError: it has more than the model reads.
-    """
-    length = int(tokens.mask.sum())
-    excess = max(tokens.num_dropped[0], length - limit)
-    if excess > 0:
-        raise RequestError(
-            f"{field} = {length + tokens.num_dropped[0]} tokens: the model reads at most {limit}; "
-            f"leave out about {excess} words"
-        )
-    return length
 
 
 def _temporary() -> Path:

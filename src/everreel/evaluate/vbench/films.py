@@ -23,7 +23,8 @@ from everreel.evaluate.films import Film, Making, claim, common_settings, make_f
 from everreel.evaluate.vbench.prompts import Prompt, renamed
 from everreel.evaluate.vbench.scores import SEEDS
 from everreel.film.journal import journal_path
-from everreel.film.pipeline import VideoPipeline, check_tokens
+from everreel.film.pipeline import VideoPipeline
+from everreel.film.prompts import check_tokens
 from everreel.film.request import RequestError
 
 FLICKERING, FLICKERING_SEEDS = "temporal_flickering", 25

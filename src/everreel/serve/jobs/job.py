@@ -178,9 +178,11 @@ class JobQueue(Protocol):
     """What is to be made. Every call is one transaction; any number of processes may use it at once."""
 
     def put(
-        self, order: Order, owner: Owner, *, priority: int = 0, idempotency_key: str | None = None
+        self, order: Order, owner: Owner, *, seconds: float, priority: int = 0, idempotency_key: str | None = None
     ) -> tuple[Job, bool]:
         """A new job, or the one that this key of idempotency already has; True where it is new.
+
+        `seconds` is how long the film will be, which counts towards the quota; of an endless one counts what is made.
 
         Raises:
             QuotaError: with the quota and what works.
@@ -246,6 +248,10 @@ class JobQueue(Protocol):
         """What an owner has, uploads not counted."""
         ...
 
+    def seconds_left(self, owner: str) -> float | None:
+        """How much more film an owner may have, by the quota of the last order; None: as much as there is time for."""
+        ...
+
     def counts(self) -> Mapping[Status, int]:
         """Jobs by status."""
         ...
@@ -264,6 +270,14 @@ class FilmStore(Protocol):
 
     def size(self, job_id: str, part: Part) -> int:
         """Bytes; 0 where it is not there."""
+        ...
+
+    def wish(self, job_id: str) -> None:
+        """Somebody watches, and would like a new preview."""
+        ...
+
+    def take_wish(self, job_id: str) -> bool:
+        """Whether somebody would; the wish is gone then."""
         ...
 
     def delete(self, job_id: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from everreel.checkpoint.catalog import ModelCard
 from everreel.film.loading import EMBEDDED, ModelOptions
@@ -33,6 +33,9 @@ from everreel.serve.jobs.job import (
     Wanted,
 )
 from everreel.serve.jobs.order import Order
+
+if TYPE_CHECKING:
+    from everreel.model.text_encoder import Tokenizer
 
 PULSE = 0.15  # seconds between two looks at a job that somebody watches
 
@@ -65,6 +68,7 @@ class Jobs:
         self.queue, self.store, self.limits = queue, store, limits or Limits()
         self.models = dict(models)
         self.card = cache(self._card)
+        self._tokenizer = cache(self._read_tokenizer)
 
     @property
     def default_model(self) -> str:
@@ -84,24 +88,25 @@ class Jobs:
         if priority > owner.highest_priority:
             highest = owner.highest_priority
             raise RequestError(f"priority = {priority}: yours may be at most {highest}; nearest that works: {highest}")
-        self._check(order, owner)
+        plan = self._check(order, owner)
         if order.enhance and order.enhanced is None:
             order = self._enhanced(order)
-            self._plan(order, owner)  # what was made whole may be too long for the model
-        return self.queue.put(order, owner, priority=priority, idempotency_key=idempotency_key)
+            plan = self._check(order, owner)  # what was made whole is longer
+        assert plan.request.num_frames
+        seconds = 0 if order.endless else plan.request.num_frames / plan.request.fps
+        return self.queue.put(order, owner, seconds=seconds, priority=priority, idempotency_key=idempotency_key)
 
     def outlook(self, order: Order, owner: Owner) -> Outlook:
         """What an order would cost. Raises as `submit`."""
         from everreel.film.estimate import estimate
 
-        self._check(order, owner)
-        plan, options = self._plan(order, owner), self.models[order.model]
+        plan, options = self._check(order, owner), self.models[order.model]
         request = plan.request
         assert request.num_frames and request.width and request.height
         cost = estimate(plan, self.card(order.model), options.device)
         return Outlook(
             plan.describe(),
-            tuple(_nameless(line) for line in (*plan.explain(), *cost.describe())),
+            tuple(nameless(line) for line in (*plan.explain(), *cost.describe())),
             request.num_frames,
             request.num_frames / request.fps,
             request.width,
@@ -199,6 +204,11 @@ class Jobs:
     def _card(self, model: str) -> ModelCard:
         return self.models[model].card()
 
+    def _read_tokenizer(self, model: str) -> Tokenizer:
+        from everreel.checkpoint.load import load_tokenizer
+
+        return load_tokenizer(self.models[model].source(self.card(model)))
+
     def _known(self, model: str) -> str:
         if model not in self.models:
             nearest = max(self.models, key=lambda name: difflib.SequenceMatcher(None, model, name).ratio())
@@ -206,9 +216,10 @@ class Jobs:
             raise RequestError(f"model = {model!r}: must be one of {names}; nearest that works: {nearest}")
         return model
 
-    def _check(self, order: Order, owner: Owner) -> None:
-        """All that can be wrong with an order, the quick things first."""
+    def _check(self, order: Order, owner: Owner) -> Plan:
+        """How an order would be made; all that can be wrong with it is found, the quick things first."""
         from everreel.film.given import read_pictures
+        from everreel.film.prompts import check_prompts
 
         self._known(order.model)
         request, most = order.request, self.limits
@@ -227,10 +238,12 @@ class Jobs:
         if request.num_inference_steps > most.steps:
             rule = f"this server takes at most {most.steps}; nearest that works: {most.steps}"
             raise RequestError(f"num_inference_steps = {request.num_inference_steps}: {rule}")
+        check_prompts(request, self._tokenizer(order.model))
         try:
             read_pictures(request)
         except RequestError as error:
-            raise RequestError(_nameless(str(error))) from None
+            raise RequestError(nameless(str(error))) from None
+        return plan
 
     def _plan(self, order: Order, owner: Owner) -> Plan:
         """How an order would be made.
@@ -254,7 +267,7 @@ class Jobs:
                 return make_plan(request, card, latent_frames(making.history_frames(request, card)))
             return make_plan(request, card)
         except RequestError as error:
-            raise RequestError(_nameless(str(error))) from None
+            raise RequestError(nameless(str(error))) from None
 
     def _going_on(self, job_id: str, request: VideoRequest, card: ModelCard, owner: Owner) -> tuple[Any, ...]:
         from everreel.shapes import TEMPORAL, latent_frames
@@ -308,6 +321,6 @@ def _source(path: Path) -> Any:  # noqa: ANN401 -- a SourceFilm; its module is o
     return SourceFilm.open(path)
 
 
-def _nameless(line: str) -> str:
+def nameless(line: str) -> str:
     """A line of the engine without the paths of this machine."""
     return re.sub(r"(?:/[^\s/:;,']+)*/((?:file|video)_[0-9a-f]{32})[^\s:;,']*", r"\1", line)

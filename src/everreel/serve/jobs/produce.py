@@ -1,0 +1,174 @@
+"""The film of a job: begun, taken up where a lost worker left it, gone on with, or without an end.
+
+The one invariant: whatever lies in the film's folder when it begins, the film ends with the bytes of one that was never
+disturbed. The journal decides: it is written last, and what is there without one is made again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from everreel.film import making
+from everreel.film.budget import placed
+from everreel.film.control import Control
+from everreel.film.journal import Journal, journal_path, read_journal
+from everreel.film.loading import ModelOptions
+from everreel.film.pipeline import Progress, VideoPipeline
+from everreel.film.plan import Plan, make_plan
+from everreel.film.request import VideoRequest, make_request
+from everreel.film.source import SourceFilm
+from everreel.media import FilmWriter, Pixels, Video, resize_cover
+from everreel.serve.jobs.job import FilmStore, Job
+
+FILM = "film.mp4"
+PIECE_SECONDS = 20
+"""An endless film is made in pieces, each of which goes on with the one before."""
+SPRITES, SPRITE_COLUMNS, SPRITE_WIDTH, THUMBNAIL_WIDTH = 16, 4, 160, 480
+
+OnProgress = Callable[[Progress, FilmWriter | None], None]
+"""Called after every row, with the film as far as it is written."""
+
+
+class Models:
+    """The models that are served; one is loaded at a time, and stays until another is needed."""
+
+    def __init__(self, served: Mapping[str, ModelOptions]) -> None:
+        self.served = served
+        self._loaded: tuple[str, VideoPipeline] | None = None
+        self.threads = torch.get_num_threads()
+
+    def load(self, name: str, plan: Plan | None = None) -> VideoPipeline:
+        """The model of that name, placed for a plan where its memory is limited."""
+        options = self.served[name]
+        if self._loaded and self._loaded[0] == name:
+            pipe = self._loaded[1]
+            if not (options.memory and plan) or placed(options, pipe.card, plan) == pipe.placement:
+                return pipe
+        self._loaded = None  # its memory is needed first
+        self._loaded = name, VideoPipeline.load(options, plan)
+        return self._loaded[1]
+
+    def of_journal(self, journal: Journal, name: str) -> VideoPipeline:
+        """The model that a film was begun with, run as it was, with as many threads."""
+        torch.set_num_threads(journal.maker.threads)
+        if self._loaded and making.maker_of(self._loaded[1]) == journal.maker:
+            return self._loaded[1]
+        self._loaded = None
+        self._loaded = name, making.pipeline_of(journal)
+        return self._loaded[1]
+
+
+class Film:
+    """The film of one job, in its folder.
+
+    `seconds_left` says how much more an endless film may have; None is without a limit.
+    """
+
+    def __init__(self, job: Job, store: FilmStore, models: Models, seconds_left: Callable[[], float | None]) -> None:
+        self.order, self.folder = job.order, store.workplace(job.id)
+        self.path = self.folder / FILM
+        self._job, self._store, self._models, self._seconds_left = job, store, models, seconds_left
+
+    def make(self, control: Control, on_progress: OnProgress) -> None:
+        """Make what is missing of it.
+
+        Raises:
+            ValueError: it cannot be made.
+            OSError: the disk is full or gone; what was written stays and can be taken up.
+            CancelledError: `control` said so; so does that.
+        """
+        while True:
+            if not journal_path(self.path).is_file():
+                self._begin(control, on_progress)
+            journal = read_journal(self.path)
+            if not journal.finished:
+                self._write(journal, control, on_progress)
+            elif not self.order.endless or not self._go_on(journal):
+                return
+
+    def show(self) -> None:
+        """A thumbnail and a sheet of small frames, of what there is of the film."""
+        if not self.path.is_file():
+            return
+        video = Video(self.path)
+        _save(video.frames[video.num_frames // 2], THUMBNAIL_WIDTH, self.folder / "thumbnail.webp")
+        numbers = np.linspace(0, video.num_frames - 1, SPRITES).round().astype(int)
+        height = max(2, round(SPRITE_WIDTH * video.height / video.width))
+        sprites = [resize_cover(video.frames[int(number)], height, SPRITE_WIDTH) for number in numbers]
+        rows = [np.concatenate(sprites[at : at + SPRITE_COLUMNS], axis=1) for at in range(0, SPRITES, SPRITE_COLUMNS)]
+        sheet = np.concatenate(rows)
+        _save(sheet, sheet.shape[1], self.folder / "spritesheet.jpg")
+
+    def preview(self, frames_THWC: Pixels) -> None:
+        """What is in the making, as a small picture."""
+        if len(frames_THWC):
+            _save(frames_THWC[-1], THUMBNAIL_WIDTH, self.folder / "preview.jpg")
+
+    def _begin(self, control: Control, on_progress: OnProgress) -> None:
+        """Put down the journal of a film that has no new frames yet."""
+        order, store = self.order, self._store
+        request = order.whole({name: store.upload(name) for name in order.uploads})
+        if order.extends:
+            journal = self._extended(store.workplace(order.extends) / FILM, request)
+        elif order.follows:
+            card, source = self._models.served[order.model].card(), SourceFilm.open(store.upload(order.follows))
+            pipe = self._model(make_plan(making.fitted(request, source, card), card))
+            journal = making.follow(pipe, request, source, splice=True)
+        else:
+            if order.endless:
+                request = self._piece(request)
+            pipe = self._model(make_plan(request, self._models.served[order.model].card()))
+            journal = making.begin(pipe, request, control, lambda progress: on_progress(progress, None))
+        journal.save(self.path)
+
+    def _model(self, plan: Plan) -> VideoPipeline:
+        torch.set_num_threads(self._models.threads)
+        return self._models.load(self.order.model, plan)
+
+    def _extended(self, source: Path, request: VideoRequest) -> Journal:
+        """Of a copy of a film made here, behind which more is to follow."""
+        pipe = self._models.of_journal(read_journal(source), self.order.model)
+        longer = making.go_on_with(pipe, read_journal(source, pipe.device), request)
+        copy = self.folder / f"{FILM}.copy"
+        shutil.copyfile(source, copy)
+        copy.replace(self.path)
+        return longer
+
+    def _write(self, journal: Journal, control: Control, on_progress: OnProgress) -> None:
+        pipe = self._models.of_journal(journal, self.order.model)
+        journal = read_journal(self.path, pipe.device)
+        with journal.open_film(self.path) as writer:
+            making.write(pipe, journal, writer, lambda progress: on_progress(progress, writer), control=control)
+
+    def _go_on(self, journal: Journal) -> bool:
+        """Put down the journal of an endless film's next piece, if there may be one."""
+        left = self._seconds_left()
+        if left is not None and left * journal.request.fps < 1:
+            return False
+        pipe = self._models.of_journal(journal, self.order.model)
+        told = [journal.request.prompt, *journal.request.story.values()][-1]
+        request = self._piece(make_request(prompt=told, fps=journal.request.fps, seed=journal.request.seed))
+        making.go_on_with(pipe, read_journal(self.path, pipe.device), request, told=False).save(self.path)
+        return True
+
+    def _piece(self, request: VideoRequest) -> VideoRequest:
+        """A piece of an endless film, as long as it may be."""
+        left = self._seconds_left()
+        seconds = PIECE_SECONDS if left is None else min(PIECE_SECONDS, left)
+        longest = max([round(seconds * request.fps), 1, *(frame + 1 for frame in request.story)])
+        return request.model_copy(update={"num_frames": longest, "seconds": None})
+
+
+def _save(pixels_HWC: Pixels, width: int, path: Path) -> None:
+    """A picture of that width at most, whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    picture = Image.fromarray(pixels_HWC)
+    picture.thumbnail((width, 10 * width))
+    picture.save(part, format="WEBP" if path.suffix == ".webp" else "JPEG", quality=80)
+    part.replace(path)

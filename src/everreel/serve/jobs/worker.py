@@ -1,0 +1,215 @@
+"""A process that makes films: `python -m everreel.serve.jobs.worker HOME NAME`, started by `supervisor`.
+
+What it serves stands in the first line of its standard input, as JSON. It is nicer than the server, so that answers
+come while films are made. The one invariant: it ends when its server does (its input ends then), and it touches a film
+only while it holds the film's lock; so what is left behind by one that was killed is whole, and nobody else writes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from everreel.film.control import CancelledError, Control
+from everreel.film.loading import model_options
+from everreel.film.pipeline import Progress
+from everreel.media import FilmWriter
+from everreel.memory import keep_freed_memory
+from everreel.serve.jobs.job import DiskFullError, Failure, FilmStore, Job, JobQueue, LostJobError, Report, Wanted
+from everreel.serve.jobs.produce import Film, Models
+from everreel.serve.jobs.queue import SqliteQueue
+from everreel.serve.jobs.service import nameless
+from everreel.serve.jobs.store import FolderStore
+
+IDLE, HELD, FULL = 0.2, 0.25, 1.0  # seconds between two looks: for a job, while paused, while the disk is full
+REPORT = 0.2
+PREVIEW_SHARE = 0.1  # of a worker's time, at most
+NICER = 10
+
+
+class Worker:
+    """Claims jobs and makes their films, one at a time."""
+
+    def __init__(self, name: str, queue: JobQueue, store: FilmStore, models: Models) -> None:
+        self.name, self.queue, self.store, self.models = name, queue, store, models
+
+    def run(self) -> None:
+        """For ever."""
+        while True:
+            job = self.queue.claim(self.name, list(self.models.served))
+            if job is None:
+                time.sleep(IDLE)
+            else:
+                self.work(job)
+
+    def work(self, job: Job) -> None:
+        """Make the film of a claimed job, or as much as is wanted of it."""
+        watch = _Watch(self, job)
+        film: Film | None = None
+        try:
+            with self._alone(job):
+                film = Film(job, self.store, self.models, lambda: self.queue.seconds_left(job.owner))
+                while not self._made(film, watch):
+                    watch.wait_for_room()
+                watch.settle(lambda: self.queue.finish(job.id, self.name, "completed"))
+        except LostJobError:
+            return
+        except _Left as left:
+            wanted = left.wanted
+            watch.settle(lambda: self._leave(job, film, wanted))
+        except ValueError as error:
+            self._fail(job, watch, Failure("invalid_request", nameless(" ".join(str(error).split()))))
+        except (MemoryError, RuntimeError, OSError) as error:
+            traceback.print_exc()
+            self._fail(job, watch, _failure(error))
+        except Exception:
+            traceback.print_exc()
+            self._fail(job, watch, Failure("internal_error", "the film could not be made; the server's log says why"))
+
+    def _made(self, film: Film, watch: _Watch) -> bool:
+        """Whether the film is finished; if not, the disk is full."""
+        try:
+            film.make(watch.control, lambda progress, writer: watch(progress, writer, film))
+            film.show()
+        except CancelledError:
+            assert watch.left, "nobody else cancels"
+            raise _Left(watch.left) from None
+        except (OSError, DiskFullError) as error:
+            if not isinstance(error, DiskFullError) and not self._is_full(error):
+                raise
+            return False
+        return True
+
+    def _is_full(self, error: OSError) -> bool:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return full or (error.errno == errno.EIO and self.store.free_bytes() <= 0)
+
+    def _leave(self, job: Job, film: Film | None, wanted: Wanted) -> None:
+        if wanted == "cancel" and film is not None:
+            with contextlib.suppress(OSError, ValueError):
+                film.show()
+        self.queue.finish(job.id, self.name, "cancelled" if wanted == "cancel" else "paused")
+
+    def _fail(self, job: Job, watch: _Watch, failure: Failure) -> None:
+        watch.settle(lambda: self.queue.finish(job.id, self.name, "failed", failure))
+
+    @contextlib.contextmanager
+    def _alone(self, job: Job) -> Iterator[None]:
+        """Wait until a worker that had the film before, and may still be ending, is gone."""
+        with FileLock(self.store.workplace(job.id) / "lock"):
+            yield
+
+
+class _Left(Exception):  # no error: somebody wants the film left as it is
+    def __init__(self, wanted: Wanted) -> None:
+        super().__init__(wanted)
+        self.wanted = wanted
+
+
+class _Watch:
+    """Between two rows: says how far the film is, and hears what is wanted."""
+
+    def __init__(self, worker: Worker, job: Job) -> None:
+        self.control = Control()
+        self.left: Wanted | None = None
+        self._worker, self._job = worker, job
+        self._said, self._frames, self._last = 0.0, -1, Report(job.row, job.num_rows, job.num_frames, job.num_bytes)
+        self._previewed, self._cost = 0.0, 0.0
+
+    def __call__(self, progress: Progress, writer: FilmWriter | None, film: Film) -> None:
+        frames = writer.num_frames if writer else 0
+        now = time.monotonic()
+        if frames == self._frames and now - self._said < REPORT and progress.row < progress.num_rows:
+            return
+        self._said, self._frames = now, frames
+        self._last = Report(progress.row, progress.num_rows, frames, writer.num_bytes if writer else 0)
+        if now - self._previewed > self._cost / PREVIEW_SHARE and self._worker.store.take_wish(self._job.id):
+            film.preview(progress.preview())
+            self._previewed = time.monotonic()
+            self._cost = self._previewed - now
+        wanted = self._report("")
+        while wanted == "pause" and not self._worker.queue.counts().get("queued"):
+            time.sleep(HELD)  # nobody else needs the worker, so the film stays in memory
+            wanted = self._report("paused")
+        if wanted != "run":
+            self.left = wanted
+            self.control.cancel()
+
+    def wait_for_room(self) -> None:
+        """The disk is full: wait until it is not, or nobody wants the film."""
+        while True:
+            wanted = self._report("the disk is full")
+            if wanted != "run":
+                raise _Left(wanted)
+            if self._worker.store.free_bytes() > 0:
+                return
+            time.sleep(FULL)
+
+    def settle(self, what: Callable[[], object]) -> None:
+        """Write down how it ended, even if that has to wait for room."""
+        while True:
+            try:
+                what()
+                return
+            except DiskFullError:
+                time.sleep(FULL)
+            except LostJobError:
+                return
+
+    def _report(self, waiting: str) -> Wanted:
+        last = self._last
+        report = Report(last.row, last.num_rows, last.num_frames, last.num_bytes, waiting)
+        try:
+            return self._worker.queue.report(self._job.id, self._worker.name, report)
+        except DiskFullError:
+            return "run"  # the film itself will find out
+
+
+def _failure(error: MemoryError | RuntimeError | OSError) -> Failure:
+    words = str(error).lower()
+    if isinstance(error, MemoryError) or "out of memory" in words or "not enough memory" in words:
+        rule = "the server has too little memory for that; ask for fewer pixels or frames a window"
+        return Failure("generation_failed", f"memory: {rule}")
+    if isinstance(error, OSError):
+        return Failure("internal_error", f"the film's file: {error.strerror or 'cannot be written'}")
+    return Failure("internal_error", "the film could not be made; the server's log says why")
+
+
+def _end_with_the_server() -> None:
+    """Nothing is said to a worker but that it should end."""
+    while sys.stdin.buffer.read(1):
+        pass
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve films until the server is gone."""
+    home, name = Path(sys.argv[1]), sys.argv[2]
+    told = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_the_server, daemon=True).start()
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(NICER)
+    if told["threads"]:
+        torch.set_num_threads(told["threads"])
+    keep_freed_memory()
+    served = {model: model_options(**options) for model, options in told["models"].items()}
+    models = Models(served)
+    first = next(iter(served))
+    if not served[first].memory:
+        models.load(first)
+    Worker(name, SqliteQueue(home), FolderStore(home), models).run()
+
+
+if __name__ == "__main__":
+    main()
