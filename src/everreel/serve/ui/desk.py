@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import gradio as gr
 
@@ -22,14 +23,22 @@ from everreel.serve.jobs.service import Jobs
 from everreel.serve.ui.form import Form, back_on_desk, form_of, order_of
 from everreel.serve.ui.shown import card_of, error_html, plan_html, screen_of
 
-Tokens = Callable[[str, Owner], str]
-"""What lets a plain video element see one film of an owner, for a while."""
 Who = Callable[[gr.Request], Owner | None]
 SETTINGS = ("model", "aspect", "size", "fps", "seed", "steps", "guidance", "schedule", "negative")
 FIELDS = ("prompt", "timeline", *SETTINGS)
 A_PAGE, MOST = 24, 480  # films in the gallery: at first and with each press for older ones, and at most
+FRESH = 1200  # seconds that a token is used again, so that what a browser has of a film stays its address
 REFUSALS = (RequestError, JobError)
+MOST_TOKENS = 10_000
 NOTHING: dict[str, Any] = {}
+
+
+class Tokens(Protocol):
+    """What lets a plain video element see one film of an owner, for an hour or so."""
+
+    def sign(self, film: str, owner: str) -> str:
+        """A token for the query of an address."""
+        ...
 
 
 class Desk:
@@ -37,6 +46,7 @@ class Desk:
 
     def __init__(self, jobs: Jobs, who: Who, tokens: Tokens, uploads: Path) -> None:
         self.jobs, self._who, self._tokens, self._uploads = jobs, who, tokens, uploads
+        self._signed: dict[tuple[str, str], tuple[float, str]] = {}
 
     def open(self, request: gr.Request) -> list[Any]:
         """The page as it opens: on the screen what is being made, else the newest film."""
@@ -168,7 +178,7 @@ class Desk:
         now = _mark([*shown, *([film] if film else [])], more)
         if now == mark:
             return [gr.skip()] * 5
-        token = self._tokens
+        token = self._token
         cards = [card_of(job, self.jobs, token(job.id, owner)) for job in shown]
         return [
             screen_of(film, self.jobs, token(film.id, owner)) if film else NOTHING,
@@ -177,6 +187,16 @@ class Desk:
             now,
             gr.Timer(active=any(not job.over and job.status != "paused" for job in (*shown, *filter(None, [film])))),
         ]
+
+    def _token(self, film: str, owner: Owner) -> str:
+        now, key = time.monotonic(), (film, owner.name)
+        made, token = self._signed.get(key, (-math.inf, ""))
+        if now - made > FRESH:
+            if len(self._signed) > MOST_TOKENS:
+                self._signed.clear()
+            token = self._tokens.sign(film, owner.name)
+            self._signed[key] = now, token
+        return token
 
     def _noticed(self, line: str, current: str = "", request: gr.Request | None = None) -> list[Any]:
         """The view, with a line on the screen; where even the view cannot be had, nothing changes."""

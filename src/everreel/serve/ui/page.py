@@ -33,9 +33,9 @@ from everreel.serve.ui.gate import Gate, key_in
 SECOND = 1.0
 AT_ONCE = 4  # events of a kind that are worked on at the same time
 LARGEST_PICTURE = 32_000_000  # bytes
-SCRIPTS = ("common.js", "timeline.js", "screen.js", "gallery.js")
+SCRIPTS = ("common.js", "live.js", "timeline.js", "screen.js", "gallery.js")
 DICE = "() => Math.floor(Math.random() * 2 ** 31)"
-ASPECTS = [("Wide 16:9", "16:9"), ("Tall 9:16", "9:16"), ("Square", "1:1")]
+ASPECTS = [("Wide", "16:9"), ("Tall", "9:16"), ("Square", "1:1")]
 SCHEDULES = [
     ("As the model likes", ""),
     ("Block by block", "blockwise"),
@@ -152,7 +152,7 @@ def _prompt() -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Markdown, gr.State]:
         autofocus=True,
     )
     with gr.Row(elem_id="er-prompt-tools"):
-        enhance = gr.Button("✨ Enhance the prompt", size="md", elem_id="er-enhance", min_width=180)
+        enhance = gr.Button("Enhance the prompt", size="md", elem_id="er-enhance", min_width=180)
         undo = gr.Button("Undo", size="md", visible=False, elem_id="er-undo", min_width=80)
     said = gr.Textbox(show_label=False, container=False, interactive=False, elem_id="er-added", lines=1, max_lines=4)
     return prompt, enhance, undo, said, gr.State("")
@@ -165,9 +165,11 @@ def _undoable(before: str) -> gr.Button:
 def _settings(jobs: Jobs) -> dict[str, Any]:
     """The fields of `SETTINGS`, by name."""
     with gr.Row(elem_id="er-quick"):
-        aspect = gr.Radio(ASPECTS, value="16:9", label="Shape", elem_id="er-aspect", min_width=260)
-        seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="er-seed", min_width=120)
-        dice = gr.Button("🎲", size="md", elem_id="er-dice", min_width=48, scale=0)
+        with gr.Column(scale=3, min_width=280):
+            aspect = gr.Radio(ASPECTS, value="16:9", label="Shape", elem_id="er-aspect")
+        with gr.Column(scale=2, min_width=200), gr.Row(elem_id="er-chance"):
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="er-seed", min_width=100)
+            dice = gr.Button("Roll", size="md", elem_id="er-dice", min_width=60, scale=0)
     with gr.Accordion("Settings", open=False, elem_id="er-settings"):
         names = list(jobs.models)
         with gr.Row():
@@ -224,6 +226,19 @@ def _theme() -> gr.themes.Base:
         font=list(FONT),
         font_mono=list(MONO),
     ).set(
+        body_background_fill="#f6f4f1",
+        body_background_fill_dark="#12100f",
+        block_label_text_color="#1c1917",
+        block_title_text_weight="600",
+        block_title_text_color="#1c1917",
+        block_title_text_color_dark="#f5f5f4",
+        input_background_fill="#ffffff",
+        input_border_color="#d6d3d1",
+        input_border_width="1px",
+        button_secondary_background_fill="#ffffff",
+        button_secondary_border_color="#d6d3d1",
+        button_border_width="1px",
+        button_secondary_text_color="#1c1917",
         button_primary_background_fill="#b43c0a",
         button_primary_background_fill_hover="#933108",
         button_primary_background_fill_dark="#c2440e",

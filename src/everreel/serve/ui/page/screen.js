@@ -3,9 +3,10 @@ everreel.screen = ({ element, trigger, props, watch }) => {
   const { el, button, copy, seconds: told } = everreel;
   const NAMES = { pause: "Pause", resume: "Resume", cancel: "Stop", edit: "Use as draft", delete: "Delete" };
   let film = null;
-  let shown = ""; // the address that the video plays
+  let shown = ""; // what the video plays: an address without its token
   let since = null; // { time, percent }: to tell how long it still takes
   let sure = 0;
+  let opened = false; // what is there when the page opens does not scroll it
 
   const video = el("video", { controls: true, muted: true, autoplay: true, playsInline: true, loop: false, id: "er-video" });
   const preview = el("img", { className: "er-preview", alt: "A preview of what is being made" });
@@ -71,25 +72,32 @@ everreel.screen = ({ element, trigger, props, watch }) => {
     }
   };
 
+  let stop = () => {};
   const play = () => {
     const address = film?.has_film ? film.video : "";
-    const keeps = address && shown.startsWith(`/v1/videos/${film.id}/stream`) && !video.error && !video.ended;
-    if (address === shown || keeps) return; // a film that has just been finished plays on
-    shown = address;
+    const what = address.split("?")[0]; // the token may be a newer one
+    const keeps = what && shown === `/v1/videos/${film.id}/stream` && !video.error && !video.ended;
+    if (what === shown || keeps) return; // a film that has just been finished plays on
+    stop();
+    stop = () => {};
+    shown = what;
     video.loop = Boolean(film && !film.live);
     if (film?.poster) video.poster = film.poster;
     else video.removeAttribute("poster");
-    if (address) video.src = address;
-    else video.removeAttribute("src");
-    video.load();
+    if (address && film.status !== "completed") stop = everreel.live(video, address, () => again(what));
+    else if (address) video.src = address;
+    else {
+      video.removeAttribute("src");
+      video.load();
+    }
   };
-  video.addEventListener("ended", () => film && !film.live && play());
-  video.addEventListener("error", () => {
-    const broken = shown;
+  const again = (broken) => {
     setTimeout(() => {
       if (film && shown === broken && broken) ((shown = ""), play());
     }, 2000);
-  });
+  };
+  video.addEventListener("ended", () => film && !film.live && play());
+  video.addEventListener("error", () => again(shown));
 
   const left = () => {
     if (film.status !== "in_progress" || film.endless) return (since = null), "";
@@ -100,7 +108,10 @@ everreel.screen = ({ element, trigger, props, watch }) => {
     return `about ${told(Math.max(1, Math.round((((now - since.time) / gained) * (100 - film.percent)) / 1000)))} left`;
   };
   const draw = () => {
+    const before = film?.id ?? null;
     film = props.value && props.value.id ? props.value : null;
+    if (film && opened && film.id !== before) stage.scrollIntoView({ block: "nearest", behavior: "smooth" });
+    opened ||= Boolean(film);
     element.firstChild.classList.toggle("er-none", !film);
     play();
     const isShown = Boolean(film?.has_film);
