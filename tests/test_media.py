@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from everreel.media import FilmWriter, Video, contact_sheet, read_image, resize_cover, write_image
+from everreel.media import ORIGIN, FilmWriter, Video, contact_sheet, read_image, resize_cover, write_image
 
 HEIGHT, WIDTH = 96, 160
 Pixels = npt.NDArray[np.uint8]
@@ -164,6 +164,33 @@ def test_a_resumed_film_has_the_same_bytes(tmp_path: Path, done: int) -> None:
             writer.append(block)
         assert (writer.num_frames, writer.num_bytes) == marks[-1]
     assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_a_film_says_that_a_model_made_it_and_nothing_else(tmp_path: Path) -> None:
+    write_film(tmp_path / "film.mp4", blocks_of(moving_picture(12), [4, 8]))
+    with av.open(tmp_path / "film.mp4") as container:
+        said = dict(container.metadata)
+    assert said.pop("comment") == ORIGIN == "Made with everreel, by a model: no camera saw this."
+    assert set(said) == {"major_brand", "minor_version", "compatible_brands"}
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_a_film_that_was_begun_without_a_tag_goes_on_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    blocks = blocks_of(moving_picture(20), [4, 8, 8])
+    with monkeypatch.context() as patch:
+        patch.setattr("everreel.media.with_comment", lambda header, comment: header)
+        marks = write_film(tmp_path / "old.mp4", blocks)
+        write_film(tmp_path / "film.mp4", blocks[:done])
+    assert b"no camera" not in (tmp_path / "old.mp4").read_bytes()
+    num_frames, num_bytes = marks[done - 1]
+    with FilmWriter.resume(
+        tmp_path / "film.mp4", HEIGHT, WIDTH, 24, num_frames=num_frames, num_bytes=num_bytes
+    ) as writer:
+        for block in blocks[done:]:
+            writer.append(block)
+    assert (tmp_path / "film.mp4").read_bytes() == (tmp_path / "old.mp4").read_bytes()
 
 
 def test_a_resume_at_a_wrong_place_is_refused_and_changes_nothing(tmp_path: Path) -> None:

@@ -19,17 +19,20 @@ from fractions import Fraction
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol, Self, overload
+from typing import Literal, Protocol, Self, overload
 
 import av
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from everreel.boxes import add_length, boxes, find, num_samples, place, read_comment, with_comment
+
 Pixels = npt.NDArray[np.uint8]
+ORIGIN = "Made with everreel, by a model: no camera saw this."
+"""What every film says of itself, as the comment among its tags."""
 
 _TICKS_PER_FRAME = 512  # of the MP4's clock, which runs at fps * 512
-_LENGTH_BOX = 20  # bytes of the box that tells the film's length
 _MOVIE_CLOCK = 1000  # units a second of the film's total length in the MP4's header
 _REC709 = 1  # the code of Rec. 709 for primaries, transfer and matrix alike
 _LIMITED_RANGE = 1
@@ -83,6 +86,7 @@ class FilmWriter:
         self.num_frames = 0
         self.num_bytes = 0
         self._num_fragments = 0
+        self._comment: str | None = ORIGIN
         if self.path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self.path))
         self._part: Path | None = self.path.with_name(self.path.name + ".part")
@@ -105,8 +109,8 @@ class FilmWriter:
             raise ValueError("frames = 0 frames: a block has at least one; 1 works")
         header, fragments = _encode(frames_THWC, self.fps)
         num_frames = self.num_frames + len(frames_THWC)
-        num_fragments = _place(fragments, self._num_fragments, self.num_frames * _TICKS_PER_FRAME)
-        header = _add_length(header, round(num_frames * _MOVIE_CLOCK / self.fps))
+        num_fragments = place(fragments, self._num_fragments, self.num_frames * _TICKS_PER_FRAME)
+        header = add_length(self._described(header), round(num_frames * _MOVIE_CLOCK / self.fps))
         if self.num_bytes:
             self._check_header(header)
         self._put(header, fragments, max(self.num_bytes, len(header)))
@@ -166,17 +170,21 @@ class FilmWriter:
             raise FileNotFoundError(errno.ENOENT, "the film to resume is not there", str(self.path))
         self._file = self._open(self.path, "r+b")
         try:
+            self._comment = read_comment(self._file)  # older films have none, and a header keeps its length
             self._find_end(num_frames, num_bytes, begin)
         except BaseException:
             self._file.close()
             raise
 
+    def _described(self, header: bytes) -> bytes:
+        return header if self._comment is None else with_comment(header, self._comment)
+
     def _find_end(self, num_frames: int, num_bytes: int, begin: int) -> None:
         found_frames, end = 0, 0
-        for kind, start, stop in _boxes(self._file, 0, num_bytes):
+        for kind, start, stop in boxes(self._file, 0, num_bytes):
             if kind == b"moof":
                 self._num_fragments += 1
-                found_frames += _num_samples(self._file, start, stop) if start > begin else 0
+                found_frames += num_samples(self._file, start, stop) if start > begin else 0
             elif kind == b"mdat":
                 end = stop
         if (found_frames, end) != (num_frames, num_bytes):
@@ -189,7 +197,7 @@ class FilmWriter:
 
     def _check_header(self, header: bytes) -> None:
         """The decoder is set up once, so every block must be encoded exactly as the first one was."""
-        length = _find(io.BytesIO(header), 0, len(header), b"moov", b"mvex", b"mehd") + 4
+        length = find(io.BytesIO(header), 0, len(header), b"moov", b"mvex", b"mehd") + 4
         self._file.seek(0)
         there = self._file.read(len(header)) or b""
         there = there[:length] + header[length : length + 8] + there[length + 8 :]
@@ -393,9 +401,6 @@ def _to_rgb(image: Image.Image) -> Pixels:
     return np.array(upright.convert("RGB"))
 
 
-# The rest knows the MP4 format, a tree of boxes: size in four bytes, kind in four, content.
-
-
 def _encode(frames_THWC: Pixels, fps: int) -> tuple[bytes, bytearray]:
     """One block as an MP4 of its own: its header, and its fragments with times that start at zero."""
 
@@ -436,58 +441,5 @@ def _encode_frames(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     data = file.getvalue()
-    split = next(start - 8 for kind, start, _ in _boxes(file, 0, len(data)) if kind == b"moof")
+    split = next(start - 8 for kind, start, _ in boxes(file, 0, len(data)) if kind == b"moof")
     return data[:split], bytearray(data[split:])
-
-
-def _place(fragments: bytearray, num_fragments: int, ticks: int) -> int:
-    """Number the fragments of a block and move them in time, in place; returns how many the film has then."""
-    file = io.BytesIO(fragments)
-    for kind, start, stop in _boxes(file, 0, len(fragments)):
-        if kind == b"moof":
-            num_fragments += 1
-            numbering = _find(file, start, stop, b"mfhd")
-            struct.pack_into(">I", fragments, numbering + 4, num_fragments)
-            timing = _find(file, start, stop, b"traf", b"tfdt")
-            assert fragments[timing] == 1, "the start of a fragment is written in 64 bits"
-            (since_block,) = struct.unpack_from(">Q", fragments, timing + 4)
-            struct.pack_into(">Q", fragments, timing + 4, since_block + ticks)
-    return num_fragments
-
-
-def _num_samples(file: BinaryIO, start: int, stop: int) -> int:
-    """How many frames the fragment has whose `moof` box holds start to stop."""
-    file.seek(_find(file, start, stop, b"traf", b"trun") + 4)
-    return int.from_bytes(file.read(4))
-
-
-def _add_length(header: bytes, length: int) -> bytes:
-    """The header with the box that tells the film's length; without it players show none."""
-    file = io.BytesIO(header)
-    extends = _find(file, 0, len(header), b"moov", b"mvex")
-    box = struct.pack(">I4sIQ", _LENGTH_BOX, b"mehd", 1 << 24, length)
-    longer = bytearray(header[:extends] + box + header[extends:])
-    for content in (_find(file, 0, len(header), b"moov"), extends):
-        (size,) = struct.unpack_from(">I", longer, content - 8)
-        struct.pack_into(">I", longer, content - 8, size + _LENGTH_BOX)
-    return bytes(longer)
-
-
-def _find(file: BinaryIO, start: int, stop: int, *path: bytes) -> int:
-    """Where the content begins of the first box that is reached by a path of kinds."""
-    for kind in path:
-        start, stop = next((begin, end) for found, begin, end in _boxes(file, start, stop) if found == kind)
-    return start
-
-
-def _boxes(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
-    """The boxes between start and stop that are there in full: kind, begin and end of the content."""
-    stop = min(stop, file.seek(0, os.SEEK_END))
-    while start + 8 <= stop:
-        file.seek(start)
-        size, kind = struct.unpack(">I4s", file.read(8))
-        end = start + size
-        if size < 8 or end > stop:
-            return
-        yield kind, start + 8, end
-        start = end

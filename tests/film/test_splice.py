@@ -14,8 +14,8 @@ import pytest
 
 from everreel.film import h264, splice
 from everreel.film.source import SourceFilm
-from everreel.film.splice import Splice
-from everreel.media import FilmWriter, resize_cover
+from everreel.film.splice import ORIGIN_OF_REST, Splice
+from everreel.media import ORIGIN, FilmWriter, resize_cover
 from tests.film.films import CODECS, natural, numbered, packets, psnr, samples, shown, write
 
 NEW = natural(9, 32, 48, noise=0)
@@ -138,6 +138,34 @@ def test_a_film_can_be_made_longer_again_and_again(tmp_path):
     assert len(shown(path)[1]) == 6 + 3 * 9
     with av.open(path) as file:
         assert h264.free_id(file.streams.video[0].codec_context.extradata) == 31 - 3
+
+
+def comment(path):
+    with av.open(path) as file:
+        return file.metadata.get("comment")
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_a_film_says_which_part_of_it_a_model_made(tmp_path, codec):
+    path = write(tmp_path / "film.mp4", natural(4), codec)
+    with av.open(path) as old, av.open(tmp_path / "told.mp4", "w") as new:
+        new.metadata.update({"comment": "by hand", "title": "a cat", "location": "+47.0+008.0/"})
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in filter(lambda packet: packet.size, old.demux(video=0)):
+            packet.stream = stream
+            new.mux(packet)
+    assert comment(tmp_path / "told.mp4") == "by hand"
+    assert spliced(SourceFilm.open(tmp_path / "told.mp4"), tmp_path / "one.mp4").copied == (codec == "libx264")
+    spliced(SourceFilm.open(tmp_path / "one.mp4"), tmp_path / "two.mp4")
+    assert comment(tmp_path / "one.mp4") == comment(tmp_path / "two.mp4") == ORIGIN_OF_REST
+    assert not any(word in (tmp_path / "one.mp4").read_bytes() for word in (b"a cat", b"by hand", b"+47.0", b"Lavf"))
+
+
+def test_a_film_that_follows_one_made_here_was_made_by_a_model(tmp_path):
+    with FilmWriter(tmp_path / "film.mp4", 48, 64, 24) as film:
+        film.append(natural(4))
+    spliced(SourceFilm.open(tmp_path / "film.mp4"), tmp_path / "out.mp4")
+    assert comment(tmp_path / "out.mp4") == ORIGIN
 
 
 @pytest.mark.parametrize("name", [name for name in CODECS if name != "h264"])

@@ -9,14 +9,14 @@ from __future__ import annotations
 import io
 import struct
 
-from everreel.media import _find
+from everreel.boxes import find
 
 
 def _way_to_avcc(header: bytes) -> list[int]:
     """Where the content begins of each box from `moov` to `avcC`, in the first track."""
     file, start, contents = io.BytesIO(header), 0, []
     for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1", b"avcC"):
-        content = _find(file, start, len(header), kind)
+        content = find(file, start, len(header), kind)
         contents.append(content)
         start = content + {b"stsd": 8, b"avc1": 78}.get(kind, 0)
     return contents

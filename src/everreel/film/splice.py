@@ -33,20 +33,21 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from everreel.boxes import add_length, boxes, place, with_comment
 from everreel.film.h264 import free_id, merged, read_avcc, with_avcc
 from everreel.film.source import Picture, SourceFilm, open_film, picture_stream
 from everreel.media import (
     _CONVERSION,
     _H264,
+    ORIGIN,
     FilmWriter,
     Pixels,
-    _add_length,
-    _boxes,
     _encode_frames,
-    _place,
     resize_cover,
 )
 
+ORIGIN_OF_REST = "Made longer with everreel: what follows the first film in it is by a model, no camera saw that."
+"""What a film says of itself whose beginning was not made here."""
 _ENOUGH = 45.0  # dB of PSNR, over Y, U and V together, that each frame of an encoded source has at least
 # A quantizer of 16 nearly always does, and the worst that 12 can do to noise is 47 dB.
 _QUANTIZERS = (16, 12, 8)
@@ -120,7 +121,8 @@ class Splice(FilmWriter):
 
     The source's part is written at once, into `output.part`; the film has its name when the first new block is in it
     too. `copied` tells whether the source's pictures were copied bit for bit; `said` is a line about it for the user.
-    Pictures and sound are kept, subtitles, chapters and tags are not. `go_on` takes up such a film, `resume` does not.
+    Pictures and sound are kept, subtitles, chapters and tags are not; as a tag the film says where it is from. `go_on`
+    takes up such a film, `resume` does not.
 
     Raises:
         ValueError: `output` is the source, or `fps` is not positive, or the source cannot be read.
@@ -193,9 +195,9 @@ class Splice(FilmWriter):
             raise ValueError(f"{self.path}: was begun with another encoder than this one")
         num_frames = self.num_frames + len(frames_THWC)
         begin = self._last + round(Fraction(self.num_frames + 1, self.fps) * self._clock) - self._first
-        num_fragments = _place(fragments, self._num_fragments, begin)
+        num_fragments = place(fragments, self._num_fragments, begin)
         length = self._last + round(Fraction(num_frames + 1, self.fps) * self._clock)
-        self._put(_add_length(self._header, max(length, self._sound_end)), fragments, self.num_bytes)
+        self._put(add_length(self._header, max(length, self._sound_end)), fragments, self.num_bytes)
         self.num_frames = num_frames
         self._num_fragments = num_fragments
 
@@ -205,7 +207,7 @@ class Splice(FilmWriter):
         self._options: Mapping[str, str] = {}
 
     def _find_end(self, num_frames: int, num_bytes: int, begin: int) -> None:
-        self._check_header(_add_length(self._header, 0))
+        self._check_header(add_length(self._header, 0))
         super()._find_end(num_frames, num_bytes, begin)
 
     def _begin(self) -> None:
@@ -250,6 +252,8 @@ class Splice(FilmWriter):
             av.open(file, "w", format="mp4", options=options, buffer_size=_BUFFER) as output,
         ):
             stream = picture_stream(film, self.source.path)
+            made = film.metadata.get("comment") in (ORIGIN, ORIGIN_OF_REST)
+            self._origin = film.metadata["comment"] if made else ORIGIN_OF_REST
             frames = (
                 _Copy(self.source, output, stream, self._clock)
                 if quantizer is None
@@ -257,7 +261,7 @@ class Splice(FilmWriter):
             )
             self._mux(film, output, stream, frames)
         self._pass_on()
-        self._num_fragments = sum(kind == b"moof" for kind, _, _ in _boxes(self._file, 0, self.num_bytes))
+        self._num_fragments = sum(kind == b"moof" for kind, _, _ in boxes(self._file, 0, self.num_bytes))
         return frames.psnr
 
     def _mux(self, film: InputContainer, output: OutputContainer, stream: VideoStream, frames: _Copy | _Encode) -> None:
@@ -292,12 +296,12 @@ class Splice(FilmWriter):
         """Write what the muxer has given; its header is changed first, when all of it has come."""
         data = self._muxed.getvalue()
         if data and not self.num_bytes:
-            boxes = _boxes(io.BytesIO(data), 0, len(data))
-            end = next((end for kind, _, end in boxes if kind == b"moov"), 0)
+            end = next((end for kind, _, end in boxes(io.BytesIO(data), 0, len(data)) if kind == b"moov"), 0)
             if not end:
                 return
-            self._header = with_avcc(data[:end], merged(read_avcc(data[:end]), self._new_avcc))
-            self._add(_add_length(self._header, 0))
+            header = with_avcc(data[:end], merged(read_avcc(data[:end]), self._new_avcc))
+            self._header = with_comment(header, self._origin)
+            self._add(add_length(self._header, 0))
             data = data[end:]
         if data:
             self._add(data)

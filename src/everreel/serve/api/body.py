@@ -241,8 +241,9 @@ def _together(fields: list[tuple[str, str | Sent]]) -> dict[str, Any]:
                 raise ApiError(400, f"{name}: is there twice", name)
             found[top] = value
             continue
-        held: Any = found.setdefault(top, {} if keys[0] else [])
-        if not isinstance(held, dict if keys[0] else list):
+        empty: Any = {} if keys[0] else []
+        held = found.setdefault(top, empty)
+        if type(held) is not type(empty):
             raise ApiError(400, f"{name}: is there twice, in two ways", name)
         if keys[0]:
             if keys[0] in held:

@@ -28,8 +28,6 @@ MOST_BUCKETS = 10_000
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "X-Frame-Options": "SAMEORIGIN",
-    "Cross-Origin-Opener-Policy": "same-origin",
 }
 LOCKED = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 STYLED = f"{LOCKED}; style-src 'unsafe-inline'"

@@ -252,6 +252,10 @@ class JobQueue(Protocol):
         """How much more film an owner may have, by the quota of the last order; None: as much as there is time for."""
         ...
 
+    def running(self) -> Sequence[Job]:
+        """Jobs in progress, everybody's."""
+        ...
+
     def counts(self) -> Mapping[Status, int]:
         """Jobs by status."""
         ...

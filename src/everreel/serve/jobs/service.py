@@ -94,6 +94,10 @@ class Jobs:
             plan = self._check(order, owner)  # what was made whole is longer
         assert plan.request.num_frames
         seconds = 0 if order.endless else plan.request.num_frames / plan.request.fps
+        # Written down as settled: what follows the film later, and what tells of it, need not ask for its source again.
+        settled = {"height": plan.request.height, "width": plan.request.width, "resolution": None, "aspect": None}
+        settled |= {} if order.endless else {"num_frames": plan.request.num_frames, "seconds": None}
+        order = order.model_copy(update={"request": order.request.model_copy(update=settled)})
         return self.queue.put(order, owner, seconds=seconds, priority=priority, idempotency_key=idempotency_key)
 
     def outlook(self, order: Order, owner: Owner) -> Outlook:
