@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -67,7 +68,7 @@ class Worker:
             return
         except _Left as left:
             wanted = left.wanted
-            watch.settle(lambda: self._leave(job, film, wanted))
+            watch.settle(lambda: self._leave(job, film, watch, wanted))
         except ValueError as error:
             self._fail(job, watch, Failure("invalid_request", nameless(" ".join(str(error).split()))))
         except (MemoryError, RuntimeError, OSError) as error:
@@ -81,8 +82,8 @@ class Worker:
         """Whether the film is finished; if not, the disk is full."""
         try:
             film.make(watch.control, lambda progress, writer: watch(progress, writer, film))
-            watch.last()
             film.show()
+            watch.made(*film.standing())
         except CancelledError:
             assert watch.left, "nobody else cancels"
             raise _Left(watch.left) from None
@@ -96,10 +97,11 @@ class Worker:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return full or (error.errno == errno.EIO and self.store.free_bytes() <= 0)
 
-    def _leave(self, job: Job, film: Film | None, wanted: Wanted) -> None:
+    def _leave(self, job: Job, film: Film | None, watch: _Watch, wanted: Wanted) -> None:
         if wanted == "cancel" and film is not None:
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, DiskFullError, LostJobError):
                 film.show()
+                watch.made(*film.standing())
         self.queue.finish(job.id, self.name, "cancelled" if wanted == "cancel" else "paused")
 
     def _fail(self, job: Job, watch: _Watch, failure: Failure) -> None:
@@ -127,10 +129,8 @@ class _Watch:
         self._worker, self._job = worker, job
         self._said, self._frames, self._last = 0.0, -1, Report(job.row, job.num_rows, job.num_frames, job.num_bytes)
         self._previewed, self._cost = 0.0, 0.0
-        self._writer: FilmWriter | None = None
 
     def __call__(self, progress: Progress, writer: FilmWriter | None, film: Film) -> None:
-        self._writer = writer
         frames = writer.num_frames if writer else 0
         now = time.monotonic()
         if frames == self._frames and now - self._said < REPORT and progress.row < progress.num_rows:
@@ -149,12 +149,10 @@ class _Watch:
             self.left = wanted
             self.control.cancel()
 
-    def last(self) -> None:
-        """Say how long the film has become: its last block is written after the last row was told."""
-        if self._writer is not None:
-            frames, size = self._writer.num_frames, self._writer.num_bytes
-            self._last = Report(self._last.num_rows, self._last.num_rows, frames, size)
-            self.settle(lambda: self._worker.queue.report(self._job.id, self._worker.name, self._last))
+    def made(self, num_frames: int, num_bytes: int) -> None:
+        """The last word of a film that is not being made any more."""
+        self._last = replace(self._last, num_frames=num_frames, num_bytes=num_bytes)
+        self._worker.queue.report(self._job.id, self._worker.name, self._last)
 
     def wait_for_room(self) -> None:
         """The disk is full: wait until it is not, or nobody wants the film."""
@@ -178,10 +176,8 @@ class _Watch:
                 return
 
     def _report(self, waiting: str) -> Wanted:
-        last = self._last
-        report = Report(last.row, last.num_rows, last.num_frames, last.num_bytes, waiting)
         try:
-            return self._worker.queue.report(self._job.id, self._worker.name, report)
+            return self._worker.queue.report(self._job.id, self._worker.name, replace(self._last, waiting=waiting))
         except DiskFullError:
             return "run"  # the film itself will find out
 

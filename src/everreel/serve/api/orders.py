@@ -1,0 +1,317 @@
+"""From a body to an order: names of other servers, text of forms, pictures and films that are sent or named.
+
+Order of precedence: what stands in the body itself, then `extra_body`, then `extra_params`. The one invariant: what a
+field cannot mean here is refused by name; nothing that was asked for is dropped in silence.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import difflib
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, ValidationError
+
+from everreel.film.request import RequestError, one_line
+from everreel.serve.api.body import Body, Sent, json_value
+from everreel.serve.api.errors import ApiError
+from everreel.serve.api.schema import VideoCreate, VideoExtend
+from everreel.serve.jobs.job import JobError, Owner
+from everreel.serve.jobs.order import REQUEST_FIELDS, Order, make_order
+from everreel.serve.jobs.service import Jobs
+
+MERGED = ("extra_body", "extra_params")
+PICTURES: tuple[str, ...] = ("input_reference", "end_image", "keyframes")
+ALIASES = {
+    "flow_shift": "shift",
+    "prompt_schedule": "story",
+    "reference_url": "input_reference",
+    "image_reference": "input_reference",
+    "video_reference": "input_reference",
+}
+_CHARACTERS = "characters are not served here; say in the prompt who is to be seen"
+_LORA = "start the server with --lora instead"
+_ONE_SCALE = "there is one guidance scale here: guidance_scale"
+_SEND = "no path of a request is read; send the file itself"
+_KEPT = "films are kept by the server; fetch them from /v1/videos/{id}/content"
+_RATE = "films are made at their rate, not filled in: fps"
+MEANINGLESS = {
+    "character_ids": _CHARACTERS,
+    "output_path": _KEPT,
+    "save_result_path": _KEPT,
+    "file_path": _KEPT,
+    "response_format": _KEPT,
+    "diffusers_kwargs": "no other engine's arguments are taken; see /docs for the fields",
+    "enable_teacache": "say step_cache = 0.1 instead",
+    "guidance_scale_2": _ONE_SCALE,
+    "true_cfg_scale": _ONE_SCALE,
+    "generator_device": "noise is the same on every device here; seed is all it takes",
+    "output_quality": "films have one quality here",
+    "output_compression": "films have one quality here",
+    "rollout": "schedule says how a film is made",
+    "rollout_sde_type": "films are made without noise on the way",
+    "lora": _LORA,
+    "lora_name": _LORA,
+    "lora_path": _LORA,
+    "lora_strength": _LORA,
+    "image_path": f"{_SEND} as input_reference",
+    "video_path": f"{_SEND} as input_reference",
+    "last_frame_path": f"{_SEND} as end_image",
+    "use_prompt_enhancer": "say enhance = true instead",
+    "enable_frame_interpolation": _RATE,
+    "frame_interpolation_exp": _RATE,
+    "stream": "every film streams: GET /v1/videos/{id}/stream",
+    "n": "one film a request; send the request again with another seed",
+}
+_JSON_IN_FORMS = {*MERGED, "input_reference", "end_image", "keyframes", "story", "video"}
+_DATA = re.compile(r"data:(?:image|video)/[\w.+-]{1,40};base64,", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An order that is checked as far as its words go; `order` also takes over what was sent with it."""
+
+    values: dict[str, Any]
+    pictures: dict[str, Any]
+    priority: int
+
+
+def asked(body: Body, model: type[BaseModel] = VideoCreate) -> Asked:
+    """The fields of a body, checked.
+
+    Raises:
+        ApiError: a field is unknown, or is not of its type.
+        RequestError: a value cannot be.
+    """
+    values = fields_of(body, model)
+    pictures = {name: values.pop(name) for name in PICTURES if name in values}
+    priority = values.pop("priority", 0)
+    for name in ("user", "quality"):
+        values.pop(name, None)
+    if "size" in values:
+        values |= _size(values.pop("size"), values)
+    if "seconds" in values:
+        values["seconds"] = float(values["seconds"])
+    if "story" in values:
+        values["story"] = _story(values["story"], values.get("fps") or 24)
+    return Asked(values, pictures, priority)
+
+
+def fields_of(body: Body, model: type[BaseModel]) -> dict[str, Any]:
+    """What a body says, by the names of a model's fields; what is null, or empty in a form, is left out.
+
+    Raises: ApiError.
+    """
+    values = _merged(body)
+    for alias, name in ALIASES.items():
+        if alias in values and name in model.model_fields:
+            if name in values:
+                raise ApiError(400, f"{alias}: says the same as {name}; leave one out", alias, "invalid_value")
+            values[name] = values.pop(alias)
+    for name in values:
+        if name not in model.model_fields:
+            _unknown(name, model)
+    try:
+        checked = model.model_validate(values, strict=not body.form)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0]) if first["loc"] else None
+        raise ApiError(400, _said(error), field, "missing" if first["type"] == "missing" else "invalid_type") from None
+    return {name: getattr(checked, name) for name in checked.model_fields_set if getattr(checked, name) is not None}
+
+
+def order_of(asked: Asked, body: Body, jobs: Jobs, owner: Owner, fetch: bool) -> Order:
+    """The order; what was sent becomes the owner's uploads.
+
+    Raises:
+        ApiError: a reference is none.
+        RequestError: it cannot be made.
+        JobError: as from `Jobs.upload`.
+    """
+    values = {"model": jobs.default_model, **asked.values}
+    make_order(**values)  # what is wrong with the words is said before files are read
+    take = _Take(jobs, owner, body.folder, fetch)
+    given: dict[str, Any] = {}
+    for name, reference in asked.pictures.items():
+        if name == "keyframes":
+            given[name] = {int(frame): take(one, f"keyframes[{frame}]")[1] for frame, one in reference.items()}
+        elif name == "end_image":
+            given[name] = take(reference, name)[1]
+        else:
+            kind, upload = take(reference, name, film=True)
+            given["image" if kind == "image" else "follows"] = upload
+    try:
+        return make_order(**values, **given)
+    except RequestError as error:
+        raise RequestError(_wire_name(str(error))) from None
+
+
+def extension_of(body: Body, jobs: Jobs, owner: Owner, fetch: bool) -> tuple[Order, int]:
+    """The order of a film that goes on with another, and its priority. Raises: as `asked` and `order_of`."""
+    found = asked(body, VideoExtend)
+    values = dict(found.values)
+    video = values.pop("video")
+    named = video.get("id") if isinstance(video, dict) else video
+    if isinstance(named, str) and re.fullmatch(r"video_[0-9a-f]{32}", named):
+        if values.get("model") not in (None, jobs.get(named, owner).order.model):
+            raise ApiError(400, "model: a film goes on with the model that made it; leave it out", "model")
+        if "fps" in values:
+            raise ApiError(400, "fps: a film goes on at its own rate; leave it out", "fps")
+        kept = {name: value for name, value in values.items() if name in REQUEST_FIELDS}
+        order = jobs.extension(named, owner, **kept)
+        return order.model_copy(update={"enhance": bool(values.get("enhance"))}), found.priority
+    if "prompt" not in values:
+        raise ApiError(400, "prompt: must be given, as this film is not known here", "prompt", "missing")
+    make_order(model=jobs.default_model, **values)
+    kind, upload = _Take(jobs, owner, body.folder, fetch)(video, "video", film=True)
+    if kind != "video":
+        raise ApiError(400, "video: is a picture; POST /v1/videos begins a film with one", "video", "invalid_value")
+    return make_order(**{"model": jobs.default_model, **values}, follows=upload), found.priority
+
+
+class _Take:
+    """Makes uploads of what a request sends or names."""
+
+    def __init__(self, jobs: Jobs, owner: Owner, folder: Path, fetch: bool) -> None:
+        self._jobs, self._owner, self._folder, self._fetch = jobs, owner, folder, fetch
+
+    def __call__(self, reference: Any, name: str, *, film: bool = False) -> tuple[str, str]:  # noqa: ANN401
+        """Whether it is an image or a video, and its id."""
+        kind, upload = self._found(reference, name)
+        if kind == "video" and not film:
+            raise ApiError(400, f"{name}: is a film; a picture is needed", name, "invalid_value")
+        return kind, upload
+
+    def _found(self, reference: Any, name: str) -> tuple[str, str]:  # noqa: ANN401 -- a `Reference`
+        if isinstance(reference, Sent):
+            return self._upload(reference.path, name)
+        if isinstance(reference, dict):
+            reference = reference.get("id")
+        given: dict[str, str | None] = {"file_id": None, "image_url": None}
+        if isinstance(reference, str):
+            given["file_id" if reference.startswith("file_") else "image_url"] = reference
+        else:
+            given = reference.model_dump()
+        if (given["file_id"] is None) == (given["image_url"] is None):
+            raise ApiError(400, f"{name}: must have file_id or image_url, and only one of them", name, "invalid_value")
+        if given["file_id"] is not None:
+            return self._known(given["file_id"], name)
+        return self._upload(self._from_url(str(given["image_url"]), name), name)
+
+    def _known(self, upload: str, name: str) -> tuple[str, str]:
+        if not re.fullmatch(r"file_[0-9a-f]{32}", upload):
+            raise ApiError(400, f"{name} = {upload[:60]!r}: is no id of a file", name, "invalid_value")
+        path = _naming(name, lambda: self._jobs.store.upload(upload, self._owner.name))
+        return "image" if path.suffix == ".png" else "video", upload
+
+    def _upload(self, path: Path, name: str) -> tuple[str, str]:
+        upload = _naming(name, lambda: self._jobs.upload(path, self._owner))
+        return upload.kind, upload.id
+
+    def _from_url(self, url: str, name: str) -> Path:
+        found = _DATA.match(url)
+        if found:
+            try:
+                data = base64.b64decode(url[found.end() :], validate=True)
+            except (binascii.Error, ValueError):
+                raise ApiError(400, f"{name}: its data: URL is not base64", name, "invalid_value") from None
+            if len(data) > self._jobs.limits.upload_bytes:
+                raise ApiError(413, f"{name}: must be at most {self._jobs.limits.upload_bytes} bytes", name)
+            path = self._folder / secrets.token_hex(8)
+            path.write_bytes(data)
+            return path
+        if not url.lower().startswith(("http://", "https://")):
+            rule = "must be a file, the id of one, or a data: URL of a picture in base64"
+            raise ApiError(400, f"{name} = {url[:60]!r}: {rule}", name, "invalid_value")
+        if not self._fetch:
+            rule = "this server fetches nothing; send the picture itself, or a data: URL of it"
+            raise ApiError(400, f"{name}: {rule}", name, "invalid_value")
+        from everreel.serve.jobs.fetch import fetch_image  # type: ignore[import-not-found, unused-ignore]
+
+        fetched: Path = _naming(name, lambda: fetch_image(url, self._jobs.limits))
+        return fetched.replace(self._folder / secrets.token_hex(8))
+
+
+def _naming(name: str, do: Callable[[], Any]) -> Any:  # noqa: ANN401 -- what it does
+    """Do it, and let what is wrong be said of the field that the client sent."""
+    try:
+        return do()
+    except (RequestError, JobError) as error:
+        said = re.sub(r"^(?:upload|image|video|source|file|film|url)(?: = [^:]*)?: ", "", str(error))
+        raise type(error)(f"{name}: {said}") from None
+
+
+def _merged(body: Body) -> dict[str, Any]:
+    """The body with what `extra_body` and `extra_params` add; in a form, JSON where a field may hold it."""
+    values = {name: _opened(name, value) for name, value in body.values.items()} if body.form else dict(body.values)
+    for name in MERGED:
+        more = values.pop(name, None)
+        if more is None:
+            continue
+        if not isinstance(more, dict):
+            raise ApiError(400, f"{name}: must be a JSON object", name, "invalid_type")
+        values = {**more, **values}
+    if body.form:
+        values = {name: value for name, value in values.items() if value != "" or name == "prompt"}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _opened(name: str, value: Any) -> Any:  # noqa: ANN401 -- whatever a form holds
+    if name in _JSON_IN_FORMS and isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        return json_value(value, name)
+    return value
+
+
+def _unknown(name: str, model: type[BaseModel]) -> NoReturn:
+    if name in MEANINGLESS:
+        raise ApiError(400, f"{name}: has no meaning here: {MEANINGLESS[name]}", name, "unsupported_field")
+    names = [*model.model_fields, *(alias for alias, real in ALIASES.items() if real in model.model_fields)]
+    nearest = max(names, key=lambda known: difflib.SequenceMatcher(None, name, known).ratio())
+    shown = name if name.isidentifier() and len(name) <= 40 else repr(name[:40])
+    raise ApiError(400, f"{shown}: is not known; nearest that is: {nearest}", name[:40], "unknown_field")
+
+
+def _said(error: ValidationError) -> str:
+    """The first thing that is wrong, as short as it goes, with the field whole: story[0].prompt, not story."""
+    first = error.errors()[0]
+    path = [part for part in first["loc"] if not (isinstance(part, str) and re.search(r"[^\w]|^[A-Z]", part))]
+    if first["type"] == "missing" or len(path) < 2:
+        line = one_line(error)
+        return line if len(line) < 300 or " = " not in line else f"{line.split(' = ')[0]}: {first['msg'].lower()}"
+    name = str(path[0]) + "".join(f"[{part}]" if not isinstance(part, str) else f".{part}" for part in path[1:])
+    return f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _size(size: str, values: Mapping[str, Any]) -> dict[str, int]:
+    found = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", size)
+    if not found:
+        raise RequestError(f"size = {size[:40]!r}: must be WIDTHxHEIGHT; 160x96 works")
+    for name in ("height", "width", "resolution", "aspect"):
+        if name in values:
+            raise RequestError(f"{name} = {values[name]!r}: size says it already; leave one out")
+    return {"width": int(found[1]), "height": int(found[2])}
+
+
+def _story(story: Any, fps: int) -> dict[int, str]:  # noqa: ANN401 -- as the model of the body has it
+    if isinstance(story, dict):
+        return {int(frame): told for frame, told in story.items()}
+    told: dict[int, str] = {}
+    for number, part in enumerate(story):
+        if (part.seconds is None) == (part.frame is None):
+            raise RequestError(f"story[{number}]: must have seconds or frame, and only one of them")
+        frame = part.frame if part.frame is not None else round(part.seconds * fps)
+        if frame in told:
+            raise RequestError(f"story[{number}]: begins at frame {frame}, as the part before it; {frame + 1} works")
+        told[frame] = part.prompt
+    return told
+
+
+def _wire_name(said: str) -> str:
+    """Our name of a field, as a client knows it."""
+    return re.sub(r"^(?:image|follows)\b", "input_reference", said)
