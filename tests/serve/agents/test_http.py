@@ -58,7 +58,7 @@ class Served:
 
 @pytest.fixture
 def jobs(tmp_path: Path) -> Jobs:
-    return house(tmp_path)
+    return house(tmp_path / "home")
 
 
 @pytest.fixture

@@ -21,14 +21,13 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult
 from PIL import Image
 
-from everreel.media import Video
+from everreel.media import FilmWriter, Video
 from everreel.serve.agents.caller import CALLER
 from everreel.serve.agents.look import MOST_BYTES
 from everreel.serve.agents.server import make_server
-from everreel.serve.jobs import uploads
 from everreel.serve.jobs.job import Owner
 from everreel.serve.jobs.service import Jobs
-from tests.serve.agents.house import HEIGHT, WIDTH, Painter, house, inspect
+from tests.serve.agents.house import HEIGHT, WIDTH, WORKER, Painter, frames, house
 
 TOOLS = {
     "generate_film",
@@ -52,9 +51,8 @@ MODES = ("auto", "legacy")
 
 
 @pytest.fixture
-def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Jobs:
-    monkeypatch.setattr(uploads, "inspect", inspect)
-    return house(tmp_path)
+def jobs(tmp_path: Path) -> Jobs:
+    return house(tmp_path / "home")
 
 
 @pytest.fixture
@@ -190,9 +188,12 @@ def test_a_film_that_was_cancelled_or_failed_says_so(jobs: Jobs) -> None:
 
     async def go() -> Any:
         async with calling(jobs) as client:
-            first, second = [(await ask(client, "generate_film", prompt="a fox"))["film"] for _ in range(2)]
-            jobs.queue.finish(second, "painter", "failed", Failure("generation_failed", "memory: too little"))
-            return await ask(client, "cancel_film", film=first), await ask(client, "film_status", film=second)
+            first = (await ask(client, "generate_film", prompt="a fox"))["film"]
+            cancelled = await ask(client, "cancel_film", film=first)
+            second = (await ask(client, "generate_film", prompt="a fox"))["film"]
+            Painter(jobs).claim(second)
+            jobs.queue.finish(second, WORKER, "failed", Failure("generation_failed", "memory: too little"))
+            return cancelled, await ask(client, "film_status", film=second)
 
     cancelled, failed = run(go())
     assert cancelled["status"] == "cancelled" and "resume_film" in cancelled["next"]
@@ -293,6 +294,23 @@ def test_keyframes_are_added_to_a_films_order(jobs: Jobs) -> None:
     assert "frames 0..23; nearest that works: 23" in beyond
 
 
+def test_an_uploaded_film_is_gone_on_with_and_is_no_picture(jobs: Jobs) -> None:
+    place = jobs.store.incoming() / "film"
+    with FilmWriter(place, HEIGHT, WIDTH, 24) as writer:
+        writer.append(frames(24))
+    upload = jobs.upload(place, Owner()).id
+
+    async def go() -> Any:
+        async with calling(jobs) as client:
+            longer = await ask(client, "extend_film", film=upload, prompt="the square stops", num_frames=24)
+            film = base64.b64encode(jobs.store.upload(upload).read_bytes()).decode()
+            return longer["film"], await refused(client, "generate_film", prompt="a", image=film)
+
+    longer, wrong = run(go())
+    assert order(jobs, longer).follows == upload and order(jobs, longer).request.num_frames == 24
+    assert "image: is a film; give a picture" in wrong
+
+
 def test_looking_at_a_film_shows_frames_that_can_be_told_apart(jobs: Jobs) -> None:
     async def go() -> Any:
         async with calling(jobs) as client:
@@ -372,7 +390,7 @@ def test_films_are_listed_page_by_page(jobs: Jobs) -> None:
         ("generate_film", {"prompt": "a", "image": "not base64!"}, "must be base64 of a picture"),
         ("generate_film", {"prompt": "a", "image": "/etc/passwd"}, "image = '/etc/passwd'"),
         ("generate_film", {"prompt": "a", "image": "http://127.0.0.1/a.png"}, "must be base64 of a picture"),
-        ("generate_film", {"prompt": "a", "image": "aGVsbG8="}, "is no picture"),
+        ("generate_film", {"prompt": "a", "image": "aGVsbG8="}, "cannot be read as a picture"),
         ("generate_film", {"prompt": "a", "image": "file_" + "0" * 32}, "no such upload"),
         ("generate_film", {"prompt": "a", "image": {"film": "video_" + "0" * 32}}, "no such film"),
         ("generate_film", {"prompt": "a", "loop": True, "end_image": "A" * 50_000_000}, "leave out end_image"),
