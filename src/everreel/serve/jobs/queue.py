@@ -115,10 +115,10 @@ R = TypeVar("R")
 
 
 def _in_any_case(method: Callable[Concatenate[SqliteQueue, P], R]) -> Callable[Concatenate[SqliteQueue, P], R]:
-    """What must be possible on a full disk too: to let go of a film, and to delete it. It takes the room that was kept."""
+    """What must be possible on a full disk too, as to delete a film. It takes the room that was kept."""
 
     @functools.wraps(method)
-    def call(self: SqliteQueue, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self: SqliteQueue, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(self, *args, **kwargs)
         except DiskFullError:
@@ -331,6 +331,12 @@ class SqliteQueue:
         with self._db.reading() as db:
             query = "SELECT uploads FROM jobs WHERE uploads != '' AND (removed = 0 OR status = 'in_progress')"
             return {name for row in _rows(db, query) for name in row["uploads"].split()}
+
+    def running(self) -> Sequence[Job]:
+        """See `JobQueue`."""
+        with self._db.reading() as db:
+            query = "SELECT * FROM jobs WHERE status = 'in_progress' AND removed = 0 ORDER BY number"
+            return [self._job(row) for row in _rows(db, query)]
 
     def counts(self) -> Mapping[Status, int]:
         """See `JobQueue`; every status is there."""
