@@ -161,7 +161,12 @@ def drawn(number, first, count):
 
 
 def make_jobs(queue, home, monkeypatch=None):
-    jobs = Jobs(queue, Store(home), {"tiny": model_options(model="tiny"), "tiny-fast": model_options(model="tiny-fast")}, Limits())
+    jobs = Jobs(
+        queue,
+        Store(home),
+        {"tiny": model_options(model="tiny"), "tiny-fast": model_options(model="tiny-fast")},
+        Limits(),
+    )
 
     def upload(source, owner):
         with Image.open(source) as image:
