@@ -334,6 +334,10 @@ def test_a_film_that_loses_every_worker_fails(tmp_path):
     assert (failed.status, failed.failure.code) == ("failed", "worker_lost") and "3 workers" in failed.failure.message
     again = queue.want(job.id, "run")
     assert (again.status, again.attempts, again.failure) == ("queued", 0, None)
+    for _ in range(5):
+        queue.claim("maker")
+        queue.release()  # as when the server is started again
+    assert (queue.get(job.id).status, queue.get(job.id).attempts) == ("queued", 0)
 
 
 def test_failures_are_told(queue):

@@ -92,7 +92,7 @@ class Queue(RuleBasedStateMachine):
         mine = [job for job in self.model.values() if job["worker"] and worker in (None, job["worker"])]
         assert self.queue.release(worker) == len(mine)
         for job in mine:
-            job["attempts"] += job["wanted"] == "run"
+            job["attempts"] += job["wanted"] == "run" and worker is not None
             failed = job["wanted"] == "run" and job["attempts"] >= MAX_ATTEMPTS
             self.rest(job, "failed" if failed else RESTING[job["wanted"]])
 

@@ -248,13 +248,13 @@ class SqliteQueue:
 
     @_in_any_case
     def release(self, worker: str | None = None) -> int:
-        """See `JobQueue`. Only those whom a film was wanted of count as attempts."""
+        """See `JobQueue`. That all are gone is because their server is, which says nothing against a film."""
         with self._db.writing(lasting=True) as db:
             mine, values = ("", ()) if worker is None else (" AND worker = ?", (worker,))
             rows = _rows(db, f"SELECT * FROM jobs WHERE status = 'in_progress'{mine}", *values)
             for row in rows:
                 status, failure = _resting(row["wanted"]), None
-                attempts = row["attempts"] + (status == "queued")
+                attempts = row["attempts"] + (status == "queued" and worker is not None)
                 if status == "queued" and attempts >= self._max_attempts:
                     said = f"{attempts} workers were lost at it, one after the other, without a new frame"
                     status, failure = "failed", Failure("worker_lost", said)
@@ -301,6 +301,7 @@ class SqliteQueue:
         with self._db.writing(lasting=False) as db:
             db.execute("DELETE FROM jobs WHERE id = ? AND removed = 1 AND status != 'in_progress'", (job_id,))
 
+    @_in_any_case
     def expire(self, seconds: float) -> int:
         """See `JobQueue`. From then on, films tell when they will expire."""
         self._retention = seconds
