@@ -18,6 +18,7 @@ LAYERS = {
         "benches",
         "captions",
         "enhance",
+        "keys",
         "loras",
         "options",
         "prepare",
