@@ -232,10 +232,10 @@ class _Take:
         if not self._fetch:
             rule = "this server fetches nothing; send the picture itself, or a data: URL of it"
             raise ApiError(400, f"{name}: {rule}", name, "invalid_value")
-        from everreel.serve.jobs.fetch import fetch_image  # type: ignore[import-not-found, unused-ignore]
+        from everreel.serve.jobs.fetch import fetch_image
 
-        fetched: Path = _naming(name, lambda: fetch_image(url, self._jobs.limits))
-        return fetched.replace(self._folder / secrets.token_hex(8))
+        fetched: Path = _naming(name, lambda: fetch_image(url, self._jobs.limits, self._folder))
+        return fetched
 
 
 def _naming(name: str, do: Callable[[], Any]) -> Any:  # noqa: ANN401 -- what it does
