@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from everreel import loras, rating, reports, weights
+from everreel import agents, loras, rating, reports, weights
 from everreel.bars import film_bar, films_bar
 from everreel.benches import vbench
 from everreel.captions import caption
@@ -333,6 +333,7 @@ app.command()(caption)
 app.command()(enhance)
 app.add_typer(rating.app, name="rate")
 app.command()(takes_model(weights.calibrate))
+app.command()(takes_model(agents.mcp))
 
 
 @app.command()

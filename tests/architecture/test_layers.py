@@ -13,6 +13,7 @@ LAYERS = {
     5: {
         "serve",
         "cli",
+        "agents",
         "bars",
         "benches",
         "captions",
