@@ -34,7 +34,7 @@ def mcp(
         bool, typer.Option("--http", help="Over streamable HTTP; else over standard input and output.")
     ] = False,
     host: Annotated[
-        str | None, typer.Option(help="With --http: address; any but 127.0.0.1 needs keys (everreel keys).")
+        str | None, typer.Option(help="With --http: address; any but 127.0.0.1 needs a key (everreel keys add).")
     ] = None,
     port: Annotated[int | None, typer.Option(help=f"With --http: port, {PORT} by default; 0 takes a free one.")] = None,
     home: Annotated[Path | None, typer.Option(help="Where films are; shared with everreel serve.")] = None,
@@ -115,7 +115,9 @@ def _over_http(jobs: Jobs, supervisor: Supervisor | None, home: Path, host: str,
 
     keys = Keys(home)
     if host not in LOOPBACK and not keys.any():
-        raise ValueError(f"host = {host}: others can reach it, so keys are needed; everreel keys makes one")
+        raise ValueError(
+            f"host = {host}: others can reach it, so a key is needed; make one first: everreel keys add NAME"
+        )
     bound = _bound(host, port)
     hosts = None if keys.any() else (*LOOPBACK, host)
     app = make_app(
