@@ -23,6 +23,7 @@ LAYERS = {
         "rating",
         "released",
         "reports",
+        "serving",
         "weights",
         "__main__",
     },
