@@ -29,6 +29,7 @@ from everreel.memory import keep_freed_memory
 from everreel.options import takes_flags, takes_model, takes_request
 from everreel.prepare import prepare
 from everreel.released import SCRIPTS, translate
+from everreel.serving import serve
 
 if TYPE_CHECKING:
     from everreel.film.journal import Journal
@@ -331,6 +332,7 @@ app.command()(prepare)
 app.command("convert-lora")(loras.convert_lora)
 app.command()(caption)
 app.command()(enhance)
+app.command()(serve)
 app.add_typer(rating.app, name="rate")
 app.add_typer(keys.app, name="keys")
 app.command()(takes_model(weights.calibrate))

@@ -25,6 +25,7 @@ LAYERS = {
         "rating",
         "released",
         "reports",
+        "serving",
         "weights",
         "__main__",
     },
