@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from everreel import loras, rating, reports, weights
+from everreel import agents, keys, loras, rating, reports, weights
 from everreel.bars import film_bar, films_bar
 from everreel.benches import vbench
 from everreel.captions import caption
@@ -334,7 +334,9 @@ app.command()(caption)
 app.command()(enhance)
 app.command()(serve)
 app.add_typer(rating.app, name="rate")
+app.add_typer(keys.app, name="keys")
 app.command()(takes_model(weights.calibrate))
+app.command()(takes_model(agents.mcp))
 
 
 @app.command()

@@ -136,7 +136,8 @@ class Served:
         self.jobs = Jobs(SqliteQueue(home), self.store, models, limits)
         self.tokens = Tokens.of(home)
         self.settings = Settings(inbox=self.store.incoming(), poll_after_ms=20, **settings)
-        self.app = make_app(self.jobs, SomeKeys(keys or {}), self.settings, self.tokens, lambda: [1])
+        self.pids = [1]
+        self.app = make_app(self.jobs, SomeKeys(keys or {}), self.settings, self.tokens, lambda: self.pids)
         self.maker = Maker(self.jobs, step) if make else None
         config = uvicorn.Config(
             self.app, host="127.0.0.1", port=0, log_level="error", server_header=False, timeout_graceful_shutdown=1

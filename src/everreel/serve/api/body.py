@@ -42,6 +42,9 @@ class Sent:
     path: Path
     filename: str = ""
 
+    def __repr__(self) -> str:
+        return "a file"  # messages repeat what was sent, and where it lies is nobody's business
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401
         return core_schema.is_instance_schema(cls)
@@ -55,11 +58,14 @@ class Spool:
     """Files that are needed until a request is answered, in a folder whose store forgets what a lost server left."""
 
     def __init__(self, inbox: Path) -> None:
-        self._inbox, self._made = inbox, list[Path]()
+        self.inbox, self._made = inbox, list[Path]()
 
     def new(self) -> Path:
         """Where the next file goes."""
-        path = self._inbox / f"request-{secrets.token_hex(16)}"
+        return self.add(self.inbox / f"request-{secrets.token_hex(16)}")
+
+    def add(self, path: Path) -> Path:
+        """One more that goes with the rest."""
         self._made.append(path)
         return path
 

@@ -6,11 +6,8 @@ field cannot mean here is refused by name; nothing that was asked for is dropped
 
 from __future__ import annotations
 
-import base64
-import binascii
 import difflib
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +67,6 @@ MEANINGLESS = {
     "n": "one film a request; send the request again with another seed",
 }
 _JSON_IN_FORMS = {*MERGED, "input_reference", "end_image", "keyframes", "story", "video"}
-_DATA = re.compile(r"data:(?:image|video)/[\w.+-]{1,40};base64,", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -215,27 +211,19 @@ class _Take:
         return upload.kind, upload.id
 
     def _from_url(self, url: str, name: str) -> Path:
-        found = _DATA.match(url)
-        if found:
-            try:
-                data = base64.b64decode(url[found.end() :], validate=True)
-            except (binascii.Error, ValueError):
-                raise ApiError(400, f"{name}: its data: URL is not base64", name, "invalid_value") from None
-            if len(data) > self._jobs.limits.upload_bytes:
-                raise ApiError(413, f"{name}: must be at most {self._jobs.limits.upload_bytes} bytes", name)
-            path = self._spool.new()
-            path.write_bytes(data)
-            return path
+        from everreel.serve.jobs.fetch import data_image, fetch_image
+
+        if url.lower().startswith("data:"):
+            sent: Path = _naming(name, lambda: data_image(url, self._jobs.limits, self._spool.inbox))
+            return self._spool.add(sent)
         if not url.lower().startswith(("http://", "https://")):
             rule = "must be a file, the id of one, or a data: URL of a picture in base64"
             raise ApiError(400, f"{name} = {url[:60]!r}: {rule}", name, "invalid_value")
         if not self._fetch:
             rule = "this server fetches nothing; send the picture itself, or a data: URL of it"
             raise ApiError(400, f"{name}: {rule}", name, "invalid_value")
-        from everreel.serve.jobs.fetch import fetch_image  # type: ignore[import-not-found, unused-ignore]
-
-        fetched: Path = _naming(name, lambda: fetch_image(url, self._jobs.limits))
-        return Path(shutil.move(fetched, self._spool.new()))
+        fetched: Path = _naming(name, lambda: fetch_image(url, self._jobs.limits, self._spool.inbox))
+        return self._spool.add(fetched)
 
 
 def _naming(name: str, do: Callable[[], Any]) -> Any:  # noqa: ANN401 -- what it does

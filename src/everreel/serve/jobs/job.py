@@ -178,13 +178,23 @@ class JobQueue(Protocol):
     """What is to be made. Every call is one transaction; any number of processes may use it at once."""
 
     def put(
-        self, order: Order, owner: Owner, *, seconds: float, priority: int = 0, idempotency_key: str | None = None
+        self,
+        order: Order,
+        owner: Owner,
+        *,
+        seconds: float,
+        uploaded: int = 0,
+        priority: int = 0,
+        idempotency_key: str | None = None,
     ) -> tuple[Job, bool]:
         """A new job, or the one that this key of idempotency already has; True where it is new.
 
         `seconds` is how long the film will be, which counts towards the quota; of an endless one counts what is made.
+        `uploaded` is how many bytes of uploads the owner has.
 
         Raises:
+            RequestError: no queue has such a priority.
+            NotFoundError: the film that this one goes on with is gone.
             QuotaError: with the quota and what works.
             ConflictError: the key of idempotency belongs to another order.
             DiskFullError: nothing can be written down.
@@ -202,20 +212,26 @@ class JobQueue(Protocol):
         ...
 
     def claim(self, worker: str, models: Sequence[str] | None = None) -> Job | None:
-        """The next job, now in progress and this worker's: by priority, then by turns among owners, then by age."""
+        """The next job, now in progress and this worker's: by priority, then by turns among owners, then by age.
+
+        None also where that cannot be written down, as the disk is full.
+        """
         ...
 
     def report(self, job_id: str, worker: str, report: Report) -> Wanted:
-        """Write down how far a film is, and hear what its owner wants. Raises: LostJobError."""
+        """Write down how far a film is, and hear what its owner wants. Raises: LostJobError, DiskFullError."""
         ...
 
     def finish(self, job_id: str, worker: str, status: Status, failure: Failure | None = None) -> Job:
-        """A worker lets go: completed, failed, cancelled, paused, or queued again. Raises: LostJobError."""
+        """A worker lets go: completed, failed, cancelled, paused, or queued again. Raises: LostJobError, DiskFullError.
+
+        Whether a film that is not done is then paused, cancelled or queued is as was wanted last.
+        """
         ...
 
     def release(self, worker: str | None = None) -> int:
         """A worker is gone (all are: None): its jobs wait for another, are paused or cancelled as was wanted, and fail
-        after too many attempts without a new frame. How many there were.
+        after too many attempts without a new frame; that all are gone counts for none. How many there were.
         """
         ...
 
@@ -225,6 +241,7 @@ class JobQueue(Protocol):
         Raises:
             NotFoundError: as from `get`.
             ConflictError: a completed film cannot be paused or cancelled, and so on; the message says what works.
+            QuotaError: to go on, the film needs more seconds than its owner has left.
         """
         ...
 
@@ -233,7 +250,7 @@ class JobQueue(Protocol):
         ...
 
     def removed(self) -> Sequence[str]:
-        """Removed jobs that no worker has any more, whose files may go; `forget` them then."""
+        """Removed jobs whose files may go: no worker has them, no film is to go on with them. `forget` them then."""
         ...
 
     def forget(self, job_id: str) -> None:
@@ -249,7 +266,14 @@ class JobQueue(Protocol):
         ...
 
     def seconds_left(self, owner: str) -> float | None:
-        """How much more film an owner may have, by the quota of the last order; None: as much as there is time for."""
+        """How much more film an owner may have, by the quota of the last order; None: as much as there is time for.
+
+        Nothing is left where the owner has as many bytes as are allowed.
+        """
+        ...
+
+    def needed(self) -> set[str]:
+        """Uploads that are named by jobs, which may be made, gone on with or asked for again."""
         ...
 
     def running(self) -> Sequence[Job]:
@@ -286,6 +310,10 @@ class FilmStore(Protocol):
 
     def delete(self, job_id: str) -> None:
         """All of a film; nothing happens where there is none."""
+        ...
+
+    def incoming(self) -> Path:
+        """A folder for what is just being received, from which `keep` takes it over; what is forgotten there goes."""
         ...
 
     def keep(self, source: Path, owner: str, suffix: str) -> str:

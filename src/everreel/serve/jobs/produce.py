@@ -25,6 +25,7 @@ from everreel.film.request import VideoRequest, make_request
 from everreel.film.source import SourceFilm
 from everreel.media import FilmWriter, Pixels, Video, resize_cover
 from everreel.serve.jobs.job import FilmStore, Job
+from everreel.shapes import TEMPORAL
 
 FILM = "film.mp4"
 PIECE_SECONDS = 20
@@ -92,6 +93,12 @@ class Film:
             elif not self.order.endless or not self._go_on(journal):
                 return
 
+    def standing(self) -> tuple[int, int]:
+        """How many frames of it there are that nothing can undo, and how many bytes the film has."""
+        if not journal_path(self.path).is_file() or not self.path.is_file():
+            return 0, 0
+        return read_journal(self.path).num_frames, self.path.stat().st_size
+
     def show(self) -> None:
         """A thumbnail and a sheet of small frames, of what there is of the film."""
         if not self.path.is_file():
@@ -158,11 +165,13 @@ class Film:
         return True
 
     def _piece(self, request: VideoRequest) -> VideoRequest:
-        """A piece of an endless film, as long as it may be."""
+        """A piece of an endless film, as long as it may be; what would be told after its end is not."""
         left = self._seconds_left()
-        seconds = PIECE_SECONDS if left is None else min(PIECE_SECONDS, left)
-        longest = max([round(seconds * request.fps), 1, *(frame + 1 for frame in request.story)])
-        return request.model_copy(update={"num_frames": longest, "seconds": None})
+        frames = max(request.story, default=0) + PIECE_SECONDS * request.fps
+        if left is not None:
+            frames = max(1, min(frames, round(left * request.fps)))
+        told = {at: prompt for at, prompt in request.story.items() if at + 2 * TEMPORAL <= frames}
+        return request.model_copy(update={"num_frames": frames, "seconds": None, "story": told})
 
 
 def _save(pixels_HWC: Pixels, width: int, path: Path) -> None:

@@ -98,7 +98,10 @@ class Jobs:
         settled = {"height": plan.request.height, "width": plan.request.width, "resolution": None, "aspect": None}
         settled |= {} if order.endless else {"num_frames": plan.request.num_frames, "seconds": None}
         order = order.model_copy(update={"request": order.request.model_copy(update=settled)})
-        return self.queue.put(order, owner, seconds=seconds, priority=priority, idempotency_key=idempotency_key)
+        uploaded = self.store.uploads(owner.name) if owner.quota.bytes is not None else 0
+        return self.queue.put(
+            order, owner, seconds=seconds, uploaded=uploaded, priority=priority, idempotency_key=idempotency_key
+        )
 
     def outlook(self, order: Order, owner: Owner) -> Outlook:
         """What an order would cost. Raises as `submit`."""
@@ -204,6 +207,7 @@ class Jobs:
         for job_id in self.queue.removed():
             self.store.delete(job_id)
             self.queue.forget(job_id)
+        self.store.drop_uploads(self.queue.needed())
 
     def _card(self, model: str) -> ModelCard:
         return self.models[model].card()
@@ -233,7 +237,8 @@ class Jobs:
         plan = self._plan(order, owner)
         request = plan.request
         assert request.num_frames and request.width and request.height and request.num_inference_steps
-        if request.num_frames > most.seconds * request.fps:
+        longest = most.seconds * request.fps
+        if request.num_frames > longest:
             rule = f"this server makes at most {most.seconds:g} s; nearest that works: {most.seconds:g}"
             raise RequestError(f"seconds = {request.num_frames / request.fps:g}: {rule}")
         if request.width * request.height > most.pixels:
@@ -263,6 +268,8 @@ class Jobs:
         card, place = self.card(order.model), {name: self.store.upload(name, owner.name) for name in order.uploads}
         try:
             request = order.whole(place)
+            if order.endless:  # as long as what is told of it
+                request = request.model_copy(update={"num_frames": max(request.story, default=0) + card.num_frames})
             if order.extends:
                 return make_plan(*self._going_on(order.extends, request, card, owner))
             if order.follows:

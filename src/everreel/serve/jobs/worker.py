@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -36,6 +37,7 @@ IDLE, HELD, FULL = 0.2, 0.25, 1.0  # seconds between two looks: for a job, while
 REPORT = 0.2
 PREVIEW_SHARE = 0.1  # of a worker's time, at most
 NICER = 10
+BUSY = (DiskFullError, TimeoutError)  # of the queue: it cannot be written now, and can be later
 
 
 class Worker:
@@ -47,7 +49,9 @@ class Worker:
     def run(self) -> None:
         """For ever."""
         while True:
-            job = self.queue.claim(self.name, list(self.models.served))
+            job = None
+            with contextlib.suppress(*BUSY):
+                job = self.queue.claim(self.name, list(self.models.served))
             if job is None:
                 time.sleep(IDLE)
             else:
@@ -67,7 +71,7 @@ class Worker:
             return
         except _Left as left:
             wanted = left.wanted
-            watch.settle(lambda: self._leave(job, film, wanted))
+            watch.settle(lambda: self._leave(job, film, watch, wanted))
         except ValueError as error:
             self._fail(job, watch, Failure("invalid_request", nameless(" ".join(str(error).split()))))
         except (MemoryError, RuntimeError, OSError) as error:
@@ -82,11 +86,14 @@ class Worker:
         try:
             film.make(watch.control, lambda progress, writer: watch(progress, writer, film))
             film.show()
+            watch.made(*film.standing())
         except CancelledError:
             assert watch.left, "nobody else cancels"
             raise _Left(watch.left) from None
-        except (OSError, DiskFullError) as error:
-            if not isinstance(error, DiskFullError) and not self._is_full(error):
+        except BUSY:
+            return False
+        except OSError as error:
+            if not self._is_full(error):
                 raise
             return False
         return True
@@ -95,10 +102,11 @@ class Worker:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return full or (error.errno == errno.EIO and self.store.free_bytes() <= 0)
 
-    def _leave(self, job: Job, film: Film | None, wanted: Wanted) -> None:
+    def _leave(self, job: Job, film: Film | None, watch: _Watch, wanted: Wanted) -> None:
         if wanted == "cancel" and film is not None:
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, LostJobError, *BUSY):
                 film.show()
+                watch.made(*film.standing())
         self.queue.finish(job.id, self.name, "cancelled" if wanted == "cancel" else "paused")
 
     def _fail(self, job: Job, watch: _Watch, failure: Failure) -> None:
@@ -146,6 +154,11 @@ class _Watch:
             self.left = wanted
             self.control.cancel()
 
+    def made(self, num_frames: int, num_bytes: int) -> None:
+        """The last word of a film that is not being made any more."""
+        self._last = replace(self._last, num_frames=num_frames, num_bytes=num_bytes)
+        self._worker.queue.report(self._job.id, self._worker.name, self._last)
+
     def wait_for_room(self) -> None:
         """The disk is full: wait until it is not, or nobody wants the film."""
         while True:
@@ -162,18 +175,16 @@ class _Watch:
             try:
                 what()
                 return
-            except DiskFullError:
+            except BUSY:
                 time.sleep(FULL)
             except LostJobError:
                 return
 
     def _report(self, waiting: str) -> Wanted:
-        last = self._last
-        report = Report(last.row, last.num_rows, last.num_frames, last.num_bytes, waiting)
         try:
-            return self._worker.queue.report(self._job.id, self._worker.name, report)
-        except DiskFullError:
-            return "run"  # the film itself will find out
+            return self._worker.queue.report(self._job.id, self._worker.name, replace(self._last, waiting=waiting))
+        except BUSY:
+            return "run"  # if the disk is full, the film itself will find out
 
 
 def _failure(error: MemoryError | RuntimeError | OSError) -> Failure:

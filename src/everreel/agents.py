@@ -1,0 +1,142 @@
+"""The command that lets agents make films: `everreel mcp`, over standard input and output or over HTTP.
+
+The one invariant: over standard output goes nothing but the protocol; workers and whatever else speaks begin only once
+the SDK has put the error stream in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from everreel.film.loading import ModelOptions
+
+if TYPE_CHECKING:
+    from everreel.serve.jobs.service import Jobs
+    from everreel.serve.jobs.supervisor import Supervisor
+
+PORT = 8765
+MOST_WORKERS = 64
+TIDY = 30.0  # seconds between two looks at what can go from the disk
+log = logging.getLogger(__name__)
+
+
+def mcp(
+    *,
+    http: Annotated[
+        bool, typer.Option("--http", help="Over streamable HTTP; else over standard input and output.")
+    ] = False,
+    host: Annotated[
+        str | None, typer.Option(help="With --http: address; any but 127.0.0.1 needs keys (everreel keys).")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help=f"With --http: port, {PORT} by default; 0 takes a free one.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Where films are; shared with everreel serve.")] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes that make films; 0 leaves that to a server that has the same home.")
+    ] = 1,
+    model: ModelOptions,
+) -> None:
+    """Offer tools to agents: make films, watch them, judge them, go on with them (Model Context Protocol).
+
+    Films are made by workers of this command, or of a server that has the same home. When the command ends, a film in
+    progress waits and goes on the next time.
+    """
+    for name, value in (("host", host), ("port", port)):
+        if value is not None and not http:
+            raise ValueError(f"{name} = {value}: goes with --http; add that or leave this out")
+    if not 0 <= workers <= MOST_WORKERS:
+        nearest = min(max(workers, 0), MOST_WORKERS)
+        raise ValueError(f"workers = {workers}: must be 0 to {MOST_WORKERS}; nearest that works: {nearest}")
+    try:
+        import mcp as sdk  # noqa: F401 -- only whether it is there
+    except ImportError:
+        raise ValueError("mcp: needs the extra serve; pip install 'everreel[serve]'") from None
+    from everreel.serve.jobs.queue import SqliteQueue
+    from everreel.serve.jobs.service import Jobs, serve_options
+    from everreel.serve.jobs.store import FolderStore, default_home
+    from everreel.serve.jobs.supervisor import Supervisor
+
+    home = home or default_home()
+    home.mkdir(parents=True, exist_ok=True)
+    queue = SqliteQueue(home)
+    jobs = Jobs(queue, FolderStore(home), serve_options(model))
+    supervisor = Supervisor(home, queue, jobs.models, workers) if workers else None
+    if http:
+        _over_http(jobs, supervisor, home, host or "127.0.0.1", PORT if port is None else port)
+        return
+    from everreel.serve.agents.server import make_server
+
+    @asynccontextmanager
+    async def lifespan(_: object) -> AsyncIterator[None]:
+        async with _working(jobs, supervisor):
+            yield
+
+    make_server(jobs, local=True, lifespan=lifespan).run("stdio")
+
+
+@asynccontextmanager
+async def _working(jobs: Jobs, supervisor: Supervisor | None) -> AsyncIterator[None]:
+    """While agents are served, films are made, and what was deleted goes."""
+    if supervisor:
+        supervisor.start()
+    tidying = asyncio.create_task(_tidy(jobs))
+    try:
+        yield
+    finally:
+        tidying.cancel()
+        with suppress(asyncio.CancelledError):
+            await tidying
+        if supervisor:
+            await asyncio.to_thread(supervisor.stop)
+
+
+async def _tidy(jobs: Jobs) -> None:
+    while True:
+        await asyncio.sleep(TIDY)
+        try:
+            await asyncio.to_thread(jobs.clean)
+        except Exception:  # a disk that is full now may not be at the next look
+            log.exception("what was deleted could not be removed from the disk yet")
+
+
+def _over_http(jobs: Jobs, supervisor: Supervisor | None, home: Path, host: str, port: int) -> None:
+    import uvicorn
+
+    from everreel.serve.agents.http import LOOPBACK, make_app
+    from everreel.serve.jobs.job import Owner
+    from everreel.serve.jobs.keys import Keys
+
+    keys = Keys(home)
+    if host not in LOOPBACK and not keys.any():
+        raise ValueError(f"host = {host}: others can reach it, so keys are needed; everreel keys makes one")
+    bound = _bound(host, port)
+    hosts = None if keys.any() else (*LOOPBACK, host)
+    app = make_app(
+        jobs, lambda key: keys.owner(key) if keys.any() else Owner(), hosts, lambda _: _working(jobs, supervisor)
+    )
+    name = f"[{host}]" if ":" in host else host
+    typer.echo(f"tools for agents at http://{name}:{bound.getsockname()[1]}/mcp")
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=2,
+    )
+    uvicorn.Server(config).run(sockets=[bound])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"host = {host}, port = {port}: {reason}; 127.0.0.1 with port 0 takes a free one") from None

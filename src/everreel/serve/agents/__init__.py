@@ -1,0 +1,1 @@
+"""Tools for agents: films made, watched and judged through the Model Context Protocol."""

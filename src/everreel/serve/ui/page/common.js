@@ -1,0 +1,32 @@
+// What the parts of the page share. Words of people become text of the document, never markup.
+window.everreel = (() => {
+  const el = (tag, props = {}, ...children) => {
+    const made = document.createElement(tag);
+    for (const [name, value] of Object.entries(props)) {
+      if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+      else if (name in made && name !== "list") made[name] = value;
+      else made.setAttribute(name, value);
+    }
+    made.append(...children.filter((child) => child !== null && child !== undefined));
+    return made;
+  };
+
+  const button = (text, onclick, props = {}) => el("button", { type: "button", onclick, textContent: text, ...props });
+
+  const copy = async (text) => {
+    if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);
+    const area = el("textarea", { value: text, className: "er-off" });
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  };
+
+  const seconds = (value) => {
+    if (value < 60) return `${+value.toFixed(1)} s`;
+    const whole = Math.round(value);
+    return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")} min`;
+  };
+
+  return { el, button, copy, seconds };
+})();

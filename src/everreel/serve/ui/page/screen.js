@@ -1,0 +1,151 @@
+// The screen: a film while it is made and afterwards. The video itself is a plain element on the server's own stream.
+everreel.screen = ({ element, trigger, props, watch }) => {
+  const { el, button, copy, seconds: told } = everreel;
+  const NAMES = { pause: "Pause", resume: "Resume", cancel: "Stop", edit: "Use as draft", delete: "Delete" };
+  let film = null;
+  let shown = ""; // what the video plays: an address without its token
+  let since = null; // { time, percent }: to tell how long it still takes
+  let sure = 0;
+  let opened = false; // what is there when the page opens does not scroll it
+
+  const video = el("video", { controls: true, muted: true, autoplay: true, playsInline: true, loop: false, id: "er-video" });
+  const preview = el("img", { className: "er-preview", alt: "A preview of what is being made" });
+  const empty = el(
+    "div",
+    { className: "er-empty" },
+    el("b", { textContent: "Your film appears here" }),
+    el("span", { textContent: "block by block, while it is made" }),
+  );
+  const stage = el("div", { className: "er-stage" }, video, preview, empty);
+  const bar = el("i");
+  const progress = el("div", { className: "er-progress", role: "progressbar" }, bar);
+  progress.setAttribute("aria-label", "How much of the film is made");
+  const label = el("b", { id: "er-status" });
+  const facts = el("span", { id: "er-facts" });
+  const wrong = el("p", { className: "er-wrong", role: "alert" });
+  const title = el("p", { className: "er-title" });
+  const buttons = el("div", { className: "er-buttons" });
+  const next = el("textarea", { rows: 2, id: "er-next", placeholder: "What happens next? Empty: more of the same" });
+  next.setAttribute("aria-label", "What happens next");
+  const more = el("input", { type: "number", min: 0.1, max: 3600, step: "any", value: 2, inputMode: "decimal", id: "er-more" });
+  more.setAttribute("aria-label", "Seconds more");
+  const go = button("Continue the film", () => act("extend", { prompt: next.value, seconds: +more.value }), { id: "er-extend" });
+  const extend = el(
+    "div",
+    { className: "er-extend" },
+    next,
+    el("div", { className: "er-extend-row" }, el("label", {}, more, el("span", { textContent: "s more" })), go),
+  );
+  const block = (name, id) => {
+    const text = el("pre", { id });
+    const told = el("span", { textContent: name });
+    const press = button("Copy", async () => {
+      await copy(text.textContent);
+      press.textContent = "Copied";
+      setTimeout(() => (press.textContent = "Copy"), 1500);
+    }, { className: "er-quiet" });
+    return [text, el("div", { className: "er-code" }, el("div", {}, told, press), text), told];
+  };
+  const [command, commandBox] = block("Command", "er-command");
+  const [body, bodyBox, where] = block("", "er-body");
+  const made = el("details", { className: "er-made" }, el("summary", { textContent: "How to make it again" }), commandBox, bodyBox);
+
+  const act = (action, rest = {}) => {
+    for (const press of buttons.querySelectorAll("button")) press.disabled = true;
+    go.disabled = true;
+    trigger("act", { action, id: film.id, ...rest });
+    setTimeout(() => ((go.disabled = false), drawButtons()), 3000);
+  };
+  const drawButtons = () => {
+    buttons.replaceChildren();
+    for (const action of film?.can || []) {
+      const press = button(NAMES[action], () => {
+        if (action === "delete" && sure !== film.id) {
+          sure = film.id;
+          press.textContent = "Really delete?";
+          setTimeout(() => ((sure = 0), drawButtons()), 4000);
+        } else act(action);
+      }, { className: `er-${action}` });
+      buttons.append(press);
+    }
+    if (film?.status === "completed") {
+      buttons.prepend(el("a", { href: film.video, download: `${film.id}.mp4`, className: "er-download", textContent: "Download" }));
+    }
+  };
+
+  let stop = () => {};
+  const play = () => {
+    const address = film?.has_film ? film.video : "";
+    const what = address.split("?")[0]; // the token may be a newer one
+    const keeps = what && shown === `/v1/videos/${film.id}/stream` && !video.error && !video.ended;
+    if (what === shown || keeps) return; // a film that has just been finished plays on
+    stop();
+    stop = () => {};
+    shown = what;
+    video.loop = Boolean(film && !film.live);
+    if (film?.poster) video.poster = film.poster;
+    else video.removeAttribute("poster");
+    if (address && film.status !== "completed") stop = everreel.live(video, address, () => again(what));
+    else if (address) video.src = address;
+    else {
+      video.removeAttribute("src");
+      video.load();
+    }
+  };
+  const again = (broken) => {
+    setTimeout(() => {
+      if (film && shown === broken && broken) ((shown = ""), play());
+    }, 2000);
+  };
+  video.addEventListener("ended", () => film && !film.live && play());
+  video.addEventListener("error", () => again(shown));
+
+  const left = () => {
+    if (film.status !== "in_progress" || film.endless) return (since = null), "";
+    const now = performance.now();
+    if (!since || since.id !== film.id || film.percent < since.percent) since = { id: film.id, time: now, percent: film.percent };
+    const gained = film.percent - since.percent;
+    if (gained < 3) return "";
+    return `about ${told(Math.max(1, Math.round((((now - since.time) / gained) * (100 - film.percent)) / 1000)))} left`;
+  };
+  const draw = () => {
+    const before = film?.id ?? null;
+    film = props.value && props.value.id ? props.value : null;
+    if (film && opened && film.id !== before) stage.scrollIntoView({ block: "nearest", behavior: "smooth" });
+    opened ||= Boolean(film);
+    element.firstChild.classList.toggle("er-none", !film);
+    play();
+    const isShown = Boolean(film?.has_film);
+    video.hidden = !isShown;
+    preview.hidden = isShown || !film?.preview;
+    if (film?.preview && preview.src !== film.preview) preview.src = film.preview;
+    empty.hidden = isShown || Boolean(film?.preview);
+    if (!film) return;
+    empty.firstChild.textContent = film.label;
+    empty.lastChild.textContent = film.live ? "The first frames appear here as soon as they are made" : "Nothing of it was made";
+    stage.style.aspectRatio = film.shape;
+    bar.style.width = `${film.percent}%`;
+    progress.hidden = film.status === "completed";
+    progress.classList.toggle("er-endless", film.endless && film.status === "in_progress");
+    progress.setAttribute("aria-valuenow", film.percent);
+    label.textContent = film.label;
+    label.dataset.status = film.status;
+    const of = film.asked && film.status !== "completed" ? ` of ${told(film.asked)}` : "";
+    const bits = [film.frames ? `${told(film.made)}${of}` : "", film.live && !film.endless ? `${film.percent} %` : "", left()];
+    facts.textContent = bits.filter(Boolean).join(" · ");
+    wrong.textContent = film.notice || film.error || "";
+    wrong.hidden = !wrong.textContent;
+    title.textContent = film.prompt;
+    extend.hidden = !film.can_extend;
+    command.textContent = film.command;
+    where.textContent = `JSON for POST ${film.address}`;
+    body.textContent = film.body;
+    go.disabled = false;
+    drawButtons();
+  };
+
+  const below = el("div", { className: "er-below" }, progress, el("div", { className: "er-state" }, label, facts), wrong, title, buttons, extend, made);
+  element.replaceChildren(el("div", { className: "er-screen" }, stage, below));
+  watch("value", draw);
+  draw();
+};

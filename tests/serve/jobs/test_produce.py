@@ -1,0 +1,137 @@
+"""Whatever lies in a film's folder when a worker begins, the film is the one that nothing disturbed."""
+
+import shutil
+
+import pytest
+from PIL import Image
+
+from everreel.film.control import CancelledError, Control
+from everreel.film.journal import journal_path, read_journal
+from everreel.media import Video
+from everreel.serve.jobs.job import Owner
+from everreel.serve.jobs.produce import Film
+from tests.film.films import natural, write
+
+
+def made(home, job, stop_at=None, left=None, **more):
+    """Make the film of a job; `stop_at`: that many rows are done, then it is stopped."""
+    control, rows = Control(), []
+
+    def on_progress(progress, writer):
+        rows.append(progress.row)
+        if stop_at is not None and len(rows) == stop_at:
+            control.cancel()
+
+    film = Film(job, home.store, home.models, left or (lambda: None))
+    film.make(control, on_progress)
+    return film
+
+
+LONG = {"num_frames": 57, "base_num_frames": 25, "overlap_history": 9}
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 6])
+def test_a_film_that_was_stopped_ends_with_the_same_bytes(home, stop_at):
+    whole, stopped = home.order(**LONG), home.order(**LONG)
+    made(home, whole)
+    with pytest.raises(CancelledError):
+        made(home, stopped, stop_at)
+    made(home, stopped)
+    assert home.film(stopped).read_bytes() == home.film(whole).read_bytes()
+
+
+def test_a_finished_film_is_not_made_again(home):
+    job = home.order()
+    made(home, job)
+    stamp = home.film(job).stat().st_mtime_ns
+    made(home, job, stop_at=1)  # not one row is computed
+    assert home.film(job).stat().st_mtime_ns == stamp
+
+
+def test_a_film_without_its_journal_is_made_anew(home):
+    job = home.order()
+    made(home, job)
+    whole = home.film(job).read_bytes()
+    journal_path(home.film(job)).unlink()
+    home.film(job).write_bytes(b"half a header")
+    made(home, job)
+    assert home.film(job).read_bytes() == whole
+
+
+def test_a_film_goes_on_with_one_made_here_wherever_that_is_stopped(home):
+    first = home.order(num_frames=21)
+    assert home.work().status == "completed"
+    order = home.jobs.extension(first.id, Owner(), num_frames=12, num_inference_steps=2)
+    one, other = (home.jobs.submit(order, Owner())[0] for _ in range(2))
+    before = home.film(first).read_bytes()
+    made(home, one)
+    with pytest.raises(CancelledError):
+        made(home, other, stop_at=1)
+    shutil.copyfile(home.film(first), home.film(other))  # the first frames only, as a lost worker leaves it
+    made(home, other)
+    assert Video(home.film(one)).num_frames == 33
+    assert home.film(other).read_bytes() == home.film(one).read_bytes()
+    assert home.film(first).read_bytes() == before
+
+
+def test_a_film_goes_on_with_one_that_was_uploaded(home, tmp_path):
+    write(tmp_path / "theirs.mp4", natural(24))
+    upload = home.store.keep(tmp_path / "theirs.mp4", "local", ".mp4")
+    job = home.order(follows=upload, num_frames=12)
+    made(home, job)
+    assert Video(home.film(job)).num_frames == 24 + 12
+
+
+def test_pictures_that_were_uploaded_are_where_they_were_asked(home, tmp_path):
+    ids = []
+    for color in ("red", "blue"):
+        Image.new("RGB", (64, 64), color).save(tmp_path / "picture.png")
+        ids.append(home.store.keep(tmp_path / "picture.png", "local", ".png"))
+    job = home.order(image=ids[0], end_image=ids[1], num_frames=17)
+    plain = home.order(num_frames=17)
+    made(home, job)
+    made(home, plain)
+    assert home.film(job).read_bytes() != home.film(plain).read_bytes()
+    request = read_journal(home.film(job)).request
+    assert request.image and request.end_image
+
+
+def test_an_endless_film_ends_when_its_owner_has_no_seconds_left(home):
+    job = home.order(endless=True, num_frames=None, fps=16)
+    film = home.film(job)
+
+    def left():
+        return 3.0 - (Video(film).num_frames / 16 if film.exists() else 0)
+
+    made(home, job, left=left)
+    assert Video(film).num_frames == 48
+
+
+def test_an_endless_film_is_made_in_pieces_that_go_on_with_each_other(home, monkeypatch):
+    monkeypatch.setattr("everreel.serve.jobs.produce.PIECE_SECONDS", 1)
+    ends = []
+    for stop_at in (None, 4):
+        job = home.order(endless=True, num_frames=None, fps=16, story={20: "a blue cat"})
+        film = home.film(job)
+
+        def left(film=film):
+            return 3.0 - (Video(film).num_frames / 16 if film.exists() else 0)
+
+        if stop_at:
+            with pytest.raises(CancelledError):
+                made(home, job, stop_at, left)
+        made(home, job, left=left)
+        ends.append(film.read_bytes())
+        assert Video(film).num_frames == 48
+        assert read_journal(film).request.prompt == "a blue cat"
+    assert ends[0] == ends[1]
+
+
+def test_what_is_shown_of_a_film(home):
+    job = home.order(num_frames=9)
+    film = made(home, job)
+    film.show()
+    with Image.open(home.store.open(job.id, "thumbnail.webp")) as thumbnail:
+        assert (thumbnail.format, thumbnail.size) == ("WEBP", (32, 32))
+    with Image.open(home.store.open(job.id, "spritesheet.jpg")) as sheet:
+        assert (sheet.format, sheet.size) == ("JPEG", (640, 640))

@@ -1,0 +1,118 @@
+"""`everreel mcp` as agents start it: a process that is spoken to over its input and output, or over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mcp", reason="the extra `serve` is not installed")
+
+from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters
+
+from everreel.media import Video
+
+Run = Callable[..., tuple[int, str, str]]
+SOURCES = Path(__file__).parents[1] / "src"
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"}
+
+
+def started(home: Path, *options: str) -> StdioServerParameters:
+    arguments = ["-m", "everreel", "mcp", "--home", str(home), *options]
+    return StdioServerParameters(command=sys.executable, args=arguments, env=environment())
+
+
+def talk(home: Path, what: Callable[[Client], Any], *options: str) -> Any:
+    """What comes of talking to a process; anything on its output that is no message is an error."""
+    strays: list[Exception] = []
+
+    async def stray(message: Any) -> None:
+        if isinstance(message, Exception):
+            strays.append(message)
+
+    async def go() -> Any:
+        async with Client(started(home, *options), message_handler=stray, cache=None) as client:
+            return await what(client)
+
+    found = asyncio.run(asyncio.wait_for(go(), 240))
+    assert not strays
+    return found
+
+
+def test_an_agent_has_a_film_made_on_its_own_machine(tmp_path: Path) -> None:
+    """By a worker of its own, from the plan to the file; what the worker says goes to the error stream."""
+    home, heard = tmp_path / "home", []
+    asked = {"prompt": "a red fox runs", "num_frames": 5, "model": "tiny-fast"}
+
+    async def hear(done: float, total: float | None, message: str | None) -> None:
+        heard.append(done)
+
+    async def make(client: Client) -> Any:
+        tools = (await client.list_tools()).tools
+        plan = await client.call_tool("plan_film", asked)
+        result = await client.call_tool("generate_film", {**asked, "wait": True}, progress_callback=hear)
+        while result.structured_content["status"] in ("queued", "in_progress"):
+            film = result.structured_content["film"]
+            result = await client.call_tool("wait_for_film", {"film": film}, progress_callback=hear)
+        film = result.structured_content
+        return tools, plan.structured_content, film, await client.call_tool("look_at_film", {"film": film["film"]})
+
+    tools, plan, film, look = talk(home, make)
+    assert len(tools) == 15
+    assert (plan["num_frames"], plan["width"], plan["height"]) == (5, 160, 96)
+    assert film["status"] == "completed" and film["frames_ready"] == 5, film
+    assert Path(film["path"]).is_relative_to(home) and Video(film["path"]).num_frames == 5
+    assert look.structured_content["frames"] == [0, 1, 2, 3, 4]
+    assert max(heard) == 100
+
+
+def test_over_http_it_says_where_and_answers_there(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "everreel", "mcp", "--home", str(tmp_path), "--workers", "0", "--http", "--port"]
+    process = subprocess.Popen(
+        [*command, "0"], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:\d+/mcp", process.stdout.readline())
+        assert found, process.stderr.read() if process.stderr else ""
+
+        async def go() -> int:
+            async with Client(found[0]) as client:
+                return len((await client.list_tools()).tools)
+
+        assert asyncio.run(asyncio.wait_for(go(), 60)) == 15
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--port", "1"), "port = 1: goes with --http"),
+        (("--host", "127.0.0.1"), "host = 127.0.0.1: goes with --http"),
+        (("--workers", "-1"), "workers = -1: must be 0 to 64; nearest that works: 0"),
+        (("--http", "--host", "0.0.0.0"), "host = 0.0.0.0: others can reach it, so keys are needed"),
+        (("--http", "--port", "70000"), "port = 70000"),
+        (("--model", "no-such-model"), "no-such-model"),
+    ],
+)
+def test_what_is_wrong_with_the_command_is_one_line(
+    run: Run, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    code, output, errors = run("mcp", "--home", tmp_path / "home", *options)
+    assert code == 2 and output == ""
+    assert said in errors and errors.count("\n") == 1
