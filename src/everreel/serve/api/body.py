@@ -42,6 +42,9 @@ class Sent:
     path: Path
     filename: str = ""
 
+    def __repr__(self) -> str:
+        return "a file"  # messages repeat what was sent, and where it lies is nobody's business
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401
         return core_schema.is_instance_schema(cls)
@@ -59,10 +62,10 @@ class Spool:
 
     def new(self) -> Path:
         """Where the next file goes."""
-        return self.own(self.inbox / f"request-{secrets.token_hex(16)}")
+        return self.add(self.inbox / f"request-{secrets.token_hex(16)}")
 
-    def own(self, path: Path) -> Path:
-        """Let a file in the folder go with the others."""
+    def add(self, path: Path) -> Path:
+        """One more that goes with the rest."""
         self._made.append(path)
         return path
 
