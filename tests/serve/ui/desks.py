@@ -1,156 +1,85 @@
-"""A server of the page for tests: real jobs, a queue in memory, and a worker that draws small films."""
+"""A server of the page for tests: the real jobs and routes, and a worker that draws small films instead of a model."""
 
 import os
 import threading
-import time
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
-from fastapi import FastAPI, HTTPException, Query
-from fastapi.responses import FileResponse, StreamingResponse
 from PIL import Image
 
 from everreel.film.loading import model_options
 from everreel.media import FilmWriter
-from everreel.serve.jobs.job import ConflictError, Job, Limits, NotFoundError, Owner, Upload, Usage
+from everreel.serve.api.app import make_app as make_api
+from everreel.serve.api.guard import NoKeys
+from everreel.serve.api.settings import Settings
+from everreel.serve.api.tokens import Tokens
+from everreel.serve.jobs.job import Limits, LostJobError, Owner, Report
+from everreel.serve.jobs.queue import SqliteQueue
 from everreel.serve.jobs.service import Jobs
+from everreel.serve.jobs.store import FolderStore
 from everreel.serve.ui.page import mount
 
 FPS, BLOCK = 24, 12
-
-
-class Queue:
-    """`JobQueue`, as much of it as the page needs; it outlives a server."""
-
-    def __init__(self):
-        self.jobs, self.lock = {}, threading.Lock()
-
-    def put(self, order, owner, *, seconds=0.0, priority=0, idempotency_key=None):
-        with self.lock:
-            name = f"video_{os.urandom(16).hex()}"
-            job = Job(name, owner.name, order, "queued", int(time.time()), len(self.jobs), 0, num_rows=100)
-            self.jobs[name] = job
-        return job, True
-
-    def get(self, job_id, owner=None):
-        job = self.jobs.get(job_id)
-        if job is None or owner not in (None, job.owner):
-            raise NotFoundError(f"video = {job_id}: there is no such film")
-        return job
-
-    def page(self, owner, *, after=None, limit=20, newest_first=True):
-        mine = [job for job in self.jobs.values() if owner in (None, job.owner)]
-        return sorted(mine, key=lambda job: -job.number)[:limit]
-
-    def change(self, job_id, **values):
-        with self.lock:
-            if job := self.jobs.get(job_id):
-                self.jobs[job_id] = replace(job, version=job.version + 1, **values)
-
-    def want(self, job_id, wanted, owner=None):
-        job = self.get(job_id, owner)
-        if job.status == "completed":
-            raise ConflictError(f"video = {job_id}: is completed")
-        if job.status in ("paused", "failed", "cancelled", "queued"):
-            status = {"run": "queued", "cancel": "cancelled", "pause": "paused"}[wanted]
-            self.change(job_id, status=status, wanted=wanted)
-        else:
-            self.change(job_id, wanted=wanted)
-        return self.jobs[job_id]
-
-    def remove(self, job_id, owner=None):
-        self.get(job_id, owner)
-        with self.lock:
-            del self.jobs[job_id]
-
-    def usage(self, owner):
-        return Usage(0, 0, 0)
-
-
-class Store:
-    """`FilmStore`, likewise."""
-
-    def __init__(self, home):
-        self.home = home
-
-    def workplace(self, job_id):
-        folder = self.home / "films" / job_id
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def open(self, job_id, part):
-        return (self.workplace(job_id) / part).open("rb")
-
-    def size(self, job_id, part):
-        path = self.workplace(job_id) / part
-        return path.stat().st_size if path.exists() else 0
-
-    def keep(self, source, owner, suffix):
-        name = f"file_{os.urandom(16).hex()}"
-        (self.home / f"{name}{suffix}").write_bytes(source.read_bytes())
-        source.unlink()
-        return name
-
-    def upload(self, upload_id, owner=None):
-        return next(iter(self.home.glob(f"{upload_id}.*")))
-
-    def uploads(self, owner):
-        return 0
-
-
-class Tokens:
-    def sign(self, film, owner):
-        return f"token-{film}"
+PATIENCE = 60  # seconds, on a busy machine
 
 
 class Painter(threading.Thread):
-    """A worker: it claims jobs and makes films of plain colours, a block for each turn of `go`."""
+    """A worker that makes films of a disc before a slope of colours, each block when it may."""
 
     def __init__(self, jobs):
         super().__init__(daemon=True)
-        self.jobs, self.queue, self.over = jobs, jobs.queue, threading.Event()
+        self.jobs, self.queue, self.name_ = jobs, jobs.queue, f"painter-{os.urandom(4).hex()}"
+        self.over, self.hurry = threading.Event(), threading.Event()
         self.blocks = threading.Semaphore(0)
-        """Released once for each block that may be made."""
-        self.hurry = threading.Event()
+        """Released once for each block that may be made; with `hurry` all may."""
 
     def run(self):
-        while not self.over.wait(0.05):
-            waiting = [job for job in list(self.queue.jobs.values()) if job.status == "queued"]
-            if waiting:
-                self.make(min(waiting, key=lambda job: job.number))
+        while not self.over.wait(0.02):
+            job = self.queue.claim(self.name_)
+            if job is not None:
+                try:
+                    self.make(job)
+                except LostJobError:
+                    pass
+
+    def stop(self):
+        self.over.set()
+        self.join(PATIENCE)
 
     def make(self, job):
-        request = job.order.request
-        frames = request.length or 240
-        older = self.queue.jobs[job.order.extends].num_frames if job.order.extends else 0
-        self.queue.change(job.id, status="in_progress", started_at=int(time.time()), num_frames=0)
-        place = self.jobs.store.workplace(job.id)
-        with FilmWriter(place / "film.mp4", 96, 160, FPS) as writer:
-            while writer.num_frames < frames + older:
-                if not self._may(job.id):
+        request, place = job.order.request, self.jobs.store.workplace(job.id)
+        older = self.queue.get(job.order.extends).num_frames if job.order.extends else 0
+        total = older + (request.length or 10_000)
+        film = place / "film.mp4"
+        with FilmWriter(film, 96, 160, FPS) as writer:
+            while writer.num_frames < total:
+                wanted = self._wanted(job, writer, total)
+                if wanted != "run":
+                    status = "paused" if wanted == "pause" else "cancelled" if wanted == "cancel" else "queued"
+                    self.queue.finish(job.id, self.name_, status)
                     return
-                count = min(BLOCK, frames + older - writer.num_frames)
-                writer.append(drawn(job.number, writer.num_frames, count))
-                row = 99 * writer.num_frames // (frames + older)
-                self.queue.change(job.id, num_frames=writer.num_frames, num_bytes=writer.num_bytes, row=row)
-        Image.fromarray(drawn(job.number, 0, 1)[0]).save(place / "thumbnail.webp")
-        self.queue.change(job.id, status="completed", completed_at=int(time.time()))
+                writer.append(drawn(job.number, writer.num_frames, min(BLOCK, total - writer.num_frames)))
+            self._report(job, writer, total)
+        Image.fromarray(drawn(job.number, 40, 1)[0]).save(place / "thumbnail.webp")
+        self.queue.finish(job.id, self.name_, "completed")
 
-    def _may(self, job_id):
+    def _report(self, job, writer, total):
+        row = 100 * writer.num_frames // total
+        return self.queue.report(job.id, self.name_, Report(row, 100, writer.num_frames, writer.num_bytes))
+
+    def _wanted(self, job, writer, total):
+        """`run` when the next block may be made; `stop` when the worker is to end."""
         while not self.over.is_set():
-            job = self.queue.jobs.get(job_id)
-            if job is None or job.wanted != "run":
-                if job:
-                    self.queue.change(job_id, status="paused" if job.wanted == "pause" else "cancelled")
-                return False
+            wanted = self._report(job, writer, total)
+            if wanted != "run":
+                return wanted
             if self.hurry.is_set() or self.blocks.acquire(timeout=0.05):
-                return True
-        return False
+                return "run"
+        return "stop"
 
 
 def drawn(number, first, count):
-    """A picture that moves: a disc over a slope of colours."""
+    """A picture that moves."""
     y, x = np.mgrid[:96, :160]
     frames = np.zeros((count, 96, 160, 3), np.uint8)
     for index in range(count):
@@ -160,56 +89,26 @@ def drawn(number, first, count):
     return frames
 
 
-def make_jobs(queue, home, monkeypatch=None):
-    jobs = Jobs(queue, Store(home), {"tiny": model_options(model="tiny"), "tiny-fast": model_options(model="tiny-fast")}, Limits())
-
-    def upload(source, owner):
-        with Image.open(source) as image:
-            size = image.size
-        return Upload("image", ".png", *size, id=jobs.store.keep(source, owner.name, ".png"))
-
-    jobs.upload = upload
-    return jobs
+def make_jobs(home, limits=None):
+    models = {name: model_options(model=name) for name in ("tiny", "tiny-fast")}
+    return Jobs(SqliteQueue(home), FolderStore(home), models, limits or Limits())
 
 
-def make_app(jobs, **more):
-    app = FastAPI()
+def make_app(jobs, home, keys=None, **more):
+    """The routes and the page, as `everreel serve` puts them together."""
+    keys, tokens, inbox = keys or NoKeys(), Tokens.of(home), home / "inbox"
+    inbox.mkdir(exist_ok=True)
+    app = make_api(jobs, keys, Settings(inbox, page=True), tokens)
 
-    @app.get("/v1/videos/{job_id}/content")
-    def content(job_id: str, variant: str = "video", token: str = Query("")):
-        if token != f"token-{job_id}":
-            raise HTTPException(401)
-        part = {"video": "film.mp4", "thumbnail": "thumbnail.webp"}[variant]
-        return FileResponse(jobs.store.workplace(job_id) / part)
+    def owner_of(key):
+        return keys.owner(key) if keys.any() else Owner()
 
-    @app.get("/v1/videos/{job_id}/stream")
-    def stream(job_id: str, token: str = Query("")):
-        if token != f"token-{job_id}":
-            raise HTTPException(401)
-
-        def pieces():
-            at = 0
-            while True:
-                job = jobs.queue.jobs.get(job_id)
-                if job is None:
-                    return
-                if job.num_bytes > at:
-                    with jobs.store.open(job_id, "film.mp4") as file:
-                        file.seek(at)
-                        yield file.read(job.num_bytes - at)
-                    at = job.num_bytes
-                elif job.over:
-                    return
-                time.sleep(0.05)
-
-        return StreamingResponse(pieces(), media_type="video/mp4")
-
-    owner_of = more.pop("owner_of", lambda key: Owner())
-    return mount(app, jobs, owner_of, Tokens(), **more)
+    return mount(app, jobs, owner_of, tokens, **more)
 
 
 @contextmanager
 def served(app, port=0):
+    """The address of an application."""
     import socket
 
     import uvicorn

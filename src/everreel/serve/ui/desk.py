@@ -128,7 +128,7 @@ class Desk:
             order = self.jobs.get(_said(event, "id"), self.owner(request)).order
         except JobError:
             return [gr.skip()] * len(FIELDS)
-        form = back_on_desk(order).model_dump(mode="json")
+        form = back_on_desk(order, self.jobs.card(order.model).sizes).model_dump(mode="json")
         return [form[name] for name in FIELDS]
 
     def picture(self, request: gr.Request, event: gr.EventData) -> dict[str, str]:
@@ -160,9 +160,10 @@ class Desk:
         seconds = _data(event).get("seconds")
         if not isinstance(seconds, int | float) or not math.isfinite(seconds):
             raise RequestError("seconds: say how much longer the film is to be; 2 works")
-        told = _said(event, "prompt").strip() or None
+        told = _said(event, "prompt").strip()
+        values: dict[str, Any] = {"prompt": told} if told else {}
         seed = self.jobs.get(job_id, owner).order.request.seed
-        order = self.jobs.extension(job_id, owner, prompt=told, seconds=seconds, seed=seed)
+        order = self.jobs.extension(job_id, owner, seconds=seconds, seed=seed, **values)
         return self.jobs.submit(order, owner)[0]
 
     def _view(self, owner: Owner, current: str, count: int, mark: str = "") -> list[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,7 +25,7 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    at: float = Field(ge=0, le=1e6)
+    at: float = Field(allow_inf_nan=False, ge=0, le=1e6)
     text: str
 
 
@@ -34,7 +34,7 @@ class Picture(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    at: Place | float
+    at: Place | Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e6)]
     id: UploadId
 
 
@@ -115,14 +115,18 @@ def order_of(form: Form) -> Order:
     return make_order(**values | _size(form.size, form.aspect))
 
 
-def back_on_desk(order: Order) -> Form:
-    """The form that means this order; what the desk has no place for is left out."""
+def back_on_desk(order: Order, sizes: Mapping[str, tuple[int, int]]) -> Form:
+    """The form that means this order; what the desk has no place for is left out.
+
+    `sizes` are the model's own heights and widths by aspect.
+    """
     request = order.request
     named = {"start": order.image, "end": order.end_image}
     pictures = [Picture(at=at, id=id) for at, id in named.items() if id]  # type: ignore[arg-type]
     pictures += [Picture(at=frame / request.fps, id=id) for frame, id in sorted(order.keyframes.items())]
     seconds = request.length / request.fps if request.length else SECONDS
-    size = request.resolution or (f"{request.width}x{request.height}" if request.width else "")
+    own = {size: aspect for aspect, size in sizes.items()}.get((request.height or 0, request.width or 0))
+    size = request.resolution or (f"{request.width}x{request.height}" if request.width and not own else "")
     return Form(
         prompt=request.prompt,
         timeline=Timeline(
@@ -133,7 +137,7 @@ def back_on_desk(order: Order) -> Form:
             endless=order.endless,
         ),
         model=order.model,
-        aspect=request.aspect or "16:9",
+        aspect=request.aspect or own or "16:9",  # type: ignore[arg-type]
         size=size,
         fps=request.fps,
         seed=request.seed,

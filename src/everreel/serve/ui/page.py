@@ -146,7 +146,7 @@ def _prompt() -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Markdown, gr.State]:
     prompt = gr.Textbox(
         label="What does the film show?",
         placeholder="A red fox runs through a snowy forest",
-        lines=3,
+        lines=2,
         max_lines=8,
         elem_id="er-prompt",
         autofocus=True,

@@ -11,14 +11,16 @@ import html
 import json
 import math
 import shlex
-from collections.abc import Mapping
 from typing import Any
 
 from everreel.serve.jobs.job import Job
-from everreel.serve.jobs.order import Order
+from everreel.serve.jobs.order import PICTURES, Order
 from everreel.serve.jobs.service import Jobs, Outlook
 
+HELD = "paused"  # what holds up a film that its worker keeps in memory
 LONGEST_PREVIEW = 200_000  # bytes
+_OF_EXTEND = ("num_frames", "seconds", "seed", "num_inference_steps")
+_NOT_EXTENDED = ("height", "width", "resolution", "aspect", "loop")
 STATUS = {
     "queued": "Waiting for its turn",
     "in_progress": "Being made",
@@ -42,6 +44,7 @@ def screen_of(job: Job, jobs: Jobs, token: str) -> dict[str, Any]:
         "label": _label(job),
         "prompt": request.prompt,
         "percent": job.progress,
+        "shape": f"{request.width or 16} / {request.height or 9}",
         "made": round(job.num_frames / request.fps, 2),
         "asked": round(total / request.fps, 2),
         "frames": job.num_frames,
@@ -51,10 +54,11 @@ def screen_of(job: Job, jobs: Jobs, token: str) -> dict[str, Any]:
         "live": live,
         "poster": f"{address}/content?variant=thumbnail&token={token}" if done else "",
         "preview": "" if job.over else _preview(job, jobs),
-        "error": job.failure.message if job.failure else job.waiting,
+        "error": job.failure.message if job.failure else "" if job.waiting == HELD else job.waiting,
         "can": can(job),
         "can_extend": done and not request.loop,
         "command": command_of(job.order),
+        "address": address_of(job.order),
         "body": json.dumps(body_of(job.order), indent=2, ensure_ascii=False),
     }
 
@@ -87,13 +91,15 @@ def card_of(job: Job, jobs: Jobs, token: str) -> dict[str, Any]:
 
 def command_of(order: Order) -> str:
     """The command line that makes this film; pictures are named by what they are for."""
-    request = order.request.model_dump(exclude_unset=True, exclude={"prompt", "story", *PICTURES})
+    request = _given(order)
+    prompt, last = request.pop("prompt"), []
     if order.extends or order.follows:
-        words = ["everreel", "extend", "film.mp4", "--output", "longer.mp4", "--prompt", order.request.prompt]
+        words = ["everreel", "extend", "film.mp4", "--output", "longer.mp4", f"--prompt={prompt}"]
         if order.extends:
             request = {name: value for name, value in request.items() if name in _OF_EXTEND}
     else:
-        words = ["everreel", "generate", order.request.prompt]
+        words = ["everreel", "generate"]
+        (last if prompt.startswith("-") else words).append(prompt)
         for frame, text in order.request.story.items():
             words += ["--prompt", f"{frame}f: {text}"]
         if order.image:
@@ -107,20 +113,32 @@ def command_of(order: Order) -> str:
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif value is not None:
+        else:
             words += [f"--{flag}", str(value)]
-    return shlex.join(words)
+    return shlex.join([*words, *(["--", *last] if last else [])])
 
 
 def body_of(order: Order) -> dict[str, Any]:
-    """The order as flat JSON, as a client would send it."""
-    request = order.request.model_dump(mode="json", exclude_unset=True, exclude=set(PICTURES))
-    if not request.get("story"):
-        request.pop("story", None)
-    rest = order.model_dump(mode="json", exclude={"request"}, exclude_defaults=True)
-    rest.pop("enhanced", None)
-    rest.pop("enhance", None)
-    return {"model": order.model, **request, **rest}
+    """The order as a client sends it: to `/v1/videos`, or, of a film that goes on with another, to its extensions."""
+    request = _given(order)
+    if order.request.story:
+        request["story"] = {str(frame): text for frame, text in order.request.story.items()}
+    if order.extends or order.follows:
+        video = {"id": order.extends} if order.extends else {"file_id": order.follows}
+        return {"video": video, **{name: value for name, value in request.items() if name not in _NOT_EXTENDED}}
+    pictures: dict[str, Any] = {}
+    if order.image:
+        pictures["input_reference"] = {"file_id": order.image}
+    if order.end_image:
+        pictures["end_image"] = {"file_id": order.end_image}
+    if order.keyframes:
+        pictures["keyframes"] = {str(frame): {"file_id": upload} for frame, upload in order.keyframes.items()}
+    return {"model": order.model, **request, **pictures, **({"endless": True} if order.endless else {})}
+
+
+def address_of(order: Order) -> str:
+    """Where `body_of` goes."""
+    return "/v1/videos/extensions" if order.extends or order.follows else "/v1/videos"
 
 
 def plan_html(outlook: Outlook) -> str:
@@ -162,6 +180,8 @@ def told_bytes(count: float) -> str:
 def _label(job: Job) -> str:
     if job.over or job.status == "paused":
         return STATUS[job.status]
+    if job.waiting == HELD:
+        return STATUS["paused"]
     if job.wanted == "cancel":
         return "Stopping"
     if job.wanted == "pause":
@@ -172,11 +192,16 @@ def _label(job: Job) -> str:
 
 
 def _preview(job: Job, jobs: Jobs) -> str:
-    if job.num_frames or not 0 < jobs.store.size(job.id, "preview.jpg") < LONGEST_PREVIEW:
+    if job.num_frames:
+        return ""
+    jobs.store.wish(job.id)
+    if not 0 < jobs.store.size(job.id, "preview.jpg") < LONGEST_PREVIEW:
         return ""
     with jobs.store.open(job.id, "preview.jpg") as file:
         return "data:image/jpeg;base64," + base64.b64encode(file.read()).decode()
 
 
-PICTURES = ("image", "end_image", "keyframes")
-_OF_EXTEND: Mapping[str, None] = dict.fromkeys(("num_frames", "seconds", "seed", "num_inference_steps"))
+def _given(order: Order) -> dict[str, Any]:
+    """What of the request was asked for, but story and pictures."""
+    given = order.request.model_dump(mode="json", exclude_unset=True, exclude={"story", *PICTURES})
+    return {name: value for name, value in given.items() if value is not None}

@@ -38,15 +38,16 @@ everreel.screen = ({ element, trigger, props, watch }) => {
   );
   const block = (name, id) => {
     const text = el("pre", { id });
+    const told = el("span", { textContent: name });
     const press = button("Copy", async () => {
       await copy(text.textContent);
       press.textContent = "Copied";
       setTimeout(() => (press.textContent = "Copy"), 1500);
     }, { className: "er-quiet" });
-    return [text, el("div", { className: "er-code" }, el("div", {}, el("span", { textContent: name }), press), text)];
+    return [text, el("div", { className: "er-code" }, el("div", {}, told, press), text), told];
   };
   const [command, commandBox] = block("Command", "er-command");
-  const [body, bodyBox] = block("JSON for POST /v1/videos", "er-body");
+  const [body, bodyBox, where] = block("", "er-body");
   const made = el("details", { className: "er-made" }, el("summary", { textContent: "How to make it again" }), commandBox, bodyBox);
 
   const act = (action, rest = {}) => {
@@ -122,7 +123,7 @@ everreel.screen = ({ element, trigger, props, watch }) => {
     if (!film) return;
     empty.firstChild.textContent = film.label;
     empty.lastChild.textContent = film.live ? "The first frames appear here as soon as they are made" : "Nothing of it was made";
-    stage.dataset.status = film.status;
+    stage.style.aspectRatio = film.shape;
     bar.style.width = `${film.percent}%`;
     progress.hidden = film.status === "completed";
     progress.classList.toggle("er-endless", film.endless && film.status === "in_progress");
@@ -137,6 +138,7 @@ everreel.screen = ({ element, trigger, props, watch }) => {
     title.textContent = film.prompt;
     extend.hidden = !film.can_extend;
     command.textContent = film.command;
+    where.textContent = `JSON for POST ${film.address}`;
     body.textContent = film.body;
     go.disabled = false;
     drawButtons();

@@ -1,0 +1,104 @@
+"""What is shown of a film: the command and the request that make it again, and figures of what it would cost."""
+
+import shlex
+
+import pytest
+
+pytest.importorskip("gradio", reason="the extra `serve` is not installed")
+
+from everreel import cli
+from everreel.film.request import make_request
+from everreel.serve.api.schema import VideoCreate, VideoExtend
+from everreel.serve.jobs.job import Job
+from everreel.serve.jobs.order import make_order
+from everreel.serve.jobs.service import Outlook
+from everreel.serve.ui import shown
+
+FILE, FILM = f"file_{'a' * 32}", f"video_{'b' * 32}"
+ORDERS = [
+    make_order(prompt='a red fox\'s run & "more" $(rm -rf ~); `ls`', seconds=2.5, seed=7),
+    make_order(prompt="-o evil.mp4", num_frames=49, height=96, width=160, resolution=None, loop=True, cache=False),
+    make_order(
+        prompt="a fox",
+        story={36: "it jumps: high\nand far", 72: "--it sleeps"},
+        negative_prompt="blur",
+        num_frames=97,
+        guidance_scale=3.5,
+        num_inference_steps=12,
+        schedule="rolling",
+        model="tiny-fast",
+    ),
+    make_order(prompt="a fox", image=FILE, end_image=FILE, keyframes={48: FILE, 60: FILE}, num_frames=97),
+]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=range(len(ORDERS)))
+def test_the_command_makes_the_same_request(order):
+    from typer.main import get_command
+
+    words = shlex.split(shown.command_of(order))
+    assert words[:2] == ["everreel", "generate"]
+    command = get_command(cli.app).commands["generate"]
+    context = command.make_context("generate", words[2:], resilient_parsing=False)
+    given = context.params
+    from everreel.options import _keyframes, _told
+
+    told = _told(given["prompt"], list(given["part"] or []), None, given["fps"])
+    request = order.request
+    assert told["prompt"].split() == request.prompt.split()
+    assert {frame: " ".join(text.split()) for frame, text in told["story"].items()} == request.story
+    assert set(_keyframes(list(given["keyframe"] or []))) == set(order.keyframes)
+    assert (given["image"] is None, given["end_image"] is None) == (order.image is None, order.end_image is None)
+    assert given["model"] == order.model
+    for name in request.model_fields_set - {"prompt", "story"}:
+        assert given[name] == getattr(request, name), name
+
+
+def test_the_command_of_a_longer_film_extends_it():
+    order = make_order(prompt="it's night", num_frames=48, seed=3, height=96, width=160, extends=FILM)
+    words = shlex.split(shown.command_of(order))
+    assert words[:3] == ["everreel", "extend", "film.mp4"]
+    assert words[3:] == ["--output", "longer.mp4", "--prompt=it's night", "--num-frames", "48", "--seed", "3"]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=range(len(ORDERS)))
+def test_the_body_is_one_that_the_interface_takes(order):
+    body = shown.body_of(order)
+    VideoCreate.model_validate(body)
+    assert shown.address_of(order) == "/v1/videos"
+    given = {name: body[name] for name in order.request.model_fields_set if name in body and name != "story"}
+    story = {int(frame): text for frame, text in body.get("story", {}).items()}
+    assert make_request(**given, story=story) == order.request
+
+
+@pytest.mark.parametrize("source", [{"extends": FILM}, {"follows": FILE}])
+def test_the_body_of_a_longer_film_is_one_for_extensions(source):
+    order = make_order(prompt="it sleeps", num_frames=48, seed=3, height=96, width=160, **source)
+    VideoExtend.model_validate(shown.body_of(order))
+    assert shown.address_of(order) == "/v1/videos/extensions"
+
+
+def test_a_plan_escapes_what_it_is_given_and_knows_what_cannot_be_told():
+    outlook = Outlook("<b>", ("from frame 5 on: <script>",), 97, 4.04, 160, 96, 24, 3, float("nan"), 2.4e9)
+    made = shown.plan_html(outlook)
+    assert "<script>" not in made
+    assert "<b>" not in made
+    for figure in ("97", "4.0 s", "160×96", "unknown", "2.4 GB"):
+        assert figure in made
+    assert "<img" not in shown.error_html("<img src=x>")
+
+
+@pytest.mark.parametrize(
+    ("status", "wanted", "may"),
+    [
+        ("queued", "run", ["pause", "cancel"]),
+        ("in_progress", "run", ["pause", "cancel"]),
+        ("in_progress", "pause", ["resume", "cancel"]),
+        ("paused", "pause", ["resume", "cancel"]),
+        ("completed", "run", ["edit", "delete"]),
+        ("failed", "run", ["resume", "edit", "delete"]),
+        ("cancelled", "cancel", ["resume", "edit", "delete"]),
+    ],
+)
+def test_only_what_works_is_offered(status, wanted, may):
+    assert shown.can(Job(FILM, "local", ORDERS[0], status, 0, 1, 1, wanted=wanted)) == may
