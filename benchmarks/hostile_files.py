@@ -256,7 +256,7 @@ def film(
     """A film of height x width, a frame at each time in 1/24 s."""
     file, pixel_format = io.BytesIO(), pixel_format or ("rgb24" if codec == "png" else "yuv420p")
     with av.open(file, "w", format=container, options=more.get("options", {})) as output:
-        streams = [output.add_stream(codec, rate=24) for _ in range(more.get("streams", 1))]
+        streams: list[Any] = [output.add_stream(codec, rate=24) for _ in range(more.get("streams", 1))]
         for stream in streams:
             stream.height, stream.width, stream.pix_fmt = *size, pixel_format
             stream.codec_context.sample_aspect_ratio = Fraction(2)
