@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from everreel import agents, loras, rating, reports, weights
+from everreel import agents, keys, loras, rating, reports, weights
 from everreel.bars import film_bar, films_bar
 from everreel.benches import vbench
 from everreel.captions import caption
@@ -29,6 +29,7 @@ from everreel.memory import keep_freed_memory
 from everreel.options import takes_flags, takes_model, takes_request
 from everreel.prepare import prepare
 from everreel.released import SCRIPTS, translate
+from everreel.serving import serve
 
 if TYPE_CHECKING:
     from everreel.film.journal import Journal
@@ -331,7 +332,9 @@ app.command()(prepare)
 app.command("convert-lora")(loras.convert_lora)
 app.command()(caption)
 app.command()(enhance)
+app.command()(serve)
 app.add_typer(rating.app, name="rate")
+app.add_typer(keys.app, name="keys")
 app.command()(takes_model(weights.calibrate))
 app.command()(takes_model(agents.mcp))
 

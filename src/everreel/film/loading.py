@@ -200,16 +200,22 @@ def parse_memory(text: str) -> float:
     Raises:
         ValueError: it is no amount of memory.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    if not match or not float(match[1]):
+    num_bytes = bytes_of(text)
+    if num_bytes is None:
         raise ValueError(f"memory = {text!r}: must be an amount of memory; 24GB works")
-    power = " KMGT".index(match[2].upper() or " ")
-    unit: int = 1024 if match[3] else 1000
-    num_bytes = float(match[1]) * float(unit**power)
     if num_bytes < LEAST_MEMORY:
-        nearest = f"{text.strip()}GB" if power == 0 and "b" not in text.lower() else "24GB"
+        nearest = "24GB" if set(text.lower()) & set("bkmgt") else f"{text.strip()}GB"
         raise ValueError(f"memory = {text!r}: is {num_bytes:g} bytes, too little for anything; {nearest} works")
     return num_bytes
+
+
+def bytes_of(text: str) -> float | None:
+    """Bytes of "24GB", "500 MB", "2 GiB" or "8e9"; None where it says no such amount."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    if not match or not float(match[1]):
+        return None
+    unit: int = 1024 if match[3] else 1000
+    return float(match[1]) * float(unit ** " KMGT".index(match[2].upper() or " "))
 
 
 def _lora(text: str) -> tuple[Path, float]:

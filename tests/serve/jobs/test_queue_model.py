@@ -92,7 +92,7 @@ class Queue(RuleBasedStateMachine):
         mine = [job for job in self.model.values() if job["worker"] and worker in (None, job["worker"])]
         assert self.queue.release(worker) == len(mine)
         for job in mine:
-            job["attempts"] += job["wanted"] == "run"
+            job["attempts"] += job["wanted"] == "run" and worker is not None
             failed = job["wanted"] == "run" and job["attempts"] >= MAX_ATTEMPTS
             self.rest(job, "failed" if failed else RESTING[job["wanted"]])
 
@@ -147,6 +147,7 @@ class Queue(RuleBasedStateMachine):
             assert (there.status, there.num_frames, there.attempts) == (job["status"], job["frames"], job["attempts"])
             assert there.wanted == job["wanted"] and there.over == (there.completed_at is not None)
             assert (there.status == "in_progress") == (job["worker"] is not None)
+        assert {job.id for job in self.queue.running()} == {name for name in kept if kept[name]["worker"]}
         counts = self.queue.counts()
         assert all(counts[status] == sum(job["status"] == status for job in kept.values()) for status in counts)
 

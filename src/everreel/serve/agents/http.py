@@ -6,11 +6,11 @@ session belongs to the key that began it, and to no other.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from anyio import to_thread
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.transport_security import TransportSecuritySettings
@@ -94,12 +94,12 @@ def make_app(
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*hosts, "[::1]"])
 
     async def film(request: Request) -> Response:
-        owner = await asyncio.to_thread(owner_of, key_of(request.headers))
+        owner = await to_thread.run_sync(owner_of, key_of(request.headers))
         if owner is None:
             return _no_key()
         name = request.path_params["film"]
         try:
-            file = await asyncio.to_thread(jobs.open, name, "film.mp4", owner)
+            file = await to_thread.run_sync(jobs.open, name, "film.mp4", owner)
         except JobError as error:
             return JSONResponse({"error": str(error)}, 404)
         size = jobs.store.size(name, "film.mp4")
@@ -123,7 +123,7 @@ class Gate:
         if self.tools is None:
             await JSONResponse({"error": "the server begins or ends"}, 503)(scope, receive, send)
             return
-        owner = await asyncio.to_thread(self._owner_of, key_of(Headers(scope=scope)))
+        owner = await to_thread.run_sync(self._owner_of, key_of(Headers(scope=scope)))
         if owner is None:
             await _no_key()(scope, receive, send)
             return

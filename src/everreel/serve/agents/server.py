@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context, MCPServer
@@ -26,7 +25,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from everreel import __version__
 from everreel.film.request import RequestError
-from everreel.serve.agents import asked, told
+from everreel.serve.agents.catalog import TOOLS, Entry
 from everreel.serve.agents.resources import LISTED, add_films, listed
 from everreel.serve.agents.tools import Tools
 from everreel.serve.jobs.job import JobError, NotFoundError
@@ -38,22 +37,6 @@ wait_for_film waits, look_at_film shows frames so that you can judge the film, e
 with it, add_keyframes makes it again with pictures. Films play while they are made. Ask plan_film first when a film \
 is long or large. An error says which value works."""
 Lifespan = Callable[[MCPServer[None]], AbstractAsyncContextManager[None]]
-Work = Callable[[Any, Context[Any]], Awaitable[CallToolResult]]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A tool: what it takes and gives, and what clients may know of it beforehand."""
-
-    work: Work
-    takes: type[BaseModel]
-    gives: type[BaseModel]
-    title: str
-    description: str
-    reads: bool = False
-    deletes: bool = False
-    again: bool = False
-    """The same call a second time changes nothing."""
 
 
 class FilmServer(MCPServer[None]):
@@ -71,7 +54,7 @@ class FilmServer(MCPServer[None]):
         )
         self._tools = tools
         self._arguments: dict[str, type[BaseModel]] = {}
-        for name, entry in _entries(tools).items():
+        for name, entry in TOOLS.items():
             self._arguments[name] = entry.takes
             self._add(name, entry)
         add_films(self, tools)
@@ -123,12 +106,12 @@ class FilmServer(MCPServer[None]):
             if name not in known:
                 raise ToolError(f"{name[:60]}: is no argument of {tool}; it takes {', '.join(known)}")
 
-    def _add(self, name: str, entry: _Entry) -> None:
+    def _add(self, name: str, entry: Entry) -> None:
         """A tool whose arguments are the fields of what it takes."""
 
         async def run(**values: Any) -> CallToolResult:  # noqa: ANN401 -- each has the type of its field
             ctx = values.pop("ctx")
-            return await entry.work(entry.takes(**values), ctx)
+            return await entry.work(self._tools, entry.takes(**values), ctx)
 
         parameters = [_parameter(field, info) for field, info in self._described(entry.takes).items()]
         parameters.append(inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=Context))
@@ -193,141 +176,3 @@ def _one_line(error: ValidationError) -> str:
     message = str(first["msg"]).removeprefix("Value error, ")
     works = "".join(f"; nearest that works: {bounds[bound]:g}" for bound in ("le", "ge") if bound in bounds)
     return f"{field} = {value if len(value) <= 60 else value[:60] + '...'}: {message[0].lower()}{message[1:]}{works}"
-
-
-def _entries(tools: Tools) -> dict[str, _Entry]:
-    """Every tool, the ones that are needed most first."""
-    return {
-        "generate_film": _Entry(
-            tools.generate,
-            asked.Generate,
-            told.Film,
-            "Make a film",
-            "Make a film from words, and from pictures if there are any. Use it for every new film; to go on with one "
-            "that is there, use extend_film or continue_story. Answers at once with the film's id unless wait is true. "
-            "Example: {'prompt': 'a red fox runs through a snowy forest', 'seconds': 4}.",
-        ),
-        "wait_for_film": _Entry(
-            tools.wait,
-            asked.WaitFor,
-            told.Film,
-            "Wait for a film",
-            "Wait until a film is completed, failed, cancelled or paused, or the time is over; progress is reported "
-            "meanwhile. If it is not done by then, call it again.",
-            reads=True,
-        ),
-        "look_at_film": _Entry(
-            tools.look,
-            asked.LookAt,
-            told.FilmLook,
-            "Look at a film",
-            "Frames of a film as one picture, so that you can judge it, also while it is made. Use it before you say "
-            "what a film shows or decide to make it again.",
-            reads=True,
-        ),
-        "film_status": _Entry(
-            tools.status,
-            asked.Named,
-            told.Film,
-            "Ask how far a film is",
-            "How far a film is, at once, and where it is to be had. To wait for it, use wait_for_film.",
-            reads=True,
-        ),
-        "plan_film": _Entry(
-            tools.plan,
-            asked.Planned,
-            told.FilmPlan,
-            "Plan a film",
-            "What a film would be and cost (frames, size, blocks, seconds of work, memory), without making it. Takes "
-            "what generate_film takes. Use it before long or large films, and to check values.",
-            reads=True,
-        ),
-    } | _further(tools)
-
-
-def _further(tools: Tools) -> dict[str, _Entry]:
-    return {
-        "extend_film": _Entry(
-            tools.extend,
-            asked.Extend,
-            told.Film,
-            "Make a film longer",
-            "A new, longer film that begins with a completed one and goes on from its last moments without a cut. For "
-            "several things that happen one after the other, use continue_story.",
-        ),
-        "continue_story": _Entry(
-            tools.go_on,
-            asked.Continue,
-            told.Film,
-            "Go on with a story",
-            "A new, longer film that begins with a completed one and goes on with the next parts of its story, each "
-            "with its words and its length.",
-        ),
-        "add_keyframes": _Entry(
-            tools.keyframes,
-            asked.AddKeyframes,
-            told.Film,
-            "Make a film again with pictures",
-            "The same order again with pictures at frames, or with another first or last picture: a new film, the old "
-            "one stays. Frames of other films can be the pictures.",
-        ),
-        "enhance_prompt": _Entry(
-            tools.enhance,
-            asked.Enhance,
-            told.EnhancedPrompt,
-            "Make a prompt whole",
-            "A short idea as a full prompt in the words that the model knows: shot, place, light and camera are added "
-            "where they are not said. generate_film does the same with enhance; use this to see it first.",
-            reads=True,
-        ),
-        "caption_film": _Entry(
-            tools.caption,
-            asked.Named,
-            told.FilmCaption,
-            "Say what a film shows",
-            "What a small captioner, which knows this package's cartoon world, sees in a film: subject, action, shot, "
-            "camera, place, light. To see for yourself, use look_at_film.",
-            reads=True,
-        ),
-        "list_films": _Entry(
-            tools.films,
-            asked.ListFilms,
-            told.Films,
-            "List films",
-            "Your films, the latest first, with how far they are.",
-            reads=True,
-        ),
-        "pause_film": _Entry(
-            tools.pause,
-            asked.Named,
-            told.Film,
-            "Pause a film",
-            "Let a film that is queued or in progress wait; nothing is lost. resume_film goes on.",
-            again=True,
-        ),
-        "resume_film": _Entry(
-            tools.resume,
-            asked.Named,
-            told.Film,
-            "Go on with a film",
-            "Go on with a film that is paused, cancelled or failed, from where it was.",
-            again=True,
-        ),
-        "cancel_film": _Entry(
-            tools.cancel,
-            asked.Named,
-            told.Film,
-            "Stop a film",
-            "Stop a film; what was made of it stays and plays. delete_film removes it as well.",
-            again=True,
-        ),
-        "delete_film": _Entry(
-            tools.delete,
-            asked.Named,
-            told.DeletedFilm,
-            "Delete a film",
-            "Delete a film for good, stopping it if need be. It cannot be had back.",
-            deletes=True,
-            again=True,
-        ),
-    }

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
+from anyio import to_thread
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, ImageContent
 
@@ -34,6 +36,7 @@ from everreel.serve.jobs.job import Job, Owner, Wanted
 from everreel.serve.jobs.order import Order
 from everreel.serve.jobs.service import Jobs
 
+R = TypeVar("R")
 WAIT = 50.0  # seconds; many clients give a call up after 60
 
 
@@ -63,8 +66,8 @@ class Tools:
     async def plan(self, given: asked.Planned, ctx: Context[Any]) -> CallToolResult:
         """What it would cost."""
         owner = caller(self.local)
-        order = await asyncio.to_thread(orders.order_of, given, self.jobs, owner)
-        plan = plan_of(await asyncio.to_thread(self.jobs.outlook, order, owner))
+        order = await in_thread(orders.order_of, given, self.jobs, owner)
+        plan = plan_of(await in_thread(self.jobs.outlook, order, owner))
         return told(plan, "\n".join((plan.summary, *plan.details)))
 
     async def extend(self, given: asked.Extend, ctx: Context[Any]) -> CallToolResult:
@@ -81,21 +84,19 @@ class Tools:
 
     async def enhance(self, given: asked.Enhance, ctx: Context[Any]) -> CallToolResult:
         """A prompt made whole."""
-        prompt, added = await asyncio.to_thread(
-            self.jobs.enhanced, given.prompt, given.model, has_image=given.has_image
-        )
+        prompt, added = await in_thread(self.jobs.enhanced, given.prompt, given.model, has_image=given.has_image)
         return told(EnhancedPrompt(prompt=prompt, added=added), f"{prompt}\n({added})")
 
     async def caption(self, given: asked.Named, ctx: Context[Any]) -> CallToolResult:
         """What a film shows."""
         owner = caller(self.local)
         async with self._captioning:  # one at a time: it takes all of the processor
-            caption = await asyncio.to_thread(self._caption, given.film, owner)
+            caption = await in_thread(self._caption, given.film, owner)
         return told(caption, caption.caption)
 
     async def status(self, given: asked.Named, ctx: Context[Any]) -> CallToolResult:
         """How far a film is."""
-        return told_film(self.film(await asyncio.to_thread(self.jobs.get, given.film, caller(self.local))))
+        return told_film(self.film(await in_thread(self.jobs.get, given.film, caller(self.local))))
 
     async def wait(self, given: asked.WaitFor, ctx: Context[Any]) -> CallToolResult:
         """The same, when it is over."""
@@ -116,7 +117,7 @@ class Tools:
     async def films(self, given: asked.ListFilms, ctx: Context[Any]) -> CallToolResult:
         """What there is."""
         name = caller(self.local).name
-        found = await asyncio.to_thread(self.jobs.queue.page, name, after=given.cursor, limit=given.limit + 1)
+        found = await in_thread(self.jobs.queue.page, name, after=given.cursor, limit=given.limit + 1)
         films = [self.film(job) for job in found[: given.limit]]
         more = films[-1].film if len(found) > given.limit else None
         lines = [f"{in_words(film)} {film.prompt}" for film in films] or ["There are no films yet; generate_film."]
@@ -125,13 +126,13 @@ class Tools:
 
     async def delete(self, given: asked.Named, ctx: Context[Any]) -> CallToolResult:
         """No film any more."""
-        await asyncio.to_thread(self.jobs.remove, given.film, caller(self.local))
+        await in_thread(self.jobs.remove, given.film, caller(self.local))
         await ctx.notify_resources_changed()
         return told(DeletedFilm(film=given.film), f"{given.film} is deleted.")
 
     async def look(self, given: asked.LookAt, ctx: Context[Any]) -> CallToolResult:
         """Some of its frames."""
-        seen, data = await asyncio.to_thread(self._look, given, caller(self.local))
+        seen, data = await in_thread(self._look, given, caller(self.local))
         picture = ImageContent(data=base64.b64encode(data).decode("ascii"), mime_type="image/jpeg")
         size = f"{seen.width}x{seen.height}, {seen.num_frames} frames so far"
         return told(seen, f"{given.film}, {size}: frames {', '.join(map(str, seen.frames))}, by rows.", picture)
@@ -139,14 +140,14 @@ class Tools:
     async def latest(self, count: int) -> list[Job]:
         """The latest films of whoever calls."""
         name = caller(self.local).name
-        return [*await asyncio.to_thread(self.jobs.queue.page, name, limit=count)]
+        return [*await in_thread(self.jobs.queue.page, name, limit=count)]
 
     async def _make(
         self, to_order: Callable[[Any, Jobs, Owner], Order], given: asked.Arguments, wait: bool, ctx: Context[Any]
     ) -> CallToolResult:
         owner = caller(self.local)
-        order = await asyncio.to_thread(to_order, given, self.jobs, owner)
-        job, _ = await asyncio.to_thread(self.jobs.submit, order, owner)
+        order = await in_thread(to_order, given, self.jobs, owner)
+        job, _ = await in_thread(self.jobs.submit, order, owner)
         await ctx.notify_resources_changed()
         if wait:
             job = await self._over(job.id, owner, WAIT, ctx)
@@ -155,7 +156,7 @@ class Tools:
     async def _over(self, film: str, owner: Owner, seconds: float, ctx: Context[Any]) -> Job:
         """A film when nothing more happens to it, or the time is over; meanwhile its progress is told."""
         said = -1.0
-        await asyncio.to_thread(self.jobs.get, film, owner)
+        await in_thread(self.jobs.get, film, owner)
         try:
             async with asyncio.timeout(seconds):
                 async for job in self.jobs.watch(film, owner):
@@ -167,13 +168,13 @@ class Tools:
                         break
         except TimeoutError:
             pass
-        job = await asyncio.to_thread(self.jobs.get, film, owner)
+        job = await in_thread(self.jobs.get, film, owner)
         if job.over:
             await ctx.notify_resource_updated(address(film))
         return job
 
     async def _want(self, film: str, wanted: Wanted) -> CallToolResult:
-        return told_film(self.film(await asyncio.to_thread(self.jobs.want, film, wanted, caller(self.local))))
+        return told_film(self.film(await in_thread(self.jobs.want, film, wanted, caller(self.local))))
 
     def _look(self, given: asked.LookAt, owner: Owner) -> tuple[FilmLook, bytes]:
         with look.opened(self.jobs, given.film, owner) as video:
@@ -202,6 +203,11 @@ class Tools:
         """A frame as a JPEG. Raises: NotFoundError, RequestError."""
         with look.opened(self.jobs, film, owner) as video:
             return look.jpeg(video.frames[look.number_of(frame, video)])
+
+
+async def in_thread(work: Callable[..., R], *given: Any, **named: Any) -> R:  # noqa: ANN401 -- what `work` takes
+    """Of the forty that answers share; asyncio's own are few where processors are, and a picture may take one long."""
+    return await to_thread.run_sync(functools.partial(work, *given, **named))
 
 
 def _progress(job: Job) -> tuple[float, float | None]:

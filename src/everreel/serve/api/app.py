@@ -61,6 +61,7 @@ def make_app(jobs: Jobs, keys: Keys, settings: Settings, tokens: Tokens, pids: P
         redirect_slashes=False,
     )
     app.add_middleware(Guard, keys=keys, tokens=tokens, settings=settings, watched=metrics.answered)
+    app.state.live = desk.live
     add_handlers(app)
     router = APIRouter(prefix="/v1")
     add_unserved(router)

@@ -1,7 +1,7 @@
 """Bodies as they come in: JSON, or a form with files.
 
-Bytes are counted while they arrive, so a body that is too large is refused before it is held; files go to a folder that
-is gone when the request is, whatever ends it. The one invariant: nothing is guessed. A body that is cut off, names a
+Bytes are counted while they arrive, so a body that is too large is refused before it is held; files are gone when the
+request is, whatever ends it. The one invariant: nothing is guessed. A body that is cut off, names a
 field twice, is not UTF-8, nests too deep or holds a number that is none is refused with a sentence.
 """
 
@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import math
 import re
-import tempfile
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Never
 
-from anyio import to_thread
+from anyio import CancelScope, to_thread
 from fastapi import Request
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -51,14 +51,34 @@ class Sent:
         return {"type": "string", "format": "binary", "description": "A file of the form."}
 
 
+class Spool:
+    """Files that are needed until a request is answered, in a folder whose store forgets what a lost server left."""
+
+    def __init__(self, inbox: Path) -> None:
+        self.inbox, self._made = inbox, list[Path]()
+
+    def new(self) -> Path:
+        """Where the next file goes."""
+        return self.own(self.inbox / f"request-{secrets.token_hex(16)}")
+
+    def own(self, path: Path) -> Path:
+        """Let a file in the folder go with the others."""
+        self._made.append(path)
+        return path
+
+    def clear(self) -> None:
+        """Delete what was not taken over."""
+        for path in self._made:
+            path.unlink(missing_ok=True)
+
+
 @dataclass
 class Body:
     """The fields of a body by name; of a form all of them are text, files and what brackets make of these."""
 
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any]
+    spool: Spool
     form: bool = False
-    folder: Path = Path()
-    """For files that are needed until the request is answered."""
 
 
 @asynccontextmanager
@@ -71,19 +91,20 @@ async def received(request: Request, settings: Settings, upload_bytes: int) -> A
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiError(415, "Content-Encoding: send the body as it is, not compressed")
-    folder = await to_thread.run_sync(_folder, settings.inbox)
+    spool = Spool(settings.inbox)
     try:
         if kind == b"application/json":
-            yield Body(read_json(await _all(request, settings.json_bytes)), folder=Path(folder.name))
+            yield Body(read_json(await _all(request, settings.json_bytes)), spool)
         elif kind == b"multipart/form-data":
-            form = _Form(options.get(b"boundary", b""), Path(folder.name), settings, upload_bytes)
-            yield Body(await form.read(request), form=True, folder=Path(folder.name))
+            form = _Form(options.get(b"boundary", b""), spool, settings, upload_bytes)
+            yield Body(await form.read(request), spool, form=True)
         else:
             raise ApiError(415, "Content-Type: must be application/json or multipart/form-data")
     except ClientDisconnect:
         raise ApiError(400, "body: was cut off") from None
     finally:
-        await to_thread.run_sync(folder.cleanup)
+        with CancelScope(shield=True):
+            await to_thread.run_sync(spool.clear)
 
 
 def read_json(data: bytes | str) -> dict[str, Any]:
@@ -136,8 +157,8 @@ async def _chunks(request: Request, most: int) -> AsyncIterator[bytes]:
 class _Form:
     """A form that is being read; the parser calls back for each piece."""
 
-    def __init__(self, boundary: bytes, folder: Path, settings: Settings, upload_bytes: int) -> None:
-        self._folder, self._most, self._most_files = folder, settings.json_bytes, settings.most_files
+    def __init__(self, boundary: bytes, spool: Spool, settings: Settings, upload_bytes: int) -> None:
+        self._spool, self._most, self._most_files = spool, settings.json_bytes, settings.most_files
         self._upload_bytes = upload_bytes
         self._fields: list[tuple[str, str | Sent]] = []
         self._header, self._value, self._headers = bytearray(), bytearray(), dict[bytes, bytes]()
@@ -200,7 +221,7 @@ class _Form:
             if self._num_files > self._most_files:
                 raise ApiError(400, f"{self._name}: a form has at most {self._most_files} files")
             self._filename = _text(options[b"filename"], self._name)
-            self._file = (self._folder / str(self._num_files)).open("wb")
+            self._file = self._spool.new().open("wb")
             self._num_bytes = 0
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
@@ -265,11 +286,6 @@ def _put(held: list[Any], key: str, value: str | Sent, name: str) -> None:
             one[key] = value
             return
     held.append({key: value})
-
-
-def _folder(inbox: Path) -> tempfile.TemporaryDirectory[str]:
-    inbox.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return tempfile.TemporaryDirectory(dir=inbox, ignore_cleanup_errors=True)
 
 
 def _text(data: bytes, name: str) -> str:

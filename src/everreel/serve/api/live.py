@@ -189,7 +189,7 @@ def without_length(header: bytearray) -> None:
             if kind == path[0] and len(path) > 1:
                 walk(start + 8, start + size, path[1:])
             elif kind == path[0]:
-                header[start + 4 : start + 8] = b"free"
+                header[start + 4 : start + size] = b"free" + bytes(size - 8)
             start += size
 
     walk(0, len(header), (b"moov", b"mvex", b"mehd"))

@@ -6,11 +6,8 @@ field cannot mean here is refused by name; nothing that was asked for is dropped
 
 from __future__ import annotations
 
-import base64
-import binascii
 import difflib
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +16,7 @@ from typing import Any, NoReturn
 from pydantic import BaseModel, ValidationError
 
 from everreel.film.request import RequestError, one_line
-from everreel.serve.api.body import Body, Sent, json_value
+from everreel.serve.api.body import Body, Sent, Spool, json_value
 from everreel.serve.api.errors import ApiError
 from everreel.serve.api.schema import VideoCreate, VideoExtend
 from everreel.serve.jobs.job import JobError, Owner
@@ -136,7 +133,7 @@ def order_of(asked: Asked, body: Body, jobs: Jobs, owner: Owner, fetch: bool) ->
     """
     values = {"model": jobs.default_model, **asked.values}
     make_order(**values)  # what is wrong with the words is said before files are read
-    take = _Take(jobs, owner, body.folder, fetch)
+    take = _Take(jobs, owner, body.spool, fetch)
     given: dict[str, Any] = {}
     for name, reference in asked.pictures.items():
         if name == "keyframes":
@@ -169,7 +166,7 @@ def extension_of(body: Body, jobs: Jobs, owner: Owner, fetch: bool) -> tuple[Ord
     if "prompt" not in values:
         raise ApiError(400, "prompt: must be given, as this film is not known here", "prompt", "missing")
     make_order(model=jobs.default_model, **values)
-    kind, upload = _Take(jobs, owner, body.folder, fetch)(video, "video", film=True)
+    kind, upload = _Take(jobs, owner, body.spool, fetch)(video, "video", film=True)
     if kind != "video":
         raise ApiError(400, "video: is a picture; POST /v1/videos begins a film with one", "video", "invalid_value")
     return make_order(**{"model": jobs.default_model, **values}, follows=upload), found.priority
@@ -178,8 +175,8 @@ def extension_of(body: Body, jobs: Jobs, owner: Owner, fetch: bool) -> tuple[Ord
 class _Take:
     """Makes uploads of what a request sends or names."""
 
-    def __init__(self, jobs: Jobs, owner: Owner, folder: Path, fetch: bool) -> None:
-        self._jobs, self._owner, self._folder, self._fetch = jobs, owner, folder, fetch
+    def __init__(self, jobs: Jobs, owner: Owner, spool: Spool, fetch: bool) -> None:
+        self._jobs, self._owner, self._spool, self._fetch = jobs, owner, spool, fetch
 
     def __call__(self, reference: Any, name: str, *, film: bool = False) -> tuple[str, str]:  # noqa: ANN401
         """Whether it is an image or a video, and its id."""
@@ -215,27 +212,18 @@ class _Take:
         return upload.kind, upload.id
 
     def _from_url(self, url: str, name: str) -> Path:
-        found = _DATA.match(url)
-        if found:
-            try:
-                data = base64.b64decode(url[found.end() :], validate=True)
-            except (binascii.Error, ValueError):
-                raise ApiError(400, f"{name}: its data: URL is not base64", name, "invalid_value") from None
-            if len(data) > self._jobs.limits.upload_bytes:
-                raise ApiError(413, f"{name}: must be at most {self._jobs.limits.upload_bytes} bytes", name)
-            path = self._folder / secrets.token_hex(8)
-            path.write_bytes(data)
-            return path
+        from everreel.serve.jobs.fetch import data_image, fetch_image
+
+        limits, inbox = self._jobs.limits, self._spool.inbox
+        if url[:5].lower() == "data:":
+            return self._spool.own(_naming(name, lambda: data_image(url, limits, inbox)))
         if not url.lower().startswith(("http://", "https://")):
             rule = "must be a file, the id of one, or a data: URL of a picture in base64"
             raise ApiError(400, f"{name} = {url[:60]!r}: {rule}", name, "invalid_value")
         if not self._fetch:
             rule = "this server fetches nothing; send the picture itself, or a data: URL of it"
             raise ApiError(400, f"{name}: {rule}", name, "invalid_value")
-        from everreel.serve.jobs.fetch import fetch_image  # type: ignore[import-not-found, unused-ignore]
-
-        fetched: Path = _naming(name, lambda: fetch_image(url, self._jobs.limits))
-        return fetched.replace(self._folder / secrets.token_hex(8))
+        return self._spool.own(_naming(name, lambda: fetch_image(url, limits, inbox)))
 
 
 def _naming(name: str, do: Callable[[], Any]) -> Any:  # noqa: ANN401 -- what it does

@@ -13,7 +13,7 @@ class Settings:
     """See `everreel serve --help`; sizes in bytes."""
 
     inbox: Path
-    """A folder for what is being received; nothing stays there."""
+    """A folder for what is being received; it is there, and nothing stays in it."""
     hosts: tuple[str, ...] = LOOPBACK
     """Names of this machine that are answered to while there are no keys."""
     origins: tuple[str, ...] = ()

@@ -250,13 +250,6 @@ def _job(jobs: Jobs, request: Request, video_id: str) -> Job:
 def _plan(found: Outlook) -> VideoPlan:
     takes = found.takes if found.takes == found.takes else None  # not a number: it cannot be told
     memory = int(found.memory) if found.memory == found.memory else None
-    told: dict[str, Any] = {
-        name: getattr(found, name) for name in ("summary", "num_frames", "seconds", "width", "height", "fps")
-    }
-    more: dict[str, Any] = {
-        "lines": list(found.lines),
-        "blocks": found.blocks,
-        "takes_seconds": takes,
-        "memory_bytes": memory,
-    }
-    return VideoPlan(**told, **more)
+    names = ("summary", "num_frames", "seconds", "width", "height", "fps", "blocks")
+    told: dict[str, Any] = {name: getattr(found, name) for name in names}
+    return VideoPlan(lines=list(found.lines), takes_seconds=takes, memory_bytes=memory, **told)

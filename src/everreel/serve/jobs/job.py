@@ -231,7 +231,7 @@ class JobQueue(Protocol):
 
     def release(self, worker: str | None = None) -> int:
         """A worker is gone (all are: None): its jobs wait for another, are paused or cancelled as was wanted, and fail
-        after too many attempts without a new frame. How many there were.
+        after too many attempts without a new frame; that all are gone counts for none. How many there were.
         """
         ...
 

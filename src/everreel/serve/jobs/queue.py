@@ -115,10 +115,10 @@ R = TypeVar("R")
 
 
 def _in_any_case(method: Callable[Concatenate[SqliteQueue, P], R]) -> Callable[Concatenate[SqliteQueue, P], R]:
-    """What must be possible on a full disk too: to let go of a film, and to delete it. It takes the room that was kept."""
+    """What must be possible on a full disk too, as to delete a film. It takes the room that was kept."""
 
     @functools.wraps(method)
-    def call(self: SqliteQueue, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self: SqliteQueue, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(self, *args, **kwargs)
         except DiskFullError:
@@ -248,13 +248,13 @@ class SqliteQueue:
 
     @_in_any_case
     def release(self, worker: str | None = None) -> int:
-        """See `JobQueue`. Only those whom a film was wanted of count as attempts."""
+        """See `JobQueue`. That all are gone is because their server is, which says nothing against a film."""
         with self._db.writing(lasting=True) as db:
             mine, values = ("", ()) if worker is None else (" AND worker = ?", (worker,))
             rows = _rows(db, f"SELECT * FROM jobs WHERE status = 'in_progress'{mine}", *values)
             for row in rows:
                 status, failure = _resting(row["wanted"]), None
-                attempts = row["attempts"] + (status == "queued")
+                attempts = row["attempts"] + (status == "queued" and worker is not None)
                 if status == "queued" and attempts >= self._max_attempts:
                     said = f"{attempts} workers were lost at it, one after the other, without a new frame"
                     status, failure = "failed", Failure("worker_lost", said)
@@ -301,6 +301,7 @@ class SqliteQueue:
         with self._db.writing(lasting=False) as db:
             db.execute("DELETE FROM jobs WHERE id = ? AND removed = 1 AND status != 'in_progress'", (job_id,))
 
+    @_in_any_case
     def expire(self, seconds: float) -> int:
         """See `JobQueue`. From then on, films tell when they will expire."""
         self._retention = seconds
@@ -331,6 +332,12 @@ class SqliteQueue:
         with self._db.reading() as db:
             query = "SELECT uploads FROM jobs WHERE uploads != '' AND (removed = 0 OR status = 'in_progress')"
             return {name for row in _rows(db, query) for name in row["uploads"].split()}
+
+    def running(self) -> Sequence[Job]:
+        """See `JobQueue`."""
+        with self._db.reading() as db:
+            query = "SELECT * FROM jobs WHERE status = 'in_progress' AND removed = 0 ORDER BY number"
+            return [self._job(row) for row in _rows(db, query)]
 
     def counts(self) -> Mapping[Status, int]:
         """See `JobQueue`; every status is there."""

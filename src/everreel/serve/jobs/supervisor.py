@@ -20,9 +20,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from everreel.film.loading import ModelOptions
-from everreel.serve.jobs.job import JobQueue
+from everreel.serve.jobs.job import DiskFullError, JobQueue
 
 LOOK = 0.2  # seconds between two looks at the workers
+LOOK_AGAIN = 1.0  # seconds between two tries to write on a full disk
 SOON, SHORTEST, LONGEST = 10.0, 0.2, 30.0
 """A worker that is lost within so many seconds is replaced after a pause, which doubles up to the longest."""
 GRACE = 5.0
@@ -83,7 +84,7 @@ class Supervisor:
         else:
             return
         try:
-            self._queue.release()
+            self._release(None)
             while not self._stopping.is_set():
                 for place in self._places:
                     self._look_after(place)
@@ -91,8 +92,19 @@ class Supervisor:
         finally:
             for place in self._places:
                 self._end(place)
-            self._queue.release()
+            self._release(None)
             self._lock.release()
+
+    def _release(self, worker: str | None) -> None:
+        """Let others have the films of a worker that is gone; on a full disk as soon as there is room for saying so."""
+        while True:
+            try:
+                self._queue.release(worker)
+                return
+            except (DiskFullError, TimeoutError) as error:
+                log.warning("%s: the films of a lost worker wait", error)
+                if self._stopping.wait(LOOK_AGAIN):
+                    return  # whoever looks after this home next does it
 
     def _look_after(self, place: _Place) -> None:
         now = time.monotonic()
@@ -100,7 +112,7 @@ class Supervisor:
             if place.process.poll() is None:
                 return
             log.warning("a worker was lost (exit status %s); its film goes on with another", place.process.returncode)
-            self._queue.release(place.name)
+            self._release(place.name)
             place.process = None
             short = now - place.started < SOON
             place.pause = min(LONGEST, 2 * place.pause or SHORTEST) if short else 0.0

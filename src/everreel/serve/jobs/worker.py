@@ -37,6 +37,7 @@ IDLE, HELD, FULL = 0.2, 0.25, 1.0  # seconds between two looks: for a job, while
 REPORT = 0.2
 PREVIEW_SHARE = 0.1  # of a worker's time, at most
 NICER = 10
+BUSY = (DiskFullError, TimeoutError)  # of the queue: it cannot be written now, and can be later
 
 
 class Worker:
@@ -48,7 +49,9 @@ class Worker:
     def run(self) -> None:
         """For ever."""
         while True:
-            job = self.queue.claim(self.name, list(self.models.served))
+            job = None
+            with contextlib.suppress(*BUSY):
+                job = self.queue.claim(self.name, list(self.models.served))
             if job is None:
                 time.sleep(IDLE)
             else:
@@ -87,8 +90,10 @@ class Worker:
         except CancelledError:
             assert watch.left, "nobody else cancels"
             raise _Left(watch.left) from None
-        except (OSError, DiskFullError) as error:
-            if not isinstance(error, DiskFullError) and not self._is_full(error):
+        except BUSY:
+            return False
+        except OSError as error:
+            if not self._is_full(error):
                 raise
             return False
         return True
@@ -99,7 +104,7 @@ class Worker:
 
     def _leave(self, job: Job, film: Film | None, watch: _Watch, wanted: Wanted) -> None:
         if wanted == "cancel" and film is not None:
-            with contextlib.suppress(OSError, ValueError, DiskFullError, LostJobError):
+            with contextlib.suppress(OSError, ValueError, LostJobError, *BUSY):
                 film.show()
                 watch.made(*film.standing())
         self.queue.finish(job.id, self.name, "cancelled" if wanted == "cancel" else "paused")
@@ -170,7 +175,7 @@ class _Watch:
             try:
                 what()
                 return
-            except DiskFullError:
+            except BUSY:
                 time.sleep(FULL)
             except LostJobError:
                 return
@@ -178,8 +183,8 @@ class _Watch:
     def _report(self, waiting: str) -> Wanted:
         try:
             return self._worker.queue.report(self._job.id, self._worker.name, replace(self._last, waiting=waiting))
-        except DiskFullError:
-            return "run"  # the film itself will find out
+        except BUSY:
+            return "run"  # if the disk is full, the film itself will find out
 
 
 def _failure(error: MemoryError | RuntimeError | OSError) -> Failure:

@@ -1,0 +1,212 @@
+"""The command `everreel serve`: HTTP, tools for agents and the page, on one home.
+
+The one invariant: whoever can reach the server from elsewhere needs a key, and whatever ends it, the films that it has
+go on when it is started again.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from everreel.film.loading import ModelOptions
+from everreel.options import takes_model
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from everreel.serve.jobs.job import Limits
+    from everreel.serve.jobs.keys import Keys
+    from everreel.serve.jobs.service import Jobs
+    from everreel.serve.jobs.supervisor import Supervisor
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+CLEAN = 60.0  # seconds between two times that what is too old is deleted
+DAY = 86400
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Where and for whom."""
+
+    host: str
+    port: int
+    page: bool
+    requests_per_minute: int
+    allow_fetch: bool
+    origins: tuple[str, ...]
+
+
+@takes_model
+def serve(
+    *,
+    host: Annotated[str, typer.Option(help="Where it is reached; other than this machine needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    home: Annotated[Path | None, typer.Option(help="Where films and jobs are kept; default: the user's data.")] = None,
+    also: Annotated[list[str] | None, typer.Option(help="Another model to serve; any number of them.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Films that are made at a time.")] = 1,
+    page: Annotated[bool, typer.Option(help="With the page, or without.")] = True,
+    retention: Annotated[float | None, typer.Option(help="Days that a film is kept; default: for ever.")] = None,
+    max_seconds: Annotated[float, typer.Option(help="Of a film with an end.")] = 600,
+    max_size: Annotated[str, typer.Option(help="WIDTHxHEIGHT: as many pixels a frame at most.")] = "1280x736",
+    requests_per_minute: Annotated[int, typer.Option(help="Of a key, or an address; 0: no limit.")] = 1200,
+    allow_fetch: Annotated[bool, typer.Option("--allow-fetch", help="Fetch pictures that requests name.")] = False,
+    allow_origin: Annotated[list[str] | None, typer.Option(help="A site whose pages may ask; any number.")] = None,
+    model: ModelOptions,
+) -> None:
+    """Serve films: OpenAI's Videos API and more, tools for agents at /mcp, and a page; until Ctrl-C."""
+    limits = _limits(retention, max_seconds, max_size)
+    for origin in allow_origin or ():
+        if not re.fullmatch(r"https?://[^/\s*]+", origin):
+            raise ValueError(f"allow-origin = {origin}: must be a site, such as https://films.example")
+    if requests_per_minute < 0:
+        raise ValueError(f"requests-per-minute = {requests_per_minute}: must be 0 or more; 1200 works")
+    where = Serving(host, port, page, requests_per_minute, allow_fetch, tuple(allow_origin or ()))
+    _serve(where, home, limits, model, tuple(also or ()), workers)
+
+
+def _serve(
+    where: Serving, home: Path | None, limits: Limits, model: ModelOptions, also: tuple[str, ...], workers: int
+) -> None:
+    from everreel.serve.jobs.keys import Keys
+    from everreel.serve.jobs.queue import SqliteQueue
+    from everreel.serve.jobs.service import Jobs, serve_options
+    from everreel.serve.jobs.store import FolderStore, default_home
+    from everreel.serve.jobs.supervisor import Supervisor
+
+    folder = home or default_home()
+    store = FolderStore(folder)
+    queue, keys = SqliteQueue(folder), Keys(folder)
+    check_host(where.host, keys.any())
+    jobs = Jobs(queue, store, serve_options(model, also), limits)
+    with ExitStack() as stack:
+        bound = stack.enter_context(bind(where.host, where.port))
+        supervisor = Supervisor(folder, queue, jobs.models, workers)
+        app = build(jobs, keys, where, folder, supervisor)
+        supervisor.start()
+        stack.callback(supervisor.stop)
+        stack.enter_context(cleaning(jobs))
+        shown = f"[{where.host}]" if ":" in where.host else where.host
+        typer.echo(f"http://{shown}:{bound.getsockname()[1]}/ serves {', '.join(jobs.models)}; Ctrl-C ends it")
+        typer.echo(f"films are kept in {folder}")
+        with suppress(KeyboardInterrupt):  # the way to end it
+            run(app, bound)
+
+
+def build(jobs: Jobs, keys: Keys, where: Serving, home: Path, supervisor: Supervisor | None) -> FastAPI:
+    """The whole server: HTTP, tools for agents, and the page."""
+    from everreel.serve.agents.http import mount as add_tools
+    from everreel.serve.api.app import make_app
+    from everreel.serve.api.settings import Settings
+    from everreel.serve.api.tokens import Tokens
+    from everreel.serve.jobs.job import Owner
+
+    tokens = Tokens.of(home)
+    settings = Settings(
+        inbox=jobs.store.incoming(),
+        hosts=(*LOOPBACK, where.host),
+        origins=where.origins,
+        requests_per_minute=where.requests_per_minute,
+        allow_fetch=where.allow_fetch,
+        page=where.page,
+    )
+    app = make_app(jobs, keys, settings, tokens, supervisor.pids if supervisor else None)
+
+    def owner_of(key: str) -> Owner | None:
+        return keys.owner(key) if keys.any() else Owner()
+
+    add_tools(app, jobs, owner_of, hosts=None if keys.any() else settings.hosts)
+    if where.page:
+        from everreel.serve.ui.page import mount as add_page
+
+        add_page(app, jobs, owner_of, tokens)
+    return app
+
+
+def check_host(host: str, has_keys: bool) -> None:
+    """Refuse an address that others can reach, where anybody could then ask.
+
+    Raises:
+        ValueError: with what to do first.
+    """
+    if host not in LOOPBACK and not has_keys:
+        first = "everreel keys add NAME"
+        raise ValueError(f"host = {host}: others can reach it, so a key is needed; make one first: {first}")
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The address that the server will have.
+
+    Raises:
+        ValueError: it is not to be had.
+    """
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=512
+        )
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"host = {host}, port = {port}: {reason}; 127.0.0.1 with port 0 takes a free one") from None
+
+
+def run(app: FastAPI, bound: socket.socket) -> None:
+    """Serve on a bound socket until Ctrl-C. Streams end then, and can be asked for again."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=2,
+        ws_max_size=1 << 20,
+    )
+    uvicorn.Server(config).run(sockets=[bound])
+
+
+@contextmanager
+def cleaning(jobs: Jobs, every: float = CLEAN) -> Iterator[None]:
+    """Let what was removed or is too old go from the disk, now and then."""
+    stopping = threading.Event()
+
+    def clean() -> None:
+        while True:
+            try:
+                jobs.clean()
+            except Exception:
+                log.exception("what is too old could not be deleted; the next try is soon")
+            if stopping.wait(every):
+                return
+
+    thread = threading.Thread(target=clean, name="cleaner", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+
+
+def _limits(retention: float | None, max_seconds: float, max_size: str) -> Limits:
+    from everreel.serve.jobs.job import Limits
+
+    size = re.fullmatch(r"(\d{2,5})x(\d{2,5})", max_size)
+    if size is None:
+        raise ValueError(f"max-size = {max_size}: must be WIDTHxHEIGHT; 1280x736 works")
+    if not max_seconds > 0:
+        raise ValueError(f"max-seconds = {max_seconds}: must be more than 0; 600 works")
+    if retention is not None and not retention > 0:
+        raise ValueError(f"retention = {retention}: days, more than 0; 30 works")
+    kept = None if retention is None else retention * DAY
+    return Limits(seconds=max_seconds, pixels=int(size[1]) * int(size[2]), retention=kept)
