@@ -21,6 +21,7 @@ from everreel.serve.ui.page import mount
 
 FPS, BLOCK = 24, 12
 PATIENCE = 60  # seconds, on a busy machine
+LOCAL = Owner()
 
 
 class Painter(threading.Thread):

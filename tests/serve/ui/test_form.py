@@ -32,7 +32,7 @@ def test_a_timeline_becomes_a_story_and_pictures_at_frames():
 
 
 def test_what_is_left_open_is_left_to_the_model():
-    order = order_of(form_of(FOX | {"steps": None, "guidance": None, "schedule": "", "size": "", "negative": " "}))
+    order = order_of(form_of(FOX | {"steps": 0, "guidance": None, "schedule": "", "size": "", "negative": " "}))
     assert order.request.model_fields_set == {"prompt", "seconds", "fps", "seed", "aspect"}
 
 
@@ -77,6 +77,7 @@ def test_an_order_whose_size_was_settled_is_put_back_by_its_shape():
         (FOX | {"size": "big"}, "size = 'big'"),
         (FOX | {"size": "321x192"}, "width = 321"),
         (FOX | {"seed": -1}, "seed = -1"),
+        (FOX | {"steps": -1}, "num_inference_steps = -1"),
         (FOX | {"aspect": "4:3"}, "aspect"),
         (FOX | {"schedule": "random"}, "schedule = 'random'"),
         (line(endless=True, pictures=[{"at": "end", "id": END}]), "endless = True"),

@@ -51,7 +51,7 @@ class Timeline(BaseModel):
 
 
 class Form(BaseModel):
-    """All that one can set; None and empty text are left to the model."""
+    """All that one can set; empty text and 0 for steps and guidance are left to the model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,8 +62,8 @@ class Form(BaseModel):
     size: str = ""
     fps: int = 24
     seed: int = 0
-    steps: int | None = None
-    guidance: float | None = None
+    steps: int = 0
+    guidance: float = 0
     schedule: str = ""
     negative: str = ""
 
@@ -101,8 +101,8 @@ def order_of(form: Form) -> Order:
         "seconds": None if line.endless else line.seconds,
         "fps": form.fps,
         "seed": form.seed,
-        "num_inference_steps": form.steps,
-        "guidance_scale": form.guidance,
+        "num_inference_steps": form.steps or None,
+        "guidance_scale": form.guidance or None,
         "schedule": form.schedule or None,
         "negative_prompt": form.negative.strip() or None,
         "loop": line.loop or None,
@@ -141,8 +141,8 @@ def back_on_desk(order: Order, sizes: Mapping[str, tuple[int, int]]) -> Form:
         size=size,
         fps=request.fps,
         seed=request.seed,
-        steps=request.num_inference_steps,
-        guidance=request.guidance_scale,
+        steps=request.num_inference_steps or 0,
+        guidance=request.guidance_scale or 0,
         schedule=request.schedule or "",
         negative=request.negative_prompt or "",
     )

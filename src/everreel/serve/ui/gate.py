@@ -77,7 +77,8 @@ class Gate:
         self._headers = {
             "Content-Security-Policy": POLICY.format(parents=parents),
             "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
+            # With no-referrer browsers would send forms without their origin, which is asked for below.
+            "Referrer-Policy": "same-origin",
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -168,7 +168,7 @@ def _settings(jobs: Jobs) -> dict[str, Any]:
         with gr.Column(scale=3, min_width=280):
             aspect = gr.Radio(ASPECTS, value="16:9", label="Shape", elem_id="er-aspect")
         with gr.Column(scale=2, min_width=200), gr.Row(elem_id="er-chance"):
-            seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="er-seed", min_width=100)
+            seed = gr.Number(0, label="Seed", precision=0, elem_id="er-seed", min_width=100)
             dice = gr.Button("Roll", size="md", elem_id="er-dice", min_width=60, scale=0)
     with gr.Accordion("Settings", open=False, elem_id="er-settings"):
         names = list(jobs.models)
@@ -182,10 +182,9 @@ def _settings(jobs: Jobs) -> dict[str, Any]:
             schedule = gr.Dropdown(SCHEDULES, value="", label="Schedule of a long film", min_width=200)
             fps = gr.Radio([16, 24], value=24, label="Frames a second", min_width=200)
         with gr.Row():
-            steps = gr.Number(
-                None, label="Steps", precision=0, minimum=1, placeholder="As the model likes", min_width=140
-            )
-            guidance = gr.Number(None, label="Guidance", minimum=1, placeholder="As the model likes", min_width=140)
+            # What is too little is said by the plan, in a line; Gradio's own bounds would only say that there is an error.
+            steps = gr.Number(0, label="Steps", info="0: as the model likes", precision=0, min_width=140)
+            guidance = gr.Number(0, label="Guidance", info="0: as the model likes", min_width=140)
         negative = gr.Textbox(label="What it should not look like", lines=1, max_lines=3)
     dice.click(None, None, seed, js=DICE)
     made = {
