@@ -16,10 +16,14 @@ import pytest
 
 pytest.importorskip("mcp", reason="the extra `serve` is not installed")
 
+import httpx2
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
 
 from everreel.media import Video
+from everreel.serve.jobs.job import Owner
+from everreel.serve.jobs.keys import Keys
 
 Run = Callable[..., tuple[int, str, str]]
 SOURCES = Path(__file__).parents[1] / "src"
@@ -78,7 +82,8 @@ def test_an_agent_has_a_film_made_on_its_own_machine(tmp_path: Path) -> None:
     assert max(heard) == 100
 
 
-def test_over_http_it_says_where_and_answers_there(tmp_path: Path) -> None:
+def test_over_http_it_says_where_and_answers_there_whoever_has_a_key(tmp_path: Path) -> None:
+    key = Keys(tmp_path).add(Owner("ann"))
     command = [sys.executable, "-m", "everreel", "mcp", "--home", str(tmp_path), "--workers", "0", "--http", "--port"]
     process = subprocess.Popen(
         [*command, "0"], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -89,9 +94,13 @@ def test_over_http_it_says_where_and_answers_there(tmp_path: Path) -> None:
         assert found, process.stderr.read() if process.stderr else ""
 
         async def go() -> int:
-            async with Client(found[0]) as client:
+            async with (
+                httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}) as plain,
+                Client(streamable_http_client(found[0], http_client=plain)) as client,
+            ):
                 return len((await client.list_tools()).tools)
 
+        assert httpx2.post(found[0], json={}).status_code == 401
         assert asyncio.run(asyncio.wait_for(go(), 60)) == 15
     finally:
         process.send_signal(signal.SIGINT)
@@ -105,7 +114,7 @@ def test_over_http_it_says_where_and_answers_there(tmp_path: Path) -> None:
         (("--port", "1"), "port = 1: goes with --http"),
         (("--host", "127.0.0.1"), "host = 127.0.0.1: goes with --http"),
         (("--workers", "-1"), "workers = -1: must be 0 to 64; nearest that works: 0"),
-        (("--http", "--host", "0.0.0.0"), "host = 0.0.0.0: others can reach it, so keys are needed"),
+        (("--http", "--host", "0.0.0.0"), "host = 0.0.0.0: others can reach it, so a key is needed"),
         (("--http", "--port", "70000"), "port = 70000"),
         (("--model", "no-such-model"), "no-such-model"),
     ],

@@ -7,16 +7,15 @@ the SDK has put the error stream in its place.
 from __future__ import annotations
 
 import asyncio
-import logging
-import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from everreel.film.loading import ModelOptions
+from everreel.serving import LOOPBACK, bind, check_host, cleaning, run
 
 if TYPE_CHECKING:
     from everreel.serve.jobs.service import Jobs
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 PORT = 8765
 MOST_WORKERS = 64
-TIDY = 30.0  # seconds between two looks at what can go from the disk
-log = logging.getLogger(__name__)
 
 
 def mcp(
@@ -34,7 +31,7 @@ def mcp(
         bool, typer.Option("--http", help="Over streamable HTTP; else over standard input and output.")
     ] = False,
     host: Annotated[
-        str | None, typer.Option(help="With --http: address; any but 127.0.0.1 needs keys (everreel keys).")
+        str | None, typer.Option(help="With --http: address; any but 127.0.0.1 needs a key (everreel keys add).")
     ] = None,
     port: Annotated[int | None, typer.Option(help=f"With --http: port, {PORT} by default; 0 takes a free one.")] = None,
     home: Annotated[Path | None, typer.Option(help="Where films are; shared with everreel serve.")] = None,
@@ -86,57 +83,26 @@ async def _working(jobs: Jobs, supervisor: Supervisor | None) -> AsyncIterator[N
     """While agents are served, films are made, and what was deleted goes."""
     if supervisor:
         supervisor.start()
-    tidying = asyncio.create_task(_tidy(jobs))
     try:
-        yield
+        with cleaning(jobs):
+            yield
     finally:
-        tidying.cancel()
-        with suppress(asyncio.CancelledError):
-            await tidying
         if supervisor:
             await asyncio.to_thread(supervisor.stop)
 
 
-async def _tidy(jobs: Jobs) -> None:
-    while True:
-        await asyncio.sleep(TIDY)
-        try:
-            await asyncio.to_thread(jobs.clean)
-        except Exception:  # a disk that is full now may not be at the next look
-            log.exception("what was deleted could not be removed from the disk yet")
-
-
 def _over_http(jobs: Jobs, supervisor: Supervisor | None, home: Path, host: str, port: int) -> None:
-    import uvicorn
-
-    from everreel.serve.agents.http import LOOPBACK, make_app
+    from everreel.serve.agents.http import make_app
     from everreel.serve.jobs.job import Owner
     from everreel.serve.jobs.keys import Keys
 
     keys = Keys(home)
-    if host not in LOOPBACK and not keys.any():
-        raise ValueError(f"host = {host}: others can reach it, so keys are needed; everreel keys makes one")
-    bound = _bound(host, port)
+    check_host(host, keys.any())
+    bound = bind(host, port)
     hosts = None if keys.any() else (*LOOPBACK, host)
     app = make_app(
         jobs, lambda key: keys.owner(key) if keys.any() else Owner(), hosts, lambda _: _working(jobs, supervisor)
     )
     name = f"[{host}]" if ":" in host else host
     typer.echo(f"tools for agents at http://{name}:{bound.getsockname()[1]}/mcp")
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=2,
-    )
-    uvicorn.Server(config).run(sockets=[bound])
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"host = {host}, port = {port}: {reason}; 127.0.0.1 with port 0 takes a free one") from None
+    run(app, bound)

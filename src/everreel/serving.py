@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,6 +105,7 @@ def _serve(
 
 def build(jobs: Jobs, keys: Keys, where: Serving, home: Path, supervisor: Supervisor | None) -> FastAPI:
     """The whole server: HTTP, tools for agents, and the page."""
+    from everreel.serve.agents.http import mount as add_tools
     from everreel.serve.api.app import make_app
     from everreel.serve.api.settings import Settings
     from everreel.serve.api.tokens import Tokens
@@ -125,11 +125,8 @@ def build(jobs: Jobs, keys: Keys, where: Serving, home: Path, supervisor: Superv
     def owner_of(key: str) -> Owner | None:
         return keys.owner(key) if keys.any() else Owner()
 
-    if find_spec("everreel.serve.agents"):
-        from everreel.serve.agents.http import mount as add_tools
-
-        add_tools(app, jobs, owner_of, hosts=None if keys.any() else settings.hosts)
-    if where.page and find_spec("everreel.serve.ui"):
+    add_tools(app, jobs, owner_of, hosts=None if keys.any() else settings.hosts)
+    if where.page:
         from everreel.serve.ui.page import mount as add_page
 
         add_page(app, jobs, owner_of, tokens)

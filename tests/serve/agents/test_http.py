@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -28,7 +27,7 @@ from everreel.serve.agents import http
 from everreel.serve.agents.http import LOOPBACK, make_app, mount
 from everreel.serve.jobs.job import Owner
 from everreel.serve.jobs.service import Jobs
-from tests.serve.agents.house import Painter, house
+from tests.serve.agents.house import Painter
 
 KEYS = {"key-of-ann": Owner("ann"), "key-of-bob": Owner("bob")}
 MODES = ("auto", "legacy")
@@ -54,11 +53,6 @@ class Served:
         self.server.should_exit = True
         self.thread.join(20)
         assert not self.thread.is_alive()
-
-
-@pytest.fixture
-def jobs(tmp_path: Path) -> Jobs:
-    return house(tmp_path / "home")
 
 
 @pytest.fixture

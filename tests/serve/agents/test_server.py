@@ -5,29 +5,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import json
-import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("mcp", reason="the extra `serve` is not installed")
 
-from mcp.client import Client
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolResult
 from PIL import Image
 
 from everreel.media import FilmWriter, Video
 from everreel.serve.agents.caller import CALLER
 from everreel.serve.agents.look import MOST_BYTES
-from everreel.serve.agents.server import make_server
 from everreel.serve.jobs.job import Owner
 from everreel.serve.jobs.service import Jobs
-from tests.serve.agents.house import HEIGHT, WIDTH, WORKER, Painter, frames, house
+from tests.serve.agents.calls import MODES, ask, calling, order, png, refused, run
+from tests.serve.agents.house import HEIGHT, WIDTH, WORKER, Painter, frames
 
 TOOLS = {
     "generate_film",
@@ -46,63 +39,6 @@ TOOLS = {
     "delete_film",
     "look_at_film",
 }
-MODES = ("auto", "legacy")
-"""The protocol of today, and the handshake of those before it."""
-
-
-@pytest.fixture
-def jobs(tmp_path: Path) -> Jobs:
-    return house(tmp_path / "home")
-
-
-@pytest.fixture
-def painting(jobs: Jobs) -> Iterator[None]:
-    """Somebody who makes whatever is ordered."""
-    stop = threading.Event()
-    thread = threading.Thread(target=Painter(jobs).run, args=(stop,))
-    thread.start()
-    yield
-    stop.set()
-    thread.join()
-
-
-@asynccontextmanager
-async def calling(jobs: Jobs, *, local: bool = True, mode: str = "auto") -> AsyncIterator[Client]:
-    async with Client(make_server(jobs, local=local), mode=mode, cache=None) as client:
-        yield client
-
-
-def run(what: Any) -> Any:
-    return asyncio.run(asyncio.wait_for(what, 60))
-
-
-def words(result: CallToolResult) -> str:
-    return " ".join(block.text for block in result.content if block.type == "text")
-
-
-async def ask(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
-    result = await client.call_tool(tool, arguments)
-    assert not result.is_error, words(result)
-    assert isinstance(result.structured_content, dict)
-    return result.structured_content
-
-
-async def refused(client: Client, tool: str, **arguments: Any) -> str:
-    result = await client.call_tool(tool, arguments)
-    assert result.is_error, result
-    said = words(result)
-    assert "\n" not in said and "Traceback" not in said and "pydantic" not in said
-    return said
-
-
-def png(width: int = WIDTH, height: int = HEIGHT) -> str:
-    buffer = io.BytesIO()
-    Image.new("RGB", (width, height), "teal").save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def order(jobs: Jobs, film: str) -> Any:
-    return jobs.get(film).order
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -456,57 +392,3 @@ def test_without_a_gate_nobody_calls_a_server_that_others_can_reach(jobs: Jobs) 
             return await refused(client, "list_films")
 
     assert "key: must be given" in run(go())
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_films_are_resources(jobs: Jobs, mode: str) -> None:
-    async def go() -> Any:
-        async with calling(jobs, mode=mode) as client:
-            film = (await ask(client, "generate_film", prompt="a red fox", seconds=1))["film"]
-            Painter(jobs).finish(film)
-            read = {
-                part: (await client.read_resource(f"film://{film}{part}")).contents[0]
-                for part in ("", "/frame/0", "/frame/-1", "/thumbnail", "/order")
-            }
-            problems = []
-            for part in ("/frame/24", "/frame/x", "/frame/99999999999999999999", "/../../keys.json", "/nothing"):
-                with pytest.raises(MCPError) as error:
-                    await client.read_resource(f"film://{film}{part}")
-                problems.append(str(error.value))
-            templates = (await client.list_resource_templates()).resource_templates
-            return film, read, problems, (await client.list_resources()).resources, templates
-
-    film, read, problems, listed, templates = run(go())
-    assert base64.b64decode(read[""].blob) == (jobs.store.workplace(film) / "film.mp4").read_bytes()
-    kinds = {part: content.mime_type for part, content in read.items()}
-    assert kinds == {
-        "": "video/mp4",
-        "/frame/0": "image/jpeg",
-        "/frame/-1": "image/jpeg",
-        "/thumbnail": "image/webp",
-        "/order": "application/json",
-    }
-    for part in ("/frame/0", "/frame/-1", "/thumbnail"):
-        assert Image.open(io.BytesIO(base64.b64decode(read[part].blob))).size == (WIDTH, HEIGHT)
-    assert json.loads(read["/order"].text)["request"]["prompt"] == "a red fox"
-    assert "nearest that works: 23" in problems[0] and "must be a number" in problems[1]
-    assert str(jobs.store.workplace(film).parent) not in " ".join(problems)
-    assert [resource.uri for resource in listed] == [f"film://{film}"]
-    assert {template.name for template in templates} == {"film", "frame", "thumbnail", "order"}
-
-
-def test_a_film_that_is_too_large_for_a_message_is_told_where_it_is(
-    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("everreel.serve.agents.resources.MOST_LOCAL", 1000)
-
-    async def go() -> Any:
-        async with calling(jobs) as client:
-            film = (await ask(client, "generate_film", prompt="a fox"))["film"]
-            Painter(jobs).finish(film)
-            with pytest.raises(MCPError) as error:
-                await client.read_resource(f"film://{film}")
-            return film, str(error.value)
-
-    film, said = run(go())
-    assert "at most 1000 are sent here" in said and f"{film}/film.mp4" in said

@@ -102,7 +102,9 @@ def test_what_the_page_has_no_use_for_is_not_there(path):
     assert client_of().post(path, headers=OURS).status_code == 404
 
 
-@pytest.mark.parametrize(("path", "most"), [("/gradio_api/upload", 5_010_000), ("/gradio_api/queue/join", LONGEST_EVENT)])
+@pytest.mark.parametrize(
+    ("path", "most"), [("/gradio_api/upload", 5_010_000), ("/gradio_api/queue/join", LONGEST_EVENT)]
+)
 def test_bodies_have_an_end(path, most):
     client = client_of()
     assert client.post(path, content=b"x" * most, headers=OURS).text == f"{path} {most}"

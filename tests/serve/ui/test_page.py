@@ -226,7 +226,9 @@ def test_what_is_wrong_is_said_before_the_button_and_the_prompt_is_made_whole(ho
         expect(page, "#er-plan", "48")
         assert not jobs.queue.page(None)
         page.click("#er-enhance")
-        playwright.expect(page.locator("#er-added textarea")).to_have_value(re.compile("^Built-in: added"), timeout=SLOW)
+        playwright.expect(page.locator("#er-added textarea")).to_have_value(
+            re.compile("^Built-in: added"), timeout=SLOW
+        )
         assert len(page.input_value("#er-prompt textarea")) > len("a fox")
         page.click("#er-undo")
         playwright.expect(page.locator("#er-prompt textarea")).to_have_value("a fox", timeout=SLOW)

@@ -16,7 +16,7 @@ from everreel.serve.ui import shown
 
 FILE, FILM = f"file_{'a' * 32}", f"video_{'b' * 32}"
 ORDERS = [
-    make_order(prompt="a red fox's run & \"more\" $(rm -rf ~); `ls`", seconds=2.5, seed=7),
+    make_order(prompt='a red fox\'s run & "more" $(rm -rf ~); `ls`', seconds=2.5, seed=7),
     make_order(prompt="-o evil.mp4", num_frames=49, height=96, width=160, resolution=None, loop=True, cache=False),
     make_order(
         prompt="a fox",

@@ -20,5 +20,5 @@ def caller(local: bool) -> Owner:
     """
     owner = CALLER.get()
     if owner is None and not local:
-        raise NotFoundError("key: must be given; the server's administrator makes one with everreel keys")
+        raise NotFoundError("key: must be given; the server's administrator makes one: everreel keys add NAME")
     return owner or Owner()

@@ -163,8 +163,9 @@ class Jobs:
         Raises: NotFoundError, RequestError.
         """
         job = self.get(job_id, owner)
-        given = {"prompt": last_prompt(job.order.request), **values, "fps": job.order.request.fps}
-        request = make_request(**{name: value for name, value in given.items() if value is not None})
+        given = {name: value for name, value in values.items() if value is not None}
+        given = {"prompt": last_prompt(job.order.request), **given, "fps": job.order.request.fps}
+        request = make_request(**given)
         return Order(request=request, model=job.order.model, extends=job_id)
 
     def upload(self, source: Path, owner: Owner) -> Upload:

@@ -114,7 +114,7 @@ class Gate:
             gone = RedirectResponse("/", 303)
             gone.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
             return gone
-        if path != "/" and not any(path == way or way.endswith("/") and path.startswith(way) for way in NEEDED):
+        if path != "/" and not any(path == way or (way.endswith("/") and path.startswith(way)) for way in NEEDED):
             return _refused(404, "there is nothing here")
         if self._visitors or self._owner_of(key_in(request.headers)) is not None:
             return None
