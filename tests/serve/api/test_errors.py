@@ -257,7 +257,7 @@ def test_a_fault_of_our_own_says_nothing_of_the_inside(serve, monkeypatch):
     server = serve(make=False)
 
     def broken(*_, **__):
-        raise KeyError("/secret/place")
+        raise KeyError("/secret/path")
 
     monkeypatch.setattr(server.jobs.queue, "page", broken)
     with server.client() as client:

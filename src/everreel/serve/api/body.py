@@ -62,10 +62,10 @@ class Spool:
 
     def new(self) -> Path:
         """Where the next file goes."""
-        return self.add(self.inbox / f"request-{secrets.token_hex(16)}")
+        return self.own(self.inbox / f"request-{secrets.token_hex(16)}")
 
-    def add(self, path: Path) -> Path:
-        """One more that goes with the rest."""
+    def own(self, path: Path) -> Path:
+        """Let a file in the folder go with the others."""
         self._made.append(path)
         return path
 

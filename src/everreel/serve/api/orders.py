@@ -213,17 +213,16 @@ class _Take:
     def _from_url(self, url: str, name: str) -> Path:
         from everreel.serve.jobs.fetch import data_image, fetch_image
 
-        if url.lower().startswith("data:"):
-            sent: Path = _naming(name, lambda: data_image(url, self._jobs.limits, self._spool.inbox))
-            return self._spool.add(sent)
+        limits, inbox = self._jobs.limits, self._spool.inbox
+        if url[:5].lower() == "data:":
+            return self._spool.own(_naming(name, lambda: data_image(url, limits, inbox)))
         if not url.lower().startswith(("http://", "https://")):
             rule = "must be a file, the id of one, or a data: URL of a picture in base64"
             raise ApiError(400, f"{name} = {url[:60]!r}: {rule}", name, "invalid_value")
         if not self._fetch:
             rule = "this server fetches nothing; send the picture itself, or a data: URL of it"
             raise ApiError(400, f"{name}: {rule}", name, "invalid_value")
-        fetched: Path = _naming(name, lambda: fetch_image(url, self._jobs.limits, self._spool.inbox))
-        return self._spool.add(fetched)
+        return self._spool.own(_naming(name, lambda: fetch_image(url, limits, inbox)))
 
 
 def _naming(name: str, do: Callable[[], Any]) -> Any:  # noqa: ANN401 -- what it does

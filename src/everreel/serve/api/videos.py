@@ -86,6 +86,12 @@ def add_orders(router: APIRouter, desk: Desk) -> None:
 
             return await desk.work(look, files=has_files(body))
 
+
+def add_sequels(router: APIRouter, desk: Desk) -> None:
+    """Asking for films that come of others."""
+    jobs, settings, most = desk.jobs, desk.settings, desk.jobs.limits.upload_bytes
+    fetch = settings.allow_fetch
+
     @router.post(
         "/videos/extensions",
         response_model=Video,
