@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from everreel.film.request import RequestError, one_line
 from everreel.serve.api.body import Body, Sent, Spool, json_value
 from everreel.serve.api.errors import ApiError
-from everreel.serve.api.schema import VideoCreate, VideoExtend
+from everreel.serve.api.schema import FilmReference, VideoCreate, VideoExtend
 from everreel.serve.jobs.job import JobError, Owner
 from everreel.serve.jobs.order import REQUEST_FIELDS, Order, make_order
 from everreel.serve.jobs.service import Jobs
@@ -153,7 +153,7 @@ def extension_of(body: Body, jobs: Jobs, owner: Owner, fetch: bool) -> tuple[Ord
     found = asked(body, VideoExtend)
     values = dict(found.values)
     video = values.pop("video")
-    named = video.get("id") if isinstance(video, dict) else video
+    named = video.id if isinstance(video, FilmReference) else video
     if isinstance(named, str) and re.fullmatch(r"video_[0-9a-f]{32}", named):
         if values.get("model") not in (None, jobs.get(named, owner).order.model):
             raise ApiError(400, "model: a film goes on with the model that made it; leave it out", "model")
@@ -187,8 +187,6 @@ class _Take:
     def _found(self, reference: Any, name: str) -> tuple[str, str]:  # noqa: ANN401 -- a `Reference`
         if isinstance(reference, Sent):
             return self._upload(reference.path, name)
-        if isinstance(reference, dict):
-            reference = reference.get("id")
         given: dict[str, str | None] = {"file_id": None, "image_url": None}
         if isinstance(reference, str):
             given["file_id" if reference.startswith("file_") else "image_url"] = reference
