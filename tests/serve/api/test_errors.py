@@ -217,7 +217,7 @@ def test_unknown_films_addresses_and_methods(refusing):
 
 @pytest.mark.parametrize("video", [{}, {"id": "x"}, {"id": None}, "video_x", 5, {"file_id": "x"}])
 def test_an_extension_needs_a_film(refusing, video):
-    told(refusing.post("/v1/videos/extensions", json={"video": video, "prompt": "a"}), 400, "video")
+    told(refusing.post("/v1/videos/extensions", json={"video": video, "prompt": "a", "model": "tiny"}), 400, "video")
 
 
 def test_parameters_that_cannot_be(refusing):

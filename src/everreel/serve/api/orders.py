@@ -164,11 +164,12 @@ def extension_of(body: Body, jobs: Jobs, owner: Owner, fetch: bool) -> tuple[Ord
         return order.model_copy(update={"enhance": bool(values.get("enhance"))}), found.priority
     if "prompt" not in values:
         raise ApiError(400, "prompt: must be given, as this film is not known here", "prompt", "missing")
-    make_order(model=jobs.default_model, **values)
+    values = {"model": jobs.default_model, **values}
+    make_order(**values)
     kind, upload = _Take(jobs, owner, body.spool, fetch)(video, "video", film=True)
     if kind != "video":
         raise ApiError(400, "video: is a picture; POST /v1/videos begins a film with one", "video", "invalid_value")
-    return make_order(**{"model": jobs.default_model, **values}, follows=upload), found.priority
+    return make_order(**values, follows=upload), found.priority
 
 
 class _Take:
