@@ -14,7 +14,7 @@ from tests.serve.ui.desks import LOCAL, make_app, make_jobs, served
 from tests.serve.ui.test_page import CHROMIUM, DESKTOP, FLAGS, PHONE
 
 LARGEST = 200_000  # bytes
-MINUTES = 10 * 60_000  # milliseconds that a film may take
+MINUTES = 4 * 60_000  # milliseconds that a film may take
 BEFORE = (
     "a girl in a blue coat walks left on a beach at sunset, full shot",
     "a white bird flies right over mountains by day, tracking shot to the right",
