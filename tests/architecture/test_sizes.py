@@ -16,6 +16,7 @@ MANY_ARGUMENTS: dict[str, str] = {
     "src/everreel/cli.py::evaluate": "a flag of the command line is an argument",
     "src/everreel/benches.py::vbench_films": "a flag of the command line is an argument",
     "src/everreel/rating.py::make": "a flag of the command line is an argument",
+    "src/everreel/serving.py::serve": "a flag of the command line is an argument",
 }
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from functools import cache
 from pathlib import Path
 
 import httpx2
@@ -16,7 +17,8 @@ from everreel.media import FilmWriter, Video
 from everreel.serve.api.app import make_app
 from everreel.serve.api.settings import Settings
 from everreel.serve.api.tokens import Tokens
-from everreel.serve.jobs.job import Failure, Limits, LostJobError, Owner, Report, Upload
+from everreel.serve.jobs.job import Failure, Limits, LostJobError, NotFoundError, Owner, Report, Upload
+from everreel.serve.jobs.order import make_order
 from everreel.serve.jobs.queue import SqliteQueue
 from everreel.serve.jobs.service import Jobs, serve_options
 from everreel.serve.jobs.store import FolderStore
@@ -132,11 +134,12 @@ class Served:
 
     def __init__(self, home, *, keys=None, step=False, make=True, limits=None, **settings):
         self.store = FolderStore(home, reserve=0)
-        models = serve_options(model_options())
-        self.jobs = Jobs(SqliteQueue(home), self.store, models, limits)
+        self.jobs = Jobs(SqliteQueue(home), self.store, MODELS, limits)
+        self.jobs._tokenizer = tokenizer  # read once for all servers
         self.tokens = Tokens.of(home)
         self.settings = Settings(inbox=self.store.incoming(), poll_after_ms=20, **settings)
-        self.app = make_app(self.jobs, SomeKeys(keys or {}), self.settings, self.tokens, lambda: [1])
+        self.pids = [1]
+        self.app = make_app(self.jobs, SomeKeys(keys or {}), self.settings, self.tokens, lambda: self.pids)
         self.maker = Maker(self.jobs, step) if make else None
         config = uvicorn.Config(
             self.app, host="127.0.0.1", port=0, log_level="error", server_header=False, timeout_graceful_shutdown=1
@@ -174,6 +177,31 @@ class Served:
         import openai
 
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, **settings)
+
+
+def known_films(server, keep=20):
+    """Ids of films that are there, for ever: those that were deleted are replaced."""
+    ids = []
+    while True:
+        if len(ids) < keep:
+            ids.append(server.jobs.submit(make_order(prompt="a red fox", num_frames=5), Owner())[0].id)
+        name = ids.pop(0)
+        try:
+            # Watched until it is over, so one that somebody paused is gone on with.
+            if server.jobs.get(name).status == "paused":
+                server.jobs.want(name, "run", Owner())
+        except NotFoundError:
+            continue
+        ids.append(name)
+        yield name
+
+
+@cache
+def tokenizer(model):
+    return Jobs(None, None, MODELS)._tokenizer(model)
+
+
+MODELS = serve_options(model_options())
 
 
 def picture(folder, name="fox.png", size=(160, 96)):

@@ -39,7 +39,7 @@ def asked(client, **more):
 
 def until(pieces, data, count):
     """Read on until so many frames are there."""
-    while (boxes_whole(data) and num_fragments(data) < count) or not boxes_whole(data):
+    while not boxes_whole(data) or num_fragments(data) < count:
         data += next(pieces)
     return data
 

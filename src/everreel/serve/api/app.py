@@ -6,6 +6,7 @@ The one invariant: nothing under /v1 blocks the event loop or is reached past th
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -29,11 +30,12 @@ try:
     from everreel.serve.api.schema import EnhanceBody, Enhanced, FileCreate, FileObject, Model, ModelList
     from everreel.serve.api.settings import Settings
     from everreel.serve.api.tokens import Tokens
-    from everreel.serve.api.videos import add_films, add_orders, add_unserved, add_watching
+    from everreel.serve.api.videos import add_films, add_orders, add_sequels, add_unserved, add_watching
 except ImportError as error:
     raise ValueError(f"the server needs {error.name}: pip install 'everreel[serve]'") from None
 
 THREADS = 64  # of short answers
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # what is wrong with a form is told to who sent it
 Pids = Callable[[], Sequence[int]]
 
 
@@ -61,11 +63,12 @@ def make_app(jobs: Jobs, keys: Keys, settings: Settings, tokens: Tokens, pids: P
         redirect_slashes=False,
     )
     app.add_middleware(Guard, keys=keys, tokens=tokens, settings=settings, watched=metrics.answered)
-    app.state.live = desk.live
+    app.state.live, app.state.metrics = desk.live, metrics
     add_handlers(app)
     router = APIRouter(prefix="/v1")
     add_unserved(router)
     add_orders(router, desk)
+    add_sequels(router, desk)
     add_films(router, desk)
     add_watching(router, desk)
     _add_files(router, desk)

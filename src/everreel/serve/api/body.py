@@ -42,6 +42,9 @@ class Sent:
     path: Path
     filename: str = ""
 
+    def __repr__(self) -> str:
+        return "a file"  # messages repeat what was sent, and where it lies is nobody's business
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401
         return core_schema.is_instance_schema(cls)

@@ -151,10 +151,10 @@ async def _known(request: Request, error: Exception) -> Response:
 
 def _field(said: str) -> str | None:
     """The field that a message begins with."""
-    found = re.match(r"([a-z_]+(?:\[[^\]]{1,20}\])?)(?: = |:)", said)
+    found = re.match(r"([a-z_]+(?:\[[^\]]{1,20}\])?)(?: = |:| is empty)", said)
     return found[1] if found else None
 
 
 def _short(said: str) -> str:
-    said = said.encode("utf-8", "replace").decode()
+    said = " ".join(said.encode("utf-8", "replace").decode().split())
     return said if len(said) <= LONGEST else f"{said[: LONGEST // 2]} ... {said[-LONGEST // 2 :]}"

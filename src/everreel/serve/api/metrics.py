@@ -82,6 +82,10 @@ class Metrics:
         """As Prometheus reads it."""
         return generate_latest(self.registry)
 
+    def watches(self, job_id: str) -> bool:
+        """Whether a film in progress has been seen."""
+        return job_id in self._seen
+
     def look(self) -> None:
         """Count what films in progress have got since the last look."""
         now, running = time.monotonic(), {job.id: job for job in self._jobs.queue.running()}

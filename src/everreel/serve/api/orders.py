@@ -67,7 +67,6 @@ MEANINGLESS = {
     "n": "one film a request; send the request again with another seed",
 }
 _JSON_IN_FORMS = {*MERGED, "input_reference", "end_image", "keyframes", "story", "video"}
-_DATA = re.compile(r"data:(?:image|video)/[\w.+-]{1,40};base64,", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,6 @@ class _Common(BaseModel):
 
     prompt: str = Field(min_length=1, description="What the film shows.")
     seconds: Seconds | None = Field(None, description="Length in seconds, as a number or as text.")
-    size: str | None = Field(None, description="WIDTHxHEIGHT, both multiples of 16.", examples=["160x96"])
     model: str | None = Field(None, description="One of GET /v1/models; by default the first.")
     story: list[StoryPart] | dict[Annotated[str, Field(pattern=r"^\d{1,8}$")], str] | None = Field(
         None, description="Prompts that take over later: a list of parts, or prompts by the number of a frame."
@@ -68,6 +67,7 @@ class _Common(BaseModel):
 
 
 class _Pictures(_Common):
+    size: str | None = Field(None, description="WIDTHxHEIGHT, both multiples of 16.", examples=["160x96"])
     input_reference: Reference | None = Field(
         None, description="A picture that the film begins with, or a film that it goes on with."
     )

@@ -36,6 +36,15 @@ EXTEND_EXAMPLE = {"prompt": "it finds a frozen lake", "seconds": "4", "video": {
 _TOKEN = "Opens the film without a key, for players that send no headers."
 VideoId = Annotated[str, Path(description="Of the film.", examples=[EXAMPLE_ID])]
 Token = Annotated[str | None, Query(description=_TOKEN)]
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["progress", "preview", "done", "deleted"]},
+        "id": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+}
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -76,6 +85,12 @@ def add_orders(router: APIRouter, desk: Desk) -> None:
                 return _plan(jobs.outlook(order_of(asked(body), body, jobs, owner, fetch), owner))
 
             return await desk.work(look, files=has_files(body))
+
+
+def add_sequels(router: APIRouter, desk: Desk) -> None:
+    """Asking for films that come of others."""
+    jobs, settings, most = desk.jobs, desk.settings, desk.jobs.limits.upload_bytes
+    fetch = settings.allow_fetch
 
     @router.post(
         "/videos/extensions",
@@ -193,7 +208,7 @@ def add_watching(router: APIRouter, desk: Desk) -> None:
     @router.get(
         "/videos/{video_id}/events",
         response_class=StreamingResponse,
-        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}, **documented()},
+        responses={200: {"content": {"text/event-stream": {"schema": _EVENT}}}, **documented()},
         summary="What happens to a film, as server-sent events",
         description="`progress` with the film, `preview` with a picture, and at the end `done` or `deleted`.",
     )

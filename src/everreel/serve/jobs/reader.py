@@ -170,7 +170,7 @@ def read_film(rules: Rules) -> dict[str, Any]:
         "format_whitelist": DEMUXERS[rules.format],
         "codec_whitelist": ",".join(sorted(_DECODERS)),
         "protocol_whitelist": "file",
-        "max_streams": str(rules.streams),
+        "max_streams": str(100 + rules.streams),  # FFmpeg has no word for it but that memory is lacking
         "threads": "1",
     }
     if DEMUXERS[rules.format].startswith("mov"):

@@ -1,0 +1,231 @@
+"""`kill -9` of workers and of the server at random, under load: `python -m benchmarks.kills`.
+
+The one invariant: the films of a server that was killed fifty times are, byte for byte, those of one that never was,
+and there are as many as were asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from benchmarks.measure import machine, say
+from benchmarks.served import PAGE, Server, put_section
+from everreel.evaluate.markdown import paragraph, table, verdict
+
+QUEUED = 6  # films that wait or are made while there are kills
+LONGEST = 900.0  # seconds that a film may take after the last kill
+
+
+@dataclass
+class Result:
+    """What became of the films."""
+
+    killed: Counter[str] = field(default_factory=Counter)
+    asked: int = 0
+    listed: int = 0
+    ends: Counter[str] = field(default_factory=Counter)
+    other: list[str] = field(default_factory=list)
+    """Films that are not what they are undisturbed, by key."""
+    midway: int = 0
+    """Kills of a worker while it made a film."""
+    seconds: float = 0
+    undisturbed: float = 0
+
+    @property
+    def good(self) -> bool:
+        """Whether all is as it must be."""
+        whole = self.listed == self.asked and self.ends == Counter({"completed": self.asked})
+        return whole and not self.other
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is made, and how it is disturbed."""
+
+    kills: int = 50
+    workers: int = 2
+    frames: int = 97
+    steps: int = 2
+    shortest: float = 0.5
+    longest: float = 10.0
+    """Seconds between two kills."""
+    servers: float = 0.3
+    """The share of kills that are the server's."""
+    seed: int = 0
+
+    def order(self, number: int) -> dict[str, Any]:
+        """The fields of a film."""
+        return {
+            "prompt": f"a red fox runs through forest number {number}",
+            "num_frames": self.frames,
+            "num_inference_steps": self.steps,
+            "seed": number,
+        }
+
+
+def run(setting: Setting) -> Result:
+    """The disturbed server first, then another for the same films."""
+    result, draw = Result(), random.Random(setting.seed)
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        start = time.monotonic()
+        with Server(setting.workers, home) as server:
+            keys: dict[str, str] = {}  # the film of each key
+            while sum(result.killed.values()) < setting.kills:
+                fill(server, setting, keys)
+                time.sleep(draw.uniform(setting.shortest, setting.longest))
+                kill(server, setting, draw, keys, result)
+            fill(server, setting, keys, all_known=True)
+            films = wait(server)
+            result.seconds = time.monotonic() - start
+            result.asked, result.listed = len(keys), len(films)
+            result.ends = Counter(film["status"] for film in films.values())
+            found = {key: digest(server, film) for key, film in keys.items() if film in films}
+    start = time.monotonic()
+    with Server(setting.workers) as server:
+        truth = {key: server.order(key, **setting.order(int(key))) for key in found}
+        wait(server)
+        result.other = [key for key, film in truth.items() if digest(server, film) != found[key]]
+    result.other += [key for key in keys if key not in found]
+    result.undisturbed = time.monotonic() - start
+    return result
+
+
+def fill(server: Server, setting: Setting, keys: dict[str, str], *, all_known: bool = False) -> None:
+    """Ask for films until some wait. What is not known to have been taken is asked for again, by its key."""
+    for _ in range(1000):
+        with suppress(httpx2.TransportError):
+            for key in [key for key, film in keys.items() if not film]:
+                keys[key] = server.order(key, **setting.order(int(key)))
+            if all_known:
+                return
+            going = sum(film["status"] in ("queued", "in_progress") for film in server.films().values())
+            if going >= QUEUED:
+                return
+            key = str(len(keys))
+            keys[key] = ""
+            keys[key] = server.order(key, **setting.order(int(key)))
+    raise ValueError("server: takes no orders any more")
+
+
+def kill(server: Server, setting: Setting, draw: random.Random, keys: dict[str, str], result: Result) -> None:
+    """End one process, and start the server again if it was that one."""
+    workers = server.workers()
+    if not workers or draw.random() < setting.servers:
+        kill_while_asked(server, setting, draw, keys)
+        result.killed["server"] += 1
+        server.start()
+    else:
+        with suppress(httpx2.TransportError):
+            result.midway += any(film["status"] == "in_progress" for film in server.films().values())
+        with suppress(ProcessLookupError):
+            os.kill(draw.choice(workers), signal.SIGKILL)
+            result.killed["worker"] += 1
+    say(f"killed {dict(result.killed)}")
+
+
+def kill_while_asked(server: Server, setting: Setting, draw: random.Random, keys: dict[str, str]) -> None:
+    """End the server while it takes an order, so that its client cannot know whether it has."""
+    key = str(len(keys))
+    keys[key] = ""
+
+    def ask() -> None:
+        with suppress(httpx2.TransportError):
+            keys[key] = server.order(key, **setting.order(int(key)))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    time.sleep(draw.uniform(0, 0.05))
+    server.kill()
+    thread.join()
+
+
+def wait(server: Server) -> dict[str, Any]:
+    """All films, when nothing more will happen to any of them.
+
+    Raises:
+        ValueError: nothing happens for too long.
+    """
+    before, deadline = "", time.monotonic() + LONGEST
+    while True:
+        films = dict(server.films())
+        if all(film["status"] in ("completed", "failed", "cancelled") for film in films.values()):
+            return films
+        now = str([(film["status"], film["progress"]) for film in films.values()])
+        if now != before:
+            before, deadline = now, time.monotonic() + LONGEST
+        if time.monotonic() > deadline:
+            raise ValueError(f"server: nothing happens any more: {Counter(film['status'] for film in films.values())}")
+        time.sleep(0.5)
+
+
+def digest(server: Server, film: str) -> str:
+    """Of a film's bytes, as a client gets them."""
+    answer = server.client.get(f"/v1/videos/{film}/content")
+    return hashlib.sha256(answer.content).hexdigest() if answer.status_code == 200 else f"status {answer.status_code}"
+
+
+def section(result: Result, setting: Setting, command: str) -> list[str]:
+    """For the page."""
+    kills = ", ".join(f"{count} of a {what}" for what, count in sorted(result.killed.items()))
+    ends = ", ".join(f"{count} {end}" for end, count in sorted(result.ends.items()))
+    rows = [
+        ("kills", str(setting.kills), f"{kills}; {result.midway} with a film in the making", ""),
+        ("films asked for", "", str(result.asked), ""),
+        ("films there are", str(result.asked), str(result.listed), verdict(result.listed == result.asked)),
+        ("how they ended", "all completed", ends, verdict(result.ends == Counter({"completed": result.asked}))),
+        ("films with other bytes than undisturbed", "0", str(len(result.other)), verdict(not result.other)),
+        ("time, restarts and what was made again included", "", f"{result.seconds:.0f} s", ""),
+        ("time for the same films undisturbed", "", f"{result.undisturbed:.0f} s", ""),
+    ]
+    about = (
+        f"Films of {setting.frames} frames in {setting.steps} steps, {setting.workers} workers, a kill -9 every "
+        f"{setting.shortest:g} to {setting.longest:g} seconds, of the server or of a worker. A client whose request "
+        "was cut off asks again with the same key of idempotency. Then the same films are made by a server that "
+        "nobody kills, and compared byte for byte."
+    )
+    lines = ["## Killed at random", "", *paragraph(about), "", f"    {command}", ""]
+    return [*lines, *table(("what", "goal", "measured", ""), rows), "", *table(("machine", ""), machine().items())]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run it, and write the page's section where it is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__)
+    whole = Setting()
+    for name in ("kills", "workers", "frames", "steps", "seed"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(whole, name))
+    for name in ("shortest", "longest", "servers"):
+        parser.add_argument(f"--{name}", type=float, default=getattr(whole, name))
+    parser.add_argument("--write", action="store_true", help=f"put the figures into {PAGE.name}")
+    given = vars(parser.parse_args(arguments))
+    write, setting = given.pop("write"), Setting(**given)
+    result = run(setting)
+    changed = [f" --{name} {value}" for name, value in given.items() if value != getattr(whole, name)]
+    lines = section(result, setting, f"python -m benchmarks.kills{''.join(changed)}")
+    say("\n".join(lines))
+    for key in result.other:
+        say(f"film {key}: is not what it is undisturbed")
+    if write:
+        put_section("kills", lines)
+    if not result.good:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The command `everreel serve`: what it refuses before anything is started, and what it puts together."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+
+from typer.testing import CliRunner
+
+from everreel import serving
+from everreel.cli import app
+from everreel.serve.jobs.job import Owner
+from everreel.serve.jobs.keys import Keys
+
+
+def refused(*arguments):
+    result = CliRunner().invoke(app, ["serve", *arguments])
+    assert isinstance(result.exception, ValueError), result.output
+    return str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--host", "0.0.0.0"), "everreel keys add NAME"),
+        (("--max-size", "big"), "1280x736 works"),
+        (("--max-seconds", "0"), "600 works"),
+        (("--retention", "-1"), "30 works"),
+        (("--allow-origin", "*"), "must be a site"),
+        (("--requests-per-minute", "-1"), "1200 works"),
+        (("--model", "no-such-model"), "no-such-model"),
+        (("--port", "99999999"), "port 0 takes a free one"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_started(tmp_path, arguments, said):
+    assert said in refused("--home", str(tmp_path), *arguments)
+    assert not (tmp_path / "workers.lock").exists()
+
+
+def test_with_a_key_others_may_reach_it(tmp_path):
+    Keys(tmp_path).add(Owner("anna"))
+    serving.check_host("0.0.0.0", Keys(tmp_path).any())
+
+
+def test_a_port_that_is_taken_is_named():
+    with serving.bind("127.0.0.1", 0) as bound, pytest.raises(ValueError, match="port 0 takes a free one"):
+        serving.bind("127.0.0.1", bound.getsockname()[1])
+
+
+def test_what_is_too_old_goes_now_and_then():
+    twice = threading.Semaphore(0)
+
+    class Jobs:
+        def clean(self):
+            twice.release()
+            raise OSError("a full disk stops nothing")
+
+    with serving.cleaning(Jobs(), every=0.01):
+        for _ in range(2):
+            assert twice.acquire(timeout=10)
+
+
+def test_it_serves_until_it_is_told_to_stop_and_says_where(tmp_path):
+    command = [sys.executable, "-m", "everreel", "serve", "--port", "0", "--no-page", "--home", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    try:
+        first, second = process.stdout.readline(), process.stdout.readline()
+        address = re.match(r"(http://127\.0\.0\.1:\d+/) serves tiny, tiny-fast", first)
+        assert address and second == f"films are kept in {tmp_path}\n", first + second
+        import httpx2
+
+        with httpx2.Client(base_url=address[1], timeout=20) as client:
+            assert client.get("/").json()["name"] == "everreel"
+            assert client.get("/v1/models").status_code == 200
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert "Traceback" not in said
