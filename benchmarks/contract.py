@@ -3,7 +3,9 @@
 schemathesis makes requests from the OpenAPI document, right ones and wrong ones, and half of those that name a film
 name one that is there. No answer may be a 500, none may have a status, a kind or a shape that the document does not
 tell, and what the document forbids must be refused. A request that the document allows may be refused all the same:
-rules between fields (a length in frames or in seconds, not both) cannot be said in it.
+rules between fields (a length in frames or in seconds, not both) cannot be said in it. And what the document forbids of
+a form may arrive as something else, since all is text there and an empty list is nothing; so that is not held against
+the server.
 """
 
 from __future__ import annotations
@@ -75,7 +77,9 @@ def _send(  # the types of schemathesis are its own
         response = case.call(timeout=60)
         counts[str(response.status_code)] += 1
         assert response.status_code in (501, 503) or response.status_code < 500, f"{case.as_curl_command()}"
-        case.validate_response(response, checks=checks)
+        in_form = (case.media_type or "").startswith("multipart")
+        fitting = [one for one in checks if not (in_form and one.__name__ == "negative_data_rejection")]
+        case.validate_response(response, checks=fitting)
 
     send()
 
