@@ -120,7 +120,7 @@ class EnhanceBody(BaseModel):
 
     prompt: str = Field(min_length=1)
     model: str | None = Field(None, description="The model that it is for; by default the first.")
-    has_image: bool = Field(False, description="Whether a picture goes with it.")
+    has_image: bool | None = Field(None, description="Whether a picture goes with it.")
 
 
 class FileCreate(BaseModel):
