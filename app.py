@@ -15,7 +15,7 @@ from typing import Any
 
 import uvicorn
 
-from everreel.film.loading import ModelOptions
+from everreel.film.loading import model_options
 from everreel.serve.api.app import make_app
 from everreel.serve.api.settings import Settings
 from everreel.serve.api.tokens import Tokens
@@ -61,7 +61,7 @@ def make(home: Path) -> tuple[Any, Jobs, Supervisor]:
     """The application, its films, and who looks after its worker."""
     inbox = home / "inbox"
     inbox.mkdir(parents=True, exist_ok=True)
-    models = serve_options(ModelOptions())
+    models = serve_options(model_options())
     queue = SqliteQueue(home)
     jobs = Jobs(queue, FolderStore(home), models, LIMITS)
     supervisor = Supervisor(home, queue, models)
@@ -85,7 +85,8 @@ def main() -> None:
         supervisor.start()
         cleaner.start()
         try:
-            uvicorn.run(app, host=HOST, port=PORT, log_level="warning", server_header=False, timeout_graceful_shutdown=2)
+            config = uvicorn.Config(app, HOST, PORT, log_level="warning", timeout_graceful_shutdown=2)
+            uvicorn.Server(config).run()
         finally:
             over.set()
             supervisor.stop()

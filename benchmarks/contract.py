@@ -82,11 +82,14 @@ def _send(  # the types of schemathesis are its own
 
 def main() -> None:
     """A server, and as many requests as asked for."""
+    from everreel.serve.jobs.job import Limits
     from tests.serve.api.servers import Served, known_films
 
     requests = int(sys.argv[1]) if len(sys.argv) > 1 else REQUESTS
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as home, Served(Path(home)) as server:
+    with tempfile.TemporaryDirectory() as home, Served(Path(home), limits=Limits(seconds=2)) as server:
+        assert server.maker is not None
+        server.maker.endless_rows = 3  # so that whoever watches a film sees its end
         counts = check(server.url, requests, known_films(server))
     seconds = time.perf_counter() - began
     told = ", ".join(f"{count} x {status}" for status, count in sorted(counts.items()))

@@ -215,6 +215,11 @@ def test_unknown_films_addresses_and_methods(refusing):
     told(refusing.post("/v1/videos", json=named), 404, "input_reference")
 
 
+@pytest.mark.parametrize("video", [{}, {"id": "x"}, {"id": None}, "video_x", 5, {"file_id": "x"}])
+def test_an_extension_needs_a_film(refusing, video):
+    told(refusing.post("/v1/videos/extensions", json={"video": video, "prompt": "a", "model": "tiny"}), 400, "video")
+
+
 def test_parameters_that_cannot_be(refusing):
     for name, value in (("limit", 0), ("limit", 101), ("limit", "x"), ("order", "up")):
         told(refusing.get("/v1/videos", params={name: value}), 400, name)

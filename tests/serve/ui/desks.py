@@ -2,7 +2,7 @@
 
 import os
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from PIL import Image
@@ -38,10 +38,8 @@ class Painter(threading.Thread):
         while not self.over.wait(0.02):
             job = self.queue.claim(self.name_)
             if job is not None:
-                try:
+                with suppress(LostJobError):
                     self.make(job)
-                except LostJobError:
-                    pass
 
     def stop(self):
         self.over.set()

@@ -1,10 +1,12 @@
-"""What the page's buttons do, without a browser: always for whoever presses, and never with more than one line of error."""
+"""What the page's buttons do, without a browser: for whoever presses, and with one line for whatever is wrong."""
 
 import time
 
 import pytest
 
-gr = pytest.importorskip("gradio", reason="the extra `serve` is not installed")
+pytest.importorskip("gradio", reason="the extra `serve` is not installed")
+
+import gradio as gr
 
 from everreel.serve.jobs.job import JobError, Limits, NotFoundError, Owner, Upload
 from everreel.serve.ui.desk import FIELDS, Desk
@@ -74,7 +76,7 @@ def test_an_order_is_made_shown_continued_and_put_back_on_the_desk(desk, jobs, p
     assert not timer.active
     again = desk.look(request(), film, 24, mark)
     assert all(value == gr.skip() for value in again), "nothing is sent where nothing changed"
-    longer, _, second, *_ = desk.act(request(), event(action="extend", id=film, prompt="it jumps", seconds=0.5), 24)
+    _, _, second, *_ = desk.act(request(), event(action="extend", id=film, prompt="it jumps", seconds=0.5), 24)
     order = jobs.get(second).order
     assert (order.extends, order.request.prompt, order.request.length, order.request.seed) == (film, "it jumps", 12, 3)
     back = dict(zip(FIELDS, desk.draft(request(), event(action="edit", id=film)), strict=True))

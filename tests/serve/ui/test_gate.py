@@ -1,4 +1,4 @@
-"""Before the page: nothing of it without a key where keys are needed, and nothing of Gradio's that it has no use for."""
+"""Before the page: nothing without a key where keys are needed, and nothing of Gradio's that it has no use for."""
 
 import pytest
 

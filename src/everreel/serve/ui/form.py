@@ -44,8 +44,8 @@ class Timeline(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     seconds: float = SECONDS
-    parts: list[Part] = Field([], max_length=MOST_PARTS)
-    pictures: list[Picture] = Field([], max_length=MOST_PICTURES)
+    parts: list[Part] = Field(default=[], max_length=MOST_PARTS)
+    pictures: list[Picture] = Field(default=[], max_length=MOST_PICTURES)
     loop: bool = False
     endless: bool = False
 

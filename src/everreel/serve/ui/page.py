@@ -36,6 +36,7 @@ LARGEST_PICTURE = 32_000_000  # bytes
 SCRIPTS = ("common.js", "live.js", "timeline.js", "screen.js", "gallery.js")
 DICE = "() => Math.floor(Math.random() * 2 ** 31)"
 ASPECTS = [("Wide", "16:9"), ("Tall", "9:16"), ("Square", "1:1")]
+SIZES = [("The model's own", ""), ("540P", "540P"), ("720P", "720P")]
 SCHEDULES = [
     ("As the model likes", ""),
     ("Block by block", "blockwise"),
@@ -102,6 +103,7 @@ def _own_folder() -> Path:
 
 
 def _blocks(desk: Desk) -> gr.Blocks:
+    blocks: gr.Blocks
     with gr.Blocks(title="everreel", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as blocks:
         gr.HTML('<header class="er-head"><b>everreel</b><span>a director\'s desk</span></header>', padding=False)
         with gr.Row(elem_id="er-columns"):
@@ -122,7 +124,7 @@ def _blocks(desk: Desk) -> gr.Blocks:
 
         form = [prompt, timeline, *settings.values()]
         view = [screen, gallery, current, mark, timer]
-        # Not known to the page's own list of calls, nor to Gradio's clients: agents and programs have the HTTP interface.
+        # Private: agents and programs have the HTTP interface, and need not know how the page is made.
         own: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": AT_ONCE}
         latest = own | {"trigger_mode": "always_last"}
         blocks.load(desk.open, None, view, **own)
@@ -142,7 +144,7 @@ def _blocks(desk: Desk) -> gr.Blocks:
     return blocks
 
 
-def _prompt() -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Markdown, gr.State]:
+def _prompt() -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Textbox, gr.State]:
     prompt = gr.Textbox(
         label="What does the film show?",
         placeholder="A red fox runs through a snowy forest",
@@ -174,15 +176,14 @@ def _settings(jobs: Jobs) -> dict[str, Any]:
         names = list(jobs.models)
         with gr.Row():
             model = gr.Dropdown(names, value=names[0], label="Model", min_width=200)
-            sizes = [("The model's own", ""), "540P", "720P"]
             size = gr.Dropdown(
-                sizes, value="", label="Size", info="Or WIDTHxHEIGHT", allow_custom_value=True, min_width=200
+                SIZES, value="", label="Size", info="Or WIDTHxHEIGHT", allow_custom_value=True, min_width=200
             )
         with gr.Row():
             schedule = gr.Dropdown(SCHEDULES, value="", label="Schedule of a long film", min_width=200)
             fps = gr.Radio([16, 24], value=24, label="Frames a second", min_width=200)
         with gr.Row():
-            # What is too little is said by the plan, in a line; Gradio's own bounds would only say that there is an error.
+            # What is too little is said by the plan; Gradio's own bounds would only say that there is an error.
             steps = gr.Number(0, label="Steps", info="0: as the model likes", precision=0, min_width=140)
             guidance = gr.Number(0, label="Guidance", info="0: as the model likes", min_width=140)
         negative = gr.Textbox(label="What it should not look like", lines=1, max_lines=3)

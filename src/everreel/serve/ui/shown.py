@@ -1,4 +1,4 @@
-"""What the page shows of a film: where it stands, how to make it again by command or by request, and what it would cost.
+"""What the page shows of a film: where it stands, how to make it again, and what an order would cost.
 
 The one invariant: nothing here is HTML but `plan_html` and `error_html`, which escape all that they are given; the
 page's own script puts the rest into the document as text.
@@ -92,7 +92,8 @@ def card_of(job: Job, jobs: Jobs, token: str) -> dict[str, Any]:
 def command_of(order: Order) -> str:
     """The command line that makes this film; pictures are named by what they are for."""
     request = _given(order)
-    prompt, last = request.pop("prompt"), []
+    prompt: str = request.pop("prompt")
+    last: list[str] = []
     if order.extends or order.follows:
         words = ["everreel", "extend", "film.mp4", "--output", "longer.mp4", f"--prompt={prompt}"]
         if order.extends:
