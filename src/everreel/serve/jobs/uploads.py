@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from everreel.film.request import RequestError
-from everreel.serve.jobs.job import DiskFullError, JobError, Limits, Upload
+from everreel.serve.jobs.job import BusyError, DiskFullError, Limits, Upload
 
 WORKS = "a PNG, JPEG or WebP picture or an MP4, MOV, MKV or WebM film works"
 UNREADABLE = f"upload: cannot be read as a picture or a film; {WORKS}"
@@ -72,13 +72,13 @@ def inspect(source: Path, limits: Limits) -> Upload:
     Raises:
         RequestError: it is neither a picture nor a film that can be used, or is beyond a limit; in one line.
         DiskFullError: there is no room to write the picture.
-        JobError: this machine has no process to spare now.
+        BusyError: this machine has no process to spare now.
     """
     with _opened(source, limits) as file:
         kind = _kind(file.read(HEAD_BYTES))
         file.seek(0)
         if not _TURNS.acquire(timeout=kind.clock):
-            raise JobError("upload: too many are being read; try again in a minute")
+            raise BusyError("upload: too many are being read; try again in a minute")
         try:
             if kind.format in _FILMS:
                 return _checked(_ask(kind, limits, file, None), kind, limits)
@@ -86,7 +86,7 @@ def inspect(source: Path, limits: Limits) -> Upload:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFullError("upload: this server's disk is full; try again later") from None
-            raise JobError("upload: cannot be read now; try again in a minute") from None
+            raise BusyError("upload: cannot be read now; try again in a minute") from None
         finally:
             _TURNS.release()
 
