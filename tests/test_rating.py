@@ -93,7 +93,7 @@ def test_serve_says_where_the_page_is_and_lets_go_of_the_study(made, monkeypatch
         bound.append(sockets[0].getsockname())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(server.uvicorn.Server, "run", stopped)
+    monkeypatch.setattr("uvicorn.Server.run", stopped)
     (made.parent / "of-old" / "film-0.mp4").unlink()
     for key, end in ((None, ""), ("some-long-word", "#key=some-long-word")):
         result = run("serve", made, "--port", 0, *(("--key", key) if key else ()))
