@@ -85,7 +85,6 @@ def test_one_study_is_served_once_and_to_this_machine_alone_without_a_key(made):
 
 def test_serve_says_where_the_page_is_and_lets_go_of_the_study(made, monkeypatch):
     pytest.importorskip("fastapi")
-    from everreel.evaluate.bench import server
 
     bound = []
 
