@@ -187,10 +187,12 @@ def test_the_timeline_takes_story_parts_and_pictures(home, jobs, tmp_path, visit
         page.keyboard.press("ArrowRight")
         page.locator("#er-plan summary").click()
         expect(page, "#er-plan", "from frame 72 on")
-        page.click("#er-make")
+        page.locator(".er-part:not(.er-opening)").click()
+        page.fill(".er-editor textarea", f"{HOSTILE} at last")
+        page.click("#er-make")  # at once: what was written counts
         page.wait_for_selector(".er-card")
         order = newest(jobs).order
-        assert (order.request.prompt, order.request.story) == (HOSTILE, {72: HOSTILE})
+        assert (order.request.prompt, order.request.story) == (HOSTILE, {72: f"{HOSTILE} at last"})
         assert order.image
         (frame,) = order.keyframes
         assert 20 <= frame <= 40
@@ -214,6 +216,7 @@ def test_what_is_wrong_is_said_before_the_button_and_the_prompt_is_made_whole(ho
         page.locator("#er-seconds").blur()
         expect(page, "#er-plan .er-wrong", "this server makes at most 600 s; nearest that works: 600")
         page.click("#er-make")
+        expect(page, "#er-refused", "this server makes at most 600 s")
         page.fill("#er-seconds", "2")
         page.locator("#er-seconds").blur()
         expect(page, "#er-plan", "48")

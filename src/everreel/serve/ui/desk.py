@@ -98,7 +98,7 @@ class Desk:
             job, _ = self.jobs.submit(order_of(_form(values)), owner)
         except REFUSALS as error:
             return [*[gr.skip()] * 5, error_html(str(error))]
-        return [*self._view(owner, job.id, _count(count)), gr.skip()]
+        return [*self._view(owner, job.id, _count(count)), ""]
 
     def act(self, request: gr.Request, event: gr.EventData, count: float) -> list[Any]:
         """Pause, resume, stop, delete, or continue the film on the screen."""

@@ -113,6 +113,7 @@ def _blocks(desk: Desk) -> gr.Blocks:
                 settings = _settings(desk.jobs)
                 plan = gr.HTML(elem_id="er-plan", padding=False)
                 make = gr.Button("Make the film", variant="primary", size="lg", elem_id="er-make")
+                refused = gr.HTML(elem_id="er-refused", padding=False)
             with gr.Column(scale=5, min_width=320, elem_id="er-right"):
                 screen = _part("screen", ("act",), {})
         gallery = _part("gallery", ("open", "older"), {})
@@ -134,7 +135,7 @@ def _blocks(desk: Desk) -> gr.Blocks:
             _undoable, [before], [undo], **own
         )
         undo.click(lambda was: (was, "", gr.Button(visible=False)), [before], [prompt, said, undo], **own)
-        make.click(desk.make, [current, count, *form], [*view, plan], **own)
+        make.click(desk.make, [current, count, *form], [*view, refused], **own)
         timeline.picture(desk.picture, None, answers, **own)
         screen.act(desk.act, [count], view, **own)
         screen.act(desk.draft, None, form, **own)

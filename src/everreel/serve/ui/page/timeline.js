@@ -19,6 +19,10 @@ everreel.timeline = ({ element, trigger, props, upload, watch }) => {
     clearTimeout(timer);
     timer = setTimeout(commit, 250);
   };
+  // Whoever writes and at once presses a button means what was written.
+  for (const sign of ["pointerdown", "focusout", "keydown"]) {
+    document.addEventListener(sign, (event) => timer && (sign !== "keydown" || event.key === "Enter" || event.key === "Tab") && commit(), true);
+  }
   const changed = () => {
     commit();
     draw();
