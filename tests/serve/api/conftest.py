@@ -12,8 +12,8 @@ def serve(tmp_path, monkeypatch):
     monkeypatch.setattr(uploads, "inspect", servers.inspect)
     running = []
 
-    def start(**given):
-        running.append(servers.Served(tmp_path / f"home{len(running)}", **given).__enter__())
+    def start(home=None, **given):
+        running.append(servers.Served(tmp_path / (home or f"home{len(running)}"), **given).__enter__())
         return running[-1]
 
     yield start

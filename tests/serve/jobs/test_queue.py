@@ -13,6 +13,7 @@ from everreel.serve.jobs.job import (
     Failure,
     LostJobError,
     NotFoundError,
+    Once,
     QuotaError,
 )
 from everreel.serve.jobs.order import make_order
@@ -20,6 +21,7 @@ from everreel.serve.jobs.queue import SqliteQueue
 from everreel.serve.jobs.store import new_id
 from tests.serve.jobs.orders import ANNA, BEN, order, owner, put, report
 
+ONCE = Once("\ud800 ключ" * 1000, "a digest")
 FAILURE = Failure("generation_failed", "too many pixels")
 
 
@@ -101,18 +103,18 @@ def test_an_order_is_read_as_it_was_written(tmp_path_factory, values):
 
 
 def test_a_key_of_idempotency_is_used_once(queue):
-    first, new = queue.put(order(), ANNA, seconds=1, idempotency_key="\ud800 ключ" * 1000)
+    first, new = queue.put(order(), ANNA, seconds=1, once=ONCE)
     assert new
     for same in (order(), order(loop=False)):
-        assert queue.put(same, ANNA, seconds=1, idempotency_key="\ud800 ключ" * 1000) == (first, False)
+        assert queue.put(same, ANNA, seconds=1, once=ONCE) == (first, False)
     with pytest.raises(ConflictError, match=f"idempotency_key: is that of {first.id}"):
-        queue.put(order(seed=1), ANNA, seconds=1, idempotency_key="\ud800 ключ" * 1000)
-    assert queue.put(order(), BEN, seconds=1, idempotency_key="\ud800 ключ" * 1000)[1], "another owner's are other keys"
+        queue.put(order(seed=1), ANNA, seconds=1, once=Once(ONCE.key, "other"))
+    assert queue.put(order(), BEN, seconds=1, once=ONCE)[1], "another owner's are other keys"
     assert queue.put(order(), ANNA, seconds=1)[1] and queue.put(order(), ANNA, seconds=1)[1], "no key"
     full = owner(films=1)
-    assert not queue.put(order(), full, seconds=1, idempotency_key="\ud800 ключ" * 1000)[1], "nothing new is asked for"
+    assert not queue.put(order(), full, seconds=1, once=ONCE)[1], "nothing new is asked for"
     queue.remove(first.id)
-    assert queue.put(order(seed=1), ANNA, seconds=1, idempotency_key="\ud800 ключ" * 1000)[1]
+    assert queue.put(order(seed=1), ANNA, seconds=1, once=ONCE)[1]
 
 
 def test_quotas(queue):

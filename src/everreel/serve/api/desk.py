@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,11 +19,10 @@ from everreel.serve.api.body import Body, Sent
 from everreel.serve.api.errors import ApiError
 from everreel.serve.api.live import Live
 from everreel.serve.api.settings import Settings
-from everreel.serve.jobs.job import ConflictError, Job, NotFoundError, Owner
+from everreel.serve.jobs.job import Job, Once, Owner
 from everreel.serve.jobs.order import Order
 from everreel.serve.jobs.service import Jobs
 
-MOST_REMEMBERED = 10_000
 LONGEST_KEY = 255
 FILES = ("input_reference", "image_reference", "video_reference", "reference_url", "end_image", "keyframes", "video")
 T = TypeVar("T")
@@ -39,8 +36,6 @@ class Desk:
         self.live = Live(jobs, settings.most_live)
         # Few at a time, so that a thousand orders at once leave the processors to the films and to short answers.
         self._orders, self._files = CapacityLimiter(4), CapacityLimiter(2)
-        self._known: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
-        self._lock = threading.Lock()
 
     async def work(self, call: Callable[[], T], *, files: bool = False) -> T:
         """Do what blocks; what reads files waits for its own few places."""
@@ -55,21 +50,12 @@ class Desk:
         if not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
             raise ApiError(400, f"Idempotency-Key: must be 1 to {LONGEST_KEY} plain characters", "Idempotency-Key")
         digest = hashlib.sha256(json.dumps([request.url.path, body.values], default=_digest).encode()).hexdigest()
-        known = self._known.get((owner.name, key))
-        if known is not None and known[0] != digest:
-            raise ConflictError("Idempotency-Key: belongs to another request; take a new one")
+        once = Once(key, digest)
+        known = self.jobs.queue.known(owner.name, once)
         if known is not None:
-            try:
-                return self.jobs.get(known[1], owner)
-            except NotFoundError:
-                pass  # it was deleted; whether the key may be used again is the queue's to say
+            return known
         order, priority = make(owner)
-        job, _ = self.jobs.submit(order, owner, priority=priority, idempotency_key=key)
-        with self._lock:
-            self._known[owner.name, key] = digest, job.id
-            if len(self._known) > MOST_REMEMBERED:
-                self._known.popitem(last=False)
-        return job
+        return self.jobs.submit(order, owner, priority=priority, once=once)[0]
 
 
 def owner_of(request: Request) -> Owner:

@@ -178,6 +178,14 @@ class Upload:
     num_bytes: int = 0
 
 
+@dataclass(frozen=True)
+class Once:
+    """A key of idempotency, and a digest of what came with it: the same request is one film, however often it comes."""
+
+    key: str
+    digest: str
+
+
 class JobQueue(Protocol):
     """What is to be made. Every call is one transaction; any number of processes may use it at once."""
 
@@ -189,9 +197,9 @@ class JobQueue(Protocol):
         seconds: float,
         uploaded: int = 0,
         priority: int = 0,
-        idempotency_key: str | None = None,
+        once: Once | None = None,
     ) -> tuple[Job, bool]:
-        """A new job, or the one that this key of idempotency already has; True where it is new.
+        """A new job, or the one that was put `once`; True where it is new.
 
         `seconds` is how long the film will be, which counts towards the quota; of an endless one counts what is made.
         `uploaded` is how many bytes of uploads the owner has.
@@ -200,9 +208,13 @@ class JobQueue(Protocol):
             RequestError: no queue has such a priority.
             NotFoundError: the film that this one goes on with is gone.
             QuotaError: with the quota and what works.
-            ConflictError: the key of idempotency belongs to another order.
+            ConflictError: the key of idempotency belongs to another request.
             DiskFullError: nothing can be written down.
         """
+        ...
+
+    def known(self, owner: str, once: Once) -> Job | None:
+        """The job that was put `once` already, if any. Raises: ConflictError, as from `put`."""
         ...
 
     def get(self, job_id: str, owner: str | None = None) -> Job:

@@ -29,6 +29,7 @@ from everreel.serve.jobs.job import (
     Job,
     LostJobError,
     NotFoundError,
+    Once,
     Owner,
     QuotaError,
     Report,
@@ -72,6 +73,7 @@ CREATE TABLE jobs (
     failure_code TEXT,
     failure_message TEXT,
     idempotency TEXT,
+    digest TEXT,
     extends TEXT,
     uploads TEXT NOT NULL,
     ordered TEXT NOT NULL
@@ -150,7 +152,7 @@ class SqliteQueue:
         seconds: float,
         uploaded: int = 0,
         priority: int = 0,
-        idempotency_key: str | None = None,
+        once: Once | None = None,
     ) -> tuple[Job, bool]:
         """See `JobQueue`."""
         if priority not in PRIORITIES:
@@ -158,15 +160,8 @@ class SqliteQueue:
             nearest = min(max(priority, low), high)
             raise RequestError(f"priority = {priority}: must be {low} to {high}; nearest that works: {nearest}")
         self._db.keep_spare()
-        # Keys are what clients make up, of any length and any characters.
-        given = (idempotency_key or "").encode("utf-8", "surrogatepass")
-        key = None if idempotency_key is None else hashlib.sha256(given).hexdigest()
         with self._db.writing(lasting=True) as db:
-            old = _rows(db, "SELECT * FROM jobs WHERE owner = ? AND idempotency = ?", owner.name, key)
-            if old:
-                job = self._job(old[0])
-                if job.order.model_dump() != order.model_dump():
-                    raise ConflictError(f"idempotency_key: is that of {job.id}, another order; take a new one")
+            if once is not None and (job := self._known(db, owner.name, once)):
                 return job, False
             if order.extends is not None:
                 self._find(db, order.extends, owner.name)
@@ -176,7 +171,12 @@ class SqliteQueue:
                 " DO UPDATE SET films = excluded.films, seconds = excluded.seconds, bytes = excluded.bytes",
                 (owner.name, owner.quota.films, owner.quota.seconds, owner.quota.bytes),
             )
-            return self._job(_insert(db, order, owner.name, seconds, priority, key)), True
+            return self._job(_insert(db, order, owner.name, seconds, priority, once)), True
+
+    def known(self, owner: str, once: Once) -> Job | None:
+        """See `JobQueue`."""
+        with self._db.reading() as db:
+            return self._known(db, owner, once)
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         """See `JobQueue`."""
@@ -347,6 +347,14 @@ class SqliteQueue:
                 counts[row["status"]] = row["jobs"]
         return counts
 
+    def _known(self, db: sqlite3.Connection, owner: str, once: Once) -> Job | None:
+        old = _rows(db, "SELECT * FROM jobs WHERE owner = ? AND idempotency = ?", owner, _hashed(once.key))
+        if not old:
+            return None
+        if old[0]["digest"] != once.digest:
+            raise ConflictError(f"idempotency_key: is that of {old[0]['id']}, another request; take a new one")
+        return self._job(old[0])
+
     def _find(self, db: sqlite3.Connection, job_id: str, owner: str | None) -> sqlite3.Row:
         known = re.fullmatch(FILM_ID, job_id)  # whatever else may have been sent
         rows = _rows(db, "SELECT * FROM jobs WHERE id = ? AND removed = 0", job_id) if known else []
@@ -403,8 +411,13 @@ def _own(db: sqlite3.Connection, job_id: str, worker: str) -> sqlite3.Row:
     return rows[0]
 
 
+def _hashed(key: str) -> str:
+    """Keys are what clients make up, of any length and any characters."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def _insert(
-    db: sqlite3.Connection, order: Order, owner: str, seconds: float, priority: int, key: str | None
+    db: sqlite3.Connection, order: Order, owner: str, seconds: float, priority: int, once: Once | None
 ) -> sqlite3.Row:
     columns = {
         "id": new_id("video"),
@@ -417,7 +430,8 @@ def _insert(
         "fps": order.request.fps,
         "seconds": 0 if order.endless else seconds,
         "created_at": int(time.time()),
-        "idempotency": key,
+        "idempotency": _hashed(once.key) if once else None,
+        "digest": once.digest if once else None,
         "extends": order.extends,
         "uploads": " ".join(sorted(order.uploads)),
         # What was left open is not written down, as it is not the same as what was asked for.

@@ -26,6 +26,7 @@ from everreel.serve.jobs.job import (
     JobQueue,
     Limits,
     NotFoundError,
+    Once,
     Owner,
     Part,
     QuotaError,
@@ -75,10 +76,8 @@ class Jobs:
         """The one that is taken where none is named."""
         return next(iter(self.models))
 
-    def submit(
-        self, order: Order, owner: Owner, *, priority: int = 0, idempotency_key: str | None = None
-    ) -> tuple[Job, bool]:
-        """A new job, or the one that this key of idempotency has already; True where it is new.
+    def submit(self, order: Order, owner: Owner, *, priority: int = 0, once: Once | None = None) -> tuple[Job, bool]:
+        """A new job, or the one that was submitted `once`; True where it is new.
 
         Raises:
             RequestError: the order cannot be made, with the field, the value, the rule and what works.
@@ -99,9 +98,7 @@ class Jobs:
         settled |= {} if order.endless else {"num_frames": plan.request.num_frames, "seconds": None}
         order = order.model_copy(update={"request": order.request.model_copy(update=settled)})
         uploaded = self.store.uploads(owner.name) if owner.quota.bytes is not None else 0
-        return self.queue.put(
-            order, owner, seconds=seconds, uploaded=uploaded, priority=priority, idempotency_key=idempotency_key
-        )
+        return self.queue.put(order, owner, seconds=seconds, uploaded=uploaded, priority=priority, once=once)
 
     def outlook(self, order: Order, owner: Owner) -> Outlook:
         """What an order would cost. Raises as `submit`."""
