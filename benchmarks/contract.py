@@ -3,7 +3,9 @@
 schemathesis makes requests from the OpenAPI document, right ones and wrong ones, and half of those that name a film
 name one that is there. No answer may be a 500, none may have a status, a kind or a shape that the document does not
 tell, and what the document forbids must be refused. A request that the document allows may be refused all the same:
-rules between fields (a length in frames or in seconds, not both) cannot be said in it.
+rules between fields (a length in frames or in seconds, not both) cannot be said in it. And what the document forbids of
+a form may arrive as something else, since all is text there and an empty list is nothing; so that is not held against
+the server.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ Counts = collections.Counter[str]
 
 
 def check(url: str, requests: int, films: Iterator[str], *, derandomize: bool = False) -> Counts:
-    """Send so many requests, the same number to each route; how often each status was answered.
+    """Send at least so many requests, to every route; how often each status was answered.
 
     Raises:
         AssertionError: an answer is not as the document says.
@@ -40,12 +42,13 @@ def check(url: str, requests: int, films: Iterator[str], *, derandomize: bool = 
     operations = [found.ok() for found in schema.get_all_operations()]
     checks = [one for one in CHECKS.get_all() if one.__name__ not in WITHOUT]
     counts: Counts = collections.Counter()
-    for operation in operations:
-        modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-        for mode in modes:
-            each = max(1, requests // len(operations) // len(modes))
-            with contextlib.suppress(hypothesis.errors.Unsatisfiable):
-                _send(operation, mode, each, films, checks, counts, derandomize)
+    modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+    while (missing := requests - sum(counts.values())) > 0:  # of some routes there is less to ask than of others
+        each = -(-missing // len(operations) // len(modes))
+        for operation in operations:
+            for mode in modes:
+                with contextlib.suppress(hypothesis.errors.Unsatisfiable):
+                    _send(operation, mode, each, films, checks, counts, derandomize)
     return counts
 
 
@@ -75,18 +78,23 @@ def _send(  # the types of schemathesis are its own
         response = case.call(timeout=60)
         counts[str(response.status_code)] += 1
         assert response.status_code in (501, 503) or response.status_code < 500, f"{case.as_curl_command()}"
-        case.validate_response(response, checks=checks)
+        in_form = (case.media_type or "").startswith("multipart")
+        fitting = [one for one in checks if not (in_form and one.__name__ == "negative_data_rejection")]
+        case.validate_response(response, checks=fitting)
 
     send()
 
 
 def main() -> None:
     """A server, and as many requests as asked for."""
+    from everreel.serve.jobs.job import Limits
     from tests.serve.api.servers import Served, known_films
 
     requests = int(sys.argv[1]) if len(sys.argv) > 1 else REQUESTS
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as home, Served(Path(home)) as server:
+    with tempfile.TemporaryDirectory() as home, Served(Path(home), limits=Limits(seconds=2)) as server:
+        assert server.maker is not None
+        server.maker.endless_rows = 3  # so that whoever watches a film sees its end
         counts = check(server.url, requests, known_films(server))
     seconds = time.perf_counter() - began
     told = ", ".join(f"{count} x {status}" for status, count in sorted(counts.items()))

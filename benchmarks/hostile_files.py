@@ -187,10 +187,13 @@ def polyglots(address: str) -> Iterator[Hostile]:
         yield of(f"an MKV's first bytes and a {name}", b"\x1a\x45\xdf\xa3" + data, "refused")
         yield of(f"a PNG's first bytes and a {name}", b"\x89PNG\r\n\x1a\n" + data, "refused")
     for reference in (b"file:///etc/passwd", address.encode(), b"/etc/passwd"):
+        where = reference.decode().replace(address, "a network")
         elsewhere = with_box(film(), (b"moov", b"trak", b"mdia", b"minf", b"dinf"), dref(reference))
-        yield of(f"an MP4 whose frames are in {reference.decode().replace(address, 'a network')}", elsewhere, "either")
+        yield of(f"an MP4 whose frames are in {where}", elsewhere, "either")
         yield of(
-            "a MOV that leads elsewhere", box(b"ftyp", b"qt  \0\0\0\0qt  ") + box(b"moov", leads(reference)), "refused"
+            f"a MOV that leads to {where}",
+            box(b"ftyp", b"qt  \0\0\0\0qt  ") + box(b"moov", leads(reference)),
+            "refused",
         )
 
 

@@ -61,7 +61,7 @@ class Setting:
     kills: int = 50
     workers: int = 2
     frames: int = 97
-    steps: int = 2
+    steps: int = 4
     shortest: float = 0.5
     longest: float = 10.0
     """Seconds between two kills."""
@@ -89,7 +89,7 @@ def run(setting: Setting) -> Result:
             keys: dict[str, str] = {}  # the film of each key
             while sum(result.killed.values()) < setting.kills:
                 fill(server, setting, keys)
-                time.sleep(draw.uniform(setting.shortest, setting.longest))
+                pause(server, setting, draw)
                 kill(server, setting, draw, keys, result)
             fill(server, setting, keys, all_known=True)
             films = wait(server)
@@ -124,6 +124,22 @@ def fill(server: Server, setting: Setting, keys: dict[str, str], *, all_known: b
     raise ValueError("server: takes no orders any more")
 
 
+def pause(server: Server, setting: Setting, draw: random.Random) -> None:
+    """Until the next kill. Half of them come while a film is being made, which takes a new worker a while to begin."""
+    if draw.random() < 0.5:
+        deadline = time.monotonic() + LONGEST
+        while not in_the_making(server) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(draw.uniform(0, setting.shortest))
+    else:
+        time.sleep(draw.uniform(setting.shortest, setting.longest))
+
+
+def in_the_making(server: Server) -> bool:
+    """Whether a worker is at a film."""
+    return any(film["status"] == "in_progress" and film["progress"] for film in server.films().values())
+
+
 def kill(server: Server, setting: Setting, draw: random.Random, keys: dict[str, str], result: Result) -> None:
     """End one process, and start the server again if it was that one."""
     workers = server.workers()
@@ -132,8 +148,7 @@ def kill(server: Server, setting: Setting, draw: random.Random, keys: dict[str, 
         result.killed["server"] += 1
         server.start()
     else:
-        with suppress(httpx2.TransportError):
-            result.midway += any(film["status"] == "in_progress" for film in server.films().values())
+        result.midway += in_the_making(server)
         with suppress(ProcessLookupError):
             os.kill(draw.choice(workers), signal.SIGKILL)
             result.killed["worker"] += 1
@@ -195,10 +210,10 @@ def section(result: Result, setting: Setting, command: str) -> list[str]:
         ("time for the same films undisturbed", "", f"{result.undisturbed:.0f} s", ""),
     ]
     about = (
-        f"Films of {setting.frames} frames in {setting.steps} steps, {setting.workers} workers, a kill -9 every "
-        f"{setting.shortest:g} to {setting.longest:g} seconds, of the server or of a worker. A client whose request "
-        "was cut off asks again with the same key of idempotency. Then the same films are made by a server that "
-        "nobody kills, and compared byte for byte."
+        f"Films of {setting.frames} frames in {setting.steps} steps, {setting.workers} workers, a kill -9 of the "
+        f"server or of a worker, {setting.shortest:g} to {setting.longest:g} seconds after the last or when a film is "
+        "in the making. A client whose request was cut off asks again with the same key of idempotency. Then the "
+        "same films are made by a server that nobody kills, and compared byte for byte."
     )
     lines = ["## Killed at random", "", *paragraph(about), "", f"    {command}", ""]
     return [*lines, *table(("what", "goal", "measured", ""), rows), "", *table(("machine", ""), machine().items())]

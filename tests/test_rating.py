@@ -85,7 +85,6 @@ def test_one_study_is_served_once_and_to_this_machine_alone_without_a_key(made):
 
 def test_serve_says_where_the_page_is_and_lets_go_of_the_study(made, monkeypatch):
     pytest.importorskip("fastapi")
-    from everreel.evaluate.bench import server
 
     bound = []
 
@@ -93,7 +92,7 @@ def test_serve_says_where_the_page_is_and_lets_go_of_the_study(made, monkeypatch
         bound.append(sockets[0].getsockname())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(server.uvicorn.Server, "run", stopped)
+    monkeypatch.setattr("uvicorn.Server.run", stopped)
     (made.parent / "of-old" / "film-0.mp4").unlink()
     for key, end in ((None, ""), ("some-long-word", "#key=some-long-word")):
         result = run("serve", made, "--port", 0, *(("--key", key) if key else ()))

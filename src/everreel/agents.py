@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from everreel.film.loading import ModelOptions
-from everreel.serving import LOOPBACK, bind, check_host, cleaning, run
+from everreel.serving import check_host, cleaning
+from everreel.web import LOOPBACK, bind, run
 
 if TYPE_CHECKING:
     from everreel.serve.jobs.service import Jobs

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,6 +19,7 @@ import typer
 
 from everreel.film.loading import ModelOptions
 from everreel.options import takes_model
+from everreel.web import LOOPBACK, bind, run
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from everreel.serve.jobs.service import Jobs
     from everreel.serve.jobs.supervisor import Supervisor
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CLEAN = 60.0  # seconds between two times that what is too old is deleted
 DAY = 86400
+LARGEST_MESSAGE = 1 << 20  # of a socket of the page
 log = logging.getLogger(__name__)
 
 
@@ -100,7 +100,7 @@ def _serve(
         typer.echo(f"http://{shown}:{bound.getsockname()[1]}/ serves {', '.join(jobs.models)}; Ctrl-C ends it")
         typer.echo(f"films are kept in {folder}")
         with suppress(KeyboardInterrupt):  # the way to end it
-            run(app, bound)
+            run(app, bound, ws_max_size=LARGEST_MESSAGE)
 
 
 def build(jobs: Jobs, keys: Keys, where: Serving, home: Path, supervisor: Supervisor | None) -> FastAPI:
@@ -142,37 +142,6 @@ def check_host(host: str, has_keys: bool) -> None:
     if host not in LOOPBACK and not has_keys:
         first = "everreel keys add NAME"
         raise ValueError(f"host = {host}: others can reach it, so a key is needed; make one first: {first}")
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """The address that the server will have.
-
-    Raises:
-        ValueError: it is not to be had.
-    """
-    try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=512
-        )
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"host = {host}, port = {port}: {reason}; 127.0.0.1 with port 0 takes a free one") from None
-
-
-def run(app: FastAPI, bound: socket.socket) -> None:
-    """Serve on a bound socket until Ctrl-C. Streams end then, and can be asked for again."""
-    import uvicorn
-
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=2,
-        ws_max_size=1 << 20,
-    )
-    uvicorn.Server(config).run(sockets=[bound])
 
 
 @contextmanager

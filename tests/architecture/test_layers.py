@@ -8,7 +8,7 @@ LAYERS = {
     0: {"shapes", "boxes", "media", "memory", "world"},
     1: {"model"},
     2: {"diffusion", "checkpoint", "parallel"},
-    3: {"film", "data", "answers", "chat"},
+    3: {"film", "data", "answers", "chat", "web"},
     4: {"train", "evaluate", "caption", "prompt"},
     5: {
         "serve",

@@ -55,6 +55,7 @@ class Maker(threading.Thread):
     def __init__(self, jobs, step=False):
         super().__init__(daemon=True)
         self.jobs, self.step = jobs, step
+        self.endless_rows = 10**6
         self.blocks, self.ended, self.failing = threading.Semaphore(0), threading.Event(), False
 
     def go(self, blocks=1):
@@ -71,7 +72,7 @@ class Maker(threading.Thread):
 
     def make(self, job):
         queue, folder, request = self.jobs.queue, self.jobs.store.workplace(job.id), job.order.request
-        count = 10**6 if job.order.endless else -(-(request.num_frames or 16) // BLOCK)
+        count = self.endless_rows if job.order.endless else -(-(request.num_frames or 16) // BLOCK)
         path, done = folder / "film.mp4", job.row
         size = (request.height, request.width, request.fps)
         if done:
@@ -186,14 +187,17 @@ def known_films(server, keep=20):
         if len(ids) < keep:
             ids.append(server.jobs.submit(make_order(prompt="a red fox", num_frames=5), Owner())[0].id)
         name = ids.pop(0)
-        try:
-            # Watched until it is over, so one that somebody paused is gone on with.
-            if server.jobs.get(name).status == "paused":
-                server.jobs.want(name, "run", Owner())
-        except NotFoundError:
-            continue
-        ids.append(name)
-        yield name
+        # Whoever asks may watch it until it is over, so one that somebody paused is gone on with.
+        with contextlib.suppress(NotFoundError):
+            wait(lambda name=name: _over(server.jobs, name), "the film's end")
+            ids.append(name)
+            yield name
+
+
+def _over(jobs, name):
+    if jobs.get(name).status == "paused":
+        jobs.want(name, "run", Owner())
+    return jobs.get(name).over
 
 
 @cache

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from everreel.serve.jobs import uploads
-from everreel.serve.jobs.job import DiskFullError, Limits, Owner, Quota
+from everreel.serve.jobs.job import BusyError, DiskFullError, Limits, Owner, Quota
 from tests.serve.api.servers import KEYS, picture, small_film, wait
 
 ASKED = {"prompt": "a red fox", "num_frames": 17}
@@ -215,6 +215,11 @@ def test_unknown_films_addresses_and_methods(refusing):
     told(refusing.post("/v1/videos", json=named), 404, "input_reference")
 
 
+@pytest.mark.parametrize("video", [{}, {"id": "x"}, {"id": None}, "video_x", 5, {"file_id": "x"}])
+def test_an_extension_needs_a_film(refusing, video):
+    told(refusing.post("/v1/videos/extensions", json={"video": video, "prompt": "a", "model": "tiny"}), 400, "video")
+
+
 def test_parameters_that_cannot_be(refusing):
     for name, value in (("limit", 0), ("limit", 101), ("limit", "x"), ("order", "up")):
         told(refusing.get("/v1/videos", params={name: value}), 400, name)
@@ -251,6 +256,20 @@ def test_a_quota_and_a_full_disk_have_their_own_answers(serve, monkeypatch):
 
         monkeypatch.setattr(server.jobs.queue, "put", full)
         told(client.post("/v1/videos", json=ASKED), 507)
+
+
+@pytest.mark.parametrize("kind", [BusyError, TimeoutError])
+def test_what_cannot_be_done_just_now_says_when_to_ask_again(serve, monkeypatch, kind):
+    server = serve(make=False)
+
+    def busy(*_, **__):
+        raise kind("upload: too many are being read; try again in a minute")
+
+    monkeypatch.setattr(server.jobs.queue, "put", busy)
+    with server.client() as client:
+        reply = client.post("/v1/videos", json=ASKED)
+        assert reply.status_code == 503 and int(reply.headers["Retry-After"]) > 0
+        assert reply.json()["error"]["code"] == "busy"
 
 
 def test_a_fault_of_our_own_says_nothing_of_the_inside(serve, monkeypatch):

@@ -80,6 +80,17 @@ def test_a_picture_is_written_anew_with_the_same_pixels(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16"])
+def test_a_picture_is_no_larger_than_films_need(tmp_path: Path, mode: str) -> None:
+    path = picture(tmp_path / "a.png", mode)
+    whole = read_image(path).astype(float)
+    found = inspect(path, Limits(pixels=2400 // 4 // uploads.SPARE))
+    assert (found.width, found.height) == (30, 20)
+    small = read_image(path)
+    assert small.shape == (20, 30, 3)
+    assert np.abs(whole.reshape(20, 2, 30, 2, 3).mean((1, 3)) - small).mean() < 6
+
+
 def test_a_turned_photograph_stands_upright_and_forgets_where_it_was_taken(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "a telephone"

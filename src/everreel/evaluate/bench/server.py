@@ -17,20 +17,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from everreel import web
 from everreel.evaluate.bench.found import PLAYABLE, digest_of
 from everreel.evaluate.bench.ratings import NameTaken, RaterLog, Ratings
 from everreel.evaluate.bench.study import PAIR_AXES, Film, Study, load_study
 from everreel.evaluate.bench.tasks import Task
 
 try:
-    import uvicorn
     from fastapi import FastAPI, Request, Response
     from fastapi.responses import FileResponse, JSONResponse
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 except ImportError as error:
     raise ValueError(f"the rating page needs {error.name}: pip install 'everreel[serve]'") from None
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+LOOPBACK = (*web.LOOPBACK, "[::1]")
 LONGEST_BODY = 16384
 PAGE = {
     "/": ("rate.html", "text/html"),
@@ -150,15 +150,7 @@ def make_app(desk: Desk, key: str | None = None, hosts: tuple[str, ...] = LOOPBA
 def serve(desk: Desk, bound: socket.socket, key: str | None = None) -> None:
     """Serve on a bound socket until stopped by Ctrl-C; answers are on disk all the time."""
     hosts = (*LOOPBACK, bound.getsockname()[0])
-    config = uvicorn.Config(
-        make_app(desk, key, hosts),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=2,
-    )
-    uvicorn.Server(config).run(sockets=[bound])
+    web.run(make_app(desk, key, hosts), bound)
 
 
 def bind(host: str, port: int, key: str | None) -> socket.socket:
@@ -171,11 +163,7 @@ def bind(host: str, port: int, key: str | None) -> socket.socket:
         raise ValueError(f"host = {host}: others can reach it, so a key is needed; --key {os.urandom(6).hex()} works")
     if key is not None and not (len(key) >= 8 and key.isascii() and key.isprintable() and " " not in key):
         raise ValueError(f"key = {key!r}: must be 8 or more plain letters; {os.urandom(6).hex()} works")
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"host = {host}, port = {port}: {reason}; 127.0.0.1 with port 0 takes a free one") from None
+    return web.bind(host, port)
 
 
 def _add_rules(app: FastAPI, key: str | None) -> None:

@@ -25,11 +25,11 @@ from everreel.serve.agents.caller import CALLER
 from everreel.serve.agents.server import make_server
 from everreel.serve.jobs.job import JobError, Owner
 from everreel.serve.jobs.service import Jobs
+from everreel.web import LOOPBACK
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CONTENT = "/v1/videos/{film}/content"
 FILMS = "/films/{film}.mp4"
 PIECE = 2**18

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from everreel.film.request import RequestError
-from everreel.serve.jobs.job import ConflictError, DiskFullError, JobError, NotFoundError, QuotaError
+from everreel.serve.jobs.job import BusyError, ConflictError, DiskFullError, JobError, NotFoundError, QuotaError
 from everreel.serve.jobs.service import nameless
 
 LONGEST = 600  # characters of a message
@@ -53,7 +53,7 @@ SAYS = {
     416: "There are no such bytes.",
     429: "Too many requests, or the owner's quota is used up; see Retry-After.",
     501: "Not served.",
-    503: "Not ready.",
+    503: "Too much to do just now; see Retry-After.",
     507: "The disk is full.",
 }
 
@@ -113,6 +113,8 @@ def api_error(error: Exception) -> ApiError:
         return ApiError(507, said, None, "disk_full", {"Retry-After": "60", **NOT_AGAIN})
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ApiError(507, "the disk is full; nothing was kept", None, "disk_full", {"Retry-After": "60"})
+    if isinstance(error, BusyError | TimeoutError):
+        return ApiError(503, said, None, "busy", {"Retry-After": "30"})
     if isinstance(error, JobError):
         return ApiError(400, said, param, "invalid_value")
     log.error("a request failed", exc_info=error)
@@ -121,7 +123,7 @@ def api_error(error: Exception) -> ApiError:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """These errors, and those that every route may have, for OpenAPI."""
-    found = sorted({400, 401, 403, 404, 405, 413, 415, 429, *statuses})
+    found = sorted({400, 401, 403, 404, 405, 413, 415, 429, 503, *statuses})
     return {status: {"model": ErrorBody, "description": SAYS[status]} for status in found}
 
 

@@ -19,9 +19,10 @@ from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from everreel.serve.api.errors import ApiError, api_error, reply
-from everreel.serve.api.settings import LOOPBACK, Settings
+from everreel.serve.api.settings import Settings
 from everreel.serve.api.tokens import Tokens
 from everreel.serve.jobs.job import Owner
+from everreel.web import LOOPBACK
 
 BURST = 6  # of a minute's requests a sixth may come at once
 MOST_BUCKETS = 10_000

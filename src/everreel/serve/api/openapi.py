@@ -20,13 +20,14 @@ ABOUT = (
     "JSON or brackets (`keyframes[48]`). A film is asked for, waited for and fetched; or it is watched while it is "
     "made: `GET /v1/videos/{id}/stream`."
 )
+_EMPTY = {"type": "string", "maxLength": 0}
 _METHODS = ("get", "post", "delete", "head", "put", "patch")
 
 
 def body_of(model: type[BaseModel], example: Mapping[str, Any], *, json_too: bool = True) -> dict[str, Any]:
     """What a route that reads its body itself says of it: `openapi_extra`."""
     schema = model.model_json_schema(ref_template=REF)
-    form = {"schema": schema, "example": dict(example)}
+    form = {"schema": _with_empty(schema), "example": dict(example)}
     content = {"multipart/form-data": form}
     if json_too:
         content = {"application/json": {"schema": _without_files(schema), "example": dict(example)}, **content}
@@ -104,6 +105,16 @@ def _lift(route: dict[str, Any], schemas: dict[str, Any]) -> None:
         name = content["schema"]["title"] + ("Form" if kind.startswith("multipart") else "")
         schemas[name] = content["schema"] | {"title": name}
         content["schema"] = {"$ref": REF.format(model=name)}
+
+
+def _with_empty(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a form, in which a field that may be left out may be empty instead."""
+    needed = schema.get("required", ())
+    told = {
+        name: one if name in needed else {"anyOf": [one, _EMPTY], "description": one.get("description", "")}
+        for name, one in schema.get("properties", {}).items()
+    }
+    return schema | {"properties": told}
 
 
 def _without_files(schema: Any) -> Any:  # noqa: ANN401 -- a piece of JSON Schema

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from everreel.film.request import RequestError, one_line
 from everreel.serve.api.body import Body, Sent, Spool, json_value
 from everreel.serve.api.errors import ApiError
-from everreel.serve.api.schema import VideoCreate, VideoExtend
+from everreel.serve.api.schema import FilmReference, VideoCreate, VideoExtend
 from everreel.serve.jobs.job import JobError, Owner
 from everreel.serve.jobs.order import REQUEST_FIELDS, Order, make_order
 from everreel.serve.jobs.service import Jobs
@@ -153,7 +153,7 @@ def extension_of(body: Body, jobs: Jobs, owner: Owner, fetch: bool) -> tuple[Ord
     found = asked(body, VideoExtend)
     values = dict(found.values)
     video = values.pop("video")
-    named = video.get("id") if isinstance(video, dict) else video
+    named = video.id if isinstance(video, FilmReference) else video
     if isinstance(named, str) and re.fullmatch(r"video_[0-9a-f]{32}", named):
         if values.get("model") not in (None, jobs.get(named, owner).order.model):
             raise ApiError(400, "model: a film goes on with the model that made it; leave it out", "model")
@@ -164,11 +164,12 @@ def extension_of(body: Body, jobs: Jobs, owner: Owner, fetch: bool) -> tuple[Ord
         return order.model_copy(update={"enhance": bool(values.get("enhance"))}), found.priority
     if "prompt" not in values:
         raise ApiError(400, "prompt: must be given, as this film is not known here", "prompt", "missing")
-    make_order(model=jobs.default_model, **values)
+    values = {"model": jobs.default_model, **values}
+    make_order(**values)
     kind, upload = _Take(jobs, owner, body.spool, fetch)(video, "video", film=True)
     if kind != "video":
         raise ApiError(400, "video: is a picture; POST /v1/videos begins a film with one", "video", "invalid_value")
-    return make_order(**{"model": jobs.default_model, **values}, follows=upload), found.priority
+    return make_order(**values, follows=upload), found.priority
 
 
 class _Take:
@@ -187,8 +188,6 @@ class _Take:
     def _found(self, reference: Any, name: str) -> tuple[str, str]:  # noqa: ANN401 -- a `Reference`
         if isinstance(reference, Sent):
             return self._upload(reference.path, name)
-        if isinstance(reference, dict):
-            reference = reference.get("id")
         given: dict[str, str | None] = {"file_id": None, "image_url": None}
         if isinstance(reference, str):
             given["file_id" if reference.startswith("file_") else "image_url"] = reference

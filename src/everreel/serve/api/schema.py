@@ -34,6 +34,14 @@ class FileReference(BaseModel):
     image_url: str | None = Field(None, description="A data: URL, or an address if this server may fetch pictures.")
 
 
+class FilmReference(BaseModel):
+    """A film made here."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: FilmId
+
+
 class StoryPart(BaseModel):
     """What the film shows from a moment on."""
 
@@ -46,7 +54,7 @@ class StoryPart(BaseModel):
 
 Reference = FileReference | str | Sent
 Keyframes = dict[Annotated[str, Field(pattern=r"^\d{1,8}$")], Reference]
-Film: Any = FileReference | dict[Literal["id"], FilmId] | str | Sent
+Film: Any = FileReference | FilmReference | str | Sent
 Seconds = float | Annotated[str, Field(pattern=_SECONDS)]
 
 
@@ -112,7 +120,7 @@ class EnhanceBody(BaseModel):
 
     prompt: str = Field(min_length=1)
     model: str | None = Field(None, description="The model that it is for; by default the first.")
-    has_image: bool = Field(False, description="Whether a picture goes with it.")
+    has_image: bool | None = Field(None, description="Whether a picture goes with it.")
 
 
 class FileCreate(BaseModel):

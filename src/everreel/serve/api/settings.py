@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from everreel.web import LOOPBACK
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,10 @@ class DiskFullError(JobError):
     """There is no room for another film; those in progress wait."""
 
 
+class BusyError(JobError):
+    """Not now, but soon; nothing was done."""
+
+
 class LostJobError(Exception):
     """A worker reports of a film that is not its own any more; it lets go of it."""
 

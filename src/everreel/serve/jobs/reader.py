@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -42,6 +43,8 @@ class Rules:
     """Folders with the libraries that are needed."""
     pixels: int
     """Of a picture, or of a frame of a film."""
+    kept: int
+    """Pixels of a picture that is written anew; a larger one is made smaller."""
     seconds: float
     """Of a film."""
     frames: int
@@ -114,14 +117,14 @@ def picture_reader() -> Callable[[Rules], dict[str, Any]]:
 
     for kind in ("PNG", "JPEG", "WEBP"):  # what is imported on the way is now, nothing can be later
         sample = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(sample, kind, exif=Image.Exif())
+        Image.new("RGB", (8, 8)).resize((4, 4)).save(sample, kind, exif=Image.Exif())
         with Image.open(sample, formats=[kind]) as image:
             ImageOps.exif_transpose(image).convert("RGBA").convert("P").convert("RGBA")
     return read_picture
 
 
 def read_picture(rules: Rules) -> dict[str, Any]:
-    """Decode a picture, upright, and write it as a PNG that holds its pixels and nothing else."""
+    """Decode a picture, and write it upright as a PNG that holds its pixels and nothing else, no more than are kept."""
     from PIL import Image, ImageOps
 
     Image.MAX_IMAGE_PIXELS = None  # they are counted here, exactly
@@ -131,6 +134,10 @@ def read_picture(rules: Rules) -> dict[str, Any]:
         mode = "RGBA" if image.has_transparency_data else "RGB"
         # 16 bits of grey stay 16 bits.
         clean = image if image.mode in (mode, "I", "I;16") else image.convert(mode)
+        shrink = math.sqrt(rules.kept / (clean.width * clean.height))
+        if shrink < 1:
+            width, height = (max(1, round(side * shrink)) for side in clean.size)
+            clean = clean.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
         clean.info.clear()
         with open(1, "wb", closefd=False) as out:
             clean.save(out, "PNG", compress_level=1)

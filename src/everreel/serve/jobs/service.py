@@ -330,7 +330,10 @@ def serve_options(model: ModelOptions, also: tuple[str, ...] = ()) -> dict[str, 
 def _source(path: Path) -> Any:  # noqa: ANN401 -- a SourceFilm; its module is only needed here
     from everreel.film.source import SourceFilm
 
-    return SourceFilm.open(path)
+    try:
+        return SourceFilm.open(path)
+    except ValueError as error:  # it can be played, but its end is missing, and so on
+        raise RequestError(str(error)) from None
 
 
 def nameless(line: str) -> str:

@@ -28,12 +28,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from everreel.film.request import RequestError
-from everreel.serve.jobs.job import DiskFullError, JobError, Limits, Upload
+from everreel.serve.jobs.job import BusyError, DiskFullError, Limits, Upload
 
 WORKS = "a PNG, JPEG or WebP picture or an MP4, MOV, MKV or WebM film works"
 UNREADABLE = f"upload: cannot be read as a picture or a film; {WORKS}"
 MOST_FRAMES, MOST_STREAMS = 300_000, 16  # of a film
 MOST_DECODED = 20_000_000_000  # pixels of all frames of a film together: a quarter of an hour of 720p
+SPARE = 8  # times the pixels of a frame, that a picture keeps
 MEMORY = 1_500_000_000  # bytes of address space, of which the libraries take a tenth
 HEAD_BYTES, ANSWER_BYTES = 64, 4096
 AT_ONCE = 2  # processes that read; whoever comes then waits
@@ -61,20 +62,23 @@ _STILLS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1
 
 
 def inspect(source: Path, limits: Limits) -> Upload:
-    """What a file is. A picture is written anew in its place, upright, as a PNG without anything else in it.
+    """What a file is.
+
+    A picture is written anew in its place: upright, as a PNG without anything else in it, and with no more than eight
+    times the pixels that a frame may have, so that whoever reads it next needs little memory.
 
     Any number of threads may call it; few files are read at once.
 
     Raises:
         RequestError: it is neither a picture nor a film that can be used, or is beyond a limit; in one line.
         DiskFullError: there is no room to write the picture.
-        JobError: this machine has no process to spare now.
+        BusyError: this machine has no process to spare now.
     """
     with _opened(source, limits) as file:
         kind = _kind(file.read(HEAD_BYTES))
         file.seek(0)
         if not _TURNS.acquire(timeout=kind.clock):
-            raise JobError("upload: too many are being read; try again in a minute")
+            raise BusyError("upload: too many are being read; try again in a minute")
         try:
             if kind.format in _FILMS:
                 return _checked(_ask(kind, limits, file, None), kind, limits)
@@ -82,7 +86,7 @@ def inspect(source: Path, limits: Limits) -> Upload:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFullError("upload: this server's disk is full; try again later") from None
-            raise JobError("upload: cannot be read now; try again in a minute") from None
+            raise BusyError("upload: cannot be read now; try again in a minute") from None
         finally:
             _TURNS.release()
 
@@ -151,13 +155,14 @@ def _ask(kind: _Kind, limits: Limits, file: BinaryIO, out: BinaryIO | None) -> M
         "format": kind.format,
         "places": _places(),
         "pixels": limits.upload_pixels,
+        "kept": SPARE * limits.pixels,
         "seconds": limits.upload_seconds,
         "frames": MOST_FRAMES,
         "total": MOST_DECODED,
         "streams": MOST_STREAMS,
         "memory": MEMORY,
         "cpu": kind.cpu,
-        "output": 5 * limits.upload_pixels + (1 << 20) if out else 0,
+        "output": 5 * SPARE * limits.pixels + (1 << 20) if out else 0,
     }
     command = [sys.executable, "-I", "-S", "-B", str(_READER), json.dumps(rules)]
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
