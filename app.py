@@ -7,6 +7,7 @@ alone: the HTTP interface only hands out those that the page has given a token f
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
 import threading
@@ -86,7 +87,8 @@ def main() -> None:
         cleaner.start()
         try:
             config = uvicorn.Config(app, HOST, PORT, log_level="warning", timeout_graceful_shutdown=2)
-            uvicorn.Server(config).run()
+            with contextlib.suppress(KeyboardInterrupt):
+                uvicorn.Server(config).run()
         finally:
             over.set()
             supervisor.stop()

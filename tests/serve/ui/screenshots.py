@@ -16,13 +16,13 @@ from tests.serve.ui.test_page import CHROMIUM, DESKTOP, FLAGS, PHONE
 LARGEST = 200_000  # bytes
 MINUTES = 4 * 60_000  # milliseconds that a film may take
 BEFORE = (
-    "a girl in a blue coat walks left on a beach at sunset, full shot",
+    "a red fox stands in a snowy forest at night, full shot",
     "a white bird flies right over mountains by day, tracking shot to the right",
     "a robot dances in a city at night, medium shot",
     "a sailing boat on the sea at dawn, long shot",
 )
 PROMPT = "a red fox runs right through a snowy forest by day, full shot, tracking shot to the right"
-THEN = "the fox jumps"
+THEN = "night falls and the fox stands still"
 
 
 def main(folder: Path) -> None:

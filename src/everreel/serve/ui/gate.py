@@ -14,6 +14,7 @@ from http.cookies import CookieError, SimpleCookie
 from importlib.resources import files
 from urllib.parse import parse_qs, urlsplit
 
+from anyio import to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
@@ -117,7 +118,7 @@ class Gate:
             return gone
         if path != "/" and not any(path == way or (way.endswith("/") and path.startswith(way)) for way in NEEDED):
             return _refused(404, "there is nothing here")
-        if self._visitors or self._owner_of(key_in(request.headers)) is not None:
+        if self._visitors or await to_thread.run_sync(self._owner_of, key_in(request.headers)) is not None:
             return None
         if path == "/" and is_read:
             return self._ask()
@@ -136,7 +137,8 @@ class Gate:
             return _refused(400, "cut off")
         key = parse_qs(body.decode("latin-1")).get("key", [""])[0].strip()
         # What a cookie cannot hold was never a key.
-        if not re.fullmatch(rf"[\w.~+/=-]{{1,{LONGEST_KEY}}}", key, re.ASCII) or self._owner_of(key) is None:
+        is_one = re.fullmatch(rf"[\w.~+/=-]{{1,{LONGEST_KEY}}}", key, re.ASCII)
+        if not is_one or await to_thread.run_sync(self._owner_of, key) is None:
             return self._ask("Nobody here has this key.", 401)
         answer = RedirectResponse("/", 303)
         is_secure = request.url.scheme == "https"
