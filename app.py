@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
+import os
+import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
-import uvicorn
+if importlib.util.find_spec("everreel") is None:  # a Space installs requirements.txt, and not the repository
+    sys.path.insert(0, str(Path(__file__).parent / "src"))
+    os.environ["PYTHONPATH"] = sys.path[0]  # of the worker
 
 from everreel.film.loading import model_options
 from everreel.serve.api.app import make_app
@@ -26,6 +30,8 @@ from everreel.serve.jobs.service import Jobs, serve_options
 from everreel.serve.jobs.store import FolderStore
 from everreel.serve.jobs.supervisor import Supervisor
 from everreel.serve.ui.page import mount
+from everreel.serving import cleaning
+from everreel.web import bind, run
 
 HOST, PORT = "0.0.0.0", 7860
 QUOTA = Quota(films=4, seconds=30, bytes=30_000_000)
@@ -40,7 +46,6 @@ LIMITS = Limits(
     retention=3600,
 )
 PARENTS = "https://huggingface.co https://*.hf.space"
-CLEANING = 60.0  # seconds between two looks for what is too old
 
 
 class _Nobody:
@@ -76,22 +81,13 @@ def main() -> None:
     """Serve until stopped."""
     with tempfile.TemporaryDirectory(prefix="everreel-") as home:
         app, jobs, supervisor = make(Path(home))
-        over = threading.Event()
-
-        def clean() -> None:
-            while not over.wait(CLEANING):
-                jobs.clean()
-
-        cleaner = threading.Thread(target=clean, name="cleaner", daemon=True)
-        supervisor.start()
-        cleaner.start()
-        try:
-            config = uvicorn.Config(app, HOST, PORT, log_level="warning", timeout_graceful_shutdown=2)
-            with contextlib.suppress(KeyboardInterrupt):
-                uvicorn.Server(config).run()
-        finally:
-            over.set()
-            supervisor.stop()
+        with bind(HOST, PORT) as bound, cleaning(jobs):
+            supervisor.start()
+            try:
+                with contextlib.suppress(KeyboardInterrupt):
+                    run(app, bound)
+            finally:
+                supervisor.stop()
 
 
 if __name__ == "__main__":

@@ -88,15 +88,19 @@ class Estimate:
         """Bytes on the device; of a CPU, beyond what the program takes without a model."""
         return self.weights + self.held
 
+    @property
+    def total(self) -> float:
+        """Bytes on the device, of a CPU with those of the program."""
+        return self.memory + (HOST_PROGRAM_BYTES if self.placement.device.type == "cpu" else 0)
+
     def describe(self) -> list[str]:
         """Lines for people."""
-        total = self.memory + (HOST_PROGRAM_BYTES if self.placement.device.type == "cpu" else 0)
         longer = "; no more for longer films" if self.steady else ""
         how = "as measured here" if self.calibrated else "loading not counted"
         time = f"about {_clock(self.seconds)} here, {self.seconds / self.rows:.2g} s a step, {how}"
         return [
             f"time: {f'only where {self.placement.device} is' if math.isnan(self.seconds) else time}",
-            f"memory: about {total / 1e9:.1f} GB, {self.weights / 1e9:.2g} GB of it weights{longer}",
+            f"memory: about {self.total / 1e9:.1f} GB, {self.weights / 1e9:.2g} GB of it weights{longer}",
         ]
 
 

@@ -118,7 +118,7 @@ class Jobs:
             request.fps,
             plan.num_blocks,
             cost.seconds,
-            cost.memory,
+            cost.total,
         )
 
     def enhanced(self, prompt: str, model: str | None = None, *, has_image: bool = False) -> tuple[str, str]:

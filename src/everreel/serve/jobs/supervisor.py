@@ -122,7 +122,8 @@ class Supervisor:
     def _begin(self, place: _Place) -> None:
         place.name, place.started = secrets.token_hex(8), time.monotonic()
         command = [sys.executable, "-m", "everreel.serve.jobs.worker", str(self._home), place.name]
-        place.process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        # In a session of its own: the Ctrl-C that ends the server is no worker's business.
+        place.process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         models = {
             name: options.model_copy(update={"device": place.device or options.device}).model_dump(
                 mode="json", exclude_unset=True
