@@ -59,11 +59,11 @@ def section(found: Sequence[Watched], num_frames: int, blocks: int, command: str
     whole = statistics.median(one.whole for one in found)
     share = whole / blocks
     return [
-        "### A film while it is made",
+        "## A film while it is made",
         "",
         *paragraph(
-            f"{len(found)} films of {num_frames} frames, one after the other, on {machine()}; medians. A block takes the"
-            " film's time over its number of blocks."
+            f"{len(found)} films of {num_frames} frames in {blocks} blocks, one after the other; medians. A block takes"
+            " the film's time over its number of blocks."
         ),
         "",
         *table(
@@ -78,6 +78,8 @@ def section(found: Sequence[Watched], num_frames: int, blocks: int, command: str
         ),
         "",
         f"    {command}",
+        "",
+        *table(("machine", ""), machine().items()),
     ]  # fmt: skip
 
 

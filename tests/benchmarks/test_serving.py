@@ -5,8 +5,9 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from benchmarks import hostile, kills, load
+from benchmarks import hostile, kills, live, load
 from benchmarks.hostile_files import Hostile, damaged, pictures, polyglots, texts, wholes
+from benchmarks.live import Watched
 from benchmarks.served import put_section
 
 
@@ -77,3 +78,11 @@ def test_memory_that_grows_misses_the_goal() -> None:
         line for line in load.soak_section(soak, "a command") if line.startswith(("| server", "| workers"))
     )
     assert server.endswith("| met |") and workers.endswith("| **missed** |")
+
+
+def test_a_stream_that_begins_too_late_is_said():
+    quick, slow = (Watched(first, 1.0, 6.0, equal) for first, equal in ((0.4, True), (0.6, False)))
+    told = "\n".join(live.section([quick], 241, 12, "python -m benchmarks.live"))
+    assert "| within one block, 0.50 s | 0.40 s | met |" in told and "| 1 of 1 | met |" in told
+    told = "\n".join(live.section([slow], 241, 12, "python -m benchmarks.live"))
+    assert "| 0.60 s | **missed** |" in told and "| 0 of 1 | **missed** |" in told
