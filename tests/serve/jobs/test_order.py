@@ -1,0 +1,48 @@
+"""An order names films and uploads, and nothing of any disk."""
+
+import pytest
+
+from everreel.film.request import RequestError, VideoRequest
+from everreel.serve.jobs.order import Order, make_order
+
+FILE, FILM = "file_" + "0" * 32, "video_" + "0" * 32
+
+
+def test_flat_values_become_a_request_and_what_goes_with_it():
+    order = make_order(prompt="a fox", num_frames=9, model="small", image=FILE, keyframes={4: FILE}, seed=None)
+    assert order.request == VideoRequest(prompt="a fox", num_frames=9)
+    assert (order.model, order.image, order.keyframes, order.uploads) == ("small", FILE, {4: FILE}, {FILE})
+
+
+def test_pictures_take_their_places(tmp_path):
+    path = tmp_path / "picture.png"
+    order = make_order(prompt="a fox", image=FILE, end_image=FILE, keyframes={4: FILE})
+    request = order.whole({FILE: path})
+    assert (request.image, request.end_image, request.keyframes) == (path, path, {4: path})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"image": "/etc/passwd"}, "image"),
+        ({"image": "file_../../secret"}, "image"),
+        ({"keyframes": {1: "https://example.com/a.png"}}, "keyframes"),
+        ({"extends": "video_1"}, "extends"),
+        ({"extends": FILM, "follows": FILE}, "follows: give a film made here or an upload, not both"),
+        ({"extends": FILM, "image": FILE}, "image: a film that goes on with another"),
+        ({"endless": True, "num_frames": 9}, "endless = True: has no length"),
+        ({"endless": True, "loop": True}, "endless = True"),
+        ({"endless": True, "end_image": FILE}, "endless = True"),
+        ({"fps": 25}, "fps = 25"),
+        ({"nothing": 1}, "nothing"),
+    ],
+)
+def test_what_is_no_order(values, said):
+    with pytest.raises(RequestError, match=said) as refused:
+        make_order(prompt="a fox", **values)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_request_with_a_path_in_it_is_no_order(tmp_path):
+    with pytest.raises(ValueError, match="image: give the id of an upload"):
+        Order(request=VideoRequest(prompt="a fox", image=tmp_path))
