@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from benchmarks import hostile, kills, live, load
+from benchmarks import full_disk, hostile, kills, live, load
 from benchmarks.hostile_files import Hostile, damaged, pictures, polyglots, texts, wholes
 from benchmarks.live import Watched
 from benchmarks.served import put_section
@@ -86,3 +86,10 @@ def test_a_stream_that_begins_too_late_is_said():
     assert "| within one block, 0.50 s | 0.40 s | met |" in told and "| 1 of 1 | met |" in told
     told = "\n".join(live.section([slow], 241, 12, "python -m benchmarks.live"))
     assert "| 0.60 s | **missed** |" in told and "| 0 of 1 | **missed** |" in told
+
+
+def test_films_that_a_full_disk_changed_miss_the_goal() -> None:
+    good = full_disk.Result(1 << 20, Counter({507: 9}), 2, Counter(completed=20), 20)
+    assert "missed" not in "\n".join(full_disk.section(good, "a command"))
+    bad = full_disk.Result(1 << 20, Counter({507: 8, 200: 1}), 1, Counter(completed=19, failed=1), 19)
+    assert "\n".join(full_disk.section(bad, "a command")).count("**missed**") == 4
