@@ -128,6 +128,7 @@ def _blocks(desk: Desk) -> gr.Blocks:
         # Private: agents and programs have the HTTP interface, and need not know how the page is made.
         own: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": AT_ONCE}
         latest = own | {"trigger_mode": "always_last"}
+        each = own | {"trigger_mode": "multiple"}  # also one that comes while the last is being answered
         blocks.load(desk.open, None, view, **own)
         timer.tick(desk.look, [current, count, mark], view, **own)
         gr.on([blocks.load, *(field.change for field in form)], desk.plan, form, plan, **latest)
@@ -137,9 +138,9 @@ def _blocks(desk: Desk) -> gr.Blocks:
         undo.click(lambda was: (was, "", gr.Button(visible=False)), [before], [prompt, said, undo], **own)
         make.click(desk.make, [current, count, *form], [*view, refused], **own)
         timeline.picture(desk.picture, None, answers, **own)
-        screen.act(desk.act, [count], view, **own)
-        screen.act(desk.draft, None, form, **own)
-        gallery.open(desk.show, [count], view, **own)
+        screen.act(desk.act, [count], view, **each)
+        screen.act(desk.draft, None, form, **each)
+        gallery.open(desk.show, [count], view, **latest)
         gallery.older(desk.older, [current, count], [*view, count], **own)
     blocks.queue(default_concurrency_limit=AT_ONCE, max_size=200, api_open=False)
     return blocks
