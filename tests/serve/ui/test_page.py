@@ -215,7 +215,12 @@ def test_the_timeline_takes_story_parts_and_pictures(home, jobs, tmp_path, visit
         page.wait_for_function("document.querySelector('#er-loop').ariaPressed === 'true'")
         page.click(".er-edit, .er-cancel")  # it waits for its turn, so it is stopped
         page.wait_for_selector(".er-edit")
-        page.click(".er-edit")
+        # A doubt: a press while the screen still settles after Stop is sometimes lost, and has to be made again.
+        for _ in range(10):
+            page.click(".er-edit")
+            page.wait_for_timeout(4000)  # the screen's own buttons come back after three seconds
+            if page.get_attribute("#er-loop", "aria-pressed") == "false":
+                break
         playwright.expect(page.locator("#er-loop")).to_have_attribute("aria-pressed", "false", timeout=SLOW)
         playwright.expect(page.locator(".er-picture")).to_have_count(2)
         assert page.input_value("#er-prompt textarea") == HOSTILE
