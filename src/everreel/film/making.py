@@ -147,7 +147,7 @@ def go_on_with(pipe: VideoPipeline, journal: Journal, request: VideoRequest, tol
     changed: dict[str, Any] = {
         "num_frames": request.length or TEMPORAL * (latent_frames(pipe.card.num_frames) - history)
     }
-    changed |= {"seed": request.seed, "prompt": request.prompt if told else [old.prompt, *old.story.values()][-1]}
+    changed |= {"seed": request.seed, "prompt": request.prompt if told else old.last_prompt}
     changed["story"] = request.story
     if request.num_inference_steps is not None:
         changed["num_inference_steps"] = request.num_inference_steps

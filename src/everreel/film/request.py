@@ -182,6 +182,11 @@ class VideoRequest(BaseModel):
         return self.num_frames if self.seconds is None else max(1, round(self.seconds * self.fps))
 
     @property
+    def last_prompt(self) -> str:
+        """What the film shows at its end."""
+        return [self.prompt, *self.story.values()][-1]
+
+    @property
     def hidden(self) -> range:
         """Frames at the film's front that are made and not shown, so that it ends with the last frame of a latent.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import io
 import json
 import logging
 import struct
@@ -21,6 +22,7 @@ from typing import BinaryIO, TypeVar
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
 
+from everreel.boxes import find
 from everreel.serve.api.errors import ApiError
 from everreel.serve.api.schema import video_of
 from everreel.serve.jobs.job import Job, NotFoundError, Owner
@@ -180,19 +182,10 @@ class Tail:
 
 def without_length(header: bytearray) -> None:
     """Let a film's header say nothing of its length, in place."""
-
-    def walk(start: int, stop: int, path: tuple[bytes, ...]) -> None:
-        while start + 8 <= stop:
-            size, kind = struct.unpack_from(">I4s", header, start)
-            if size < 8 or start + size > stop:
-                return
-            if kind == path[0] and len(path) > 1:
-                walk(start + 8, start + size, path[1:])
-            elif kind == path[0]:
-                header[start + 4 : start + size] = b"free" + bytes(size - 8)
-            start += size
-
-    walk(0, len(header), (b"moov", b"mvex", b"mehd"))
+    with contextlib.suppress(ValueError):  # it says nothing of it as it is
+        content = find(io.BytesIO(header), 0, len(header), b"moov", b"mvex", b"mehd")
+        size = int.from_bytes(header[content - 8 : content - 4])
+        header[content - 4 : content - 8 + size] = b"free" + bytes(size - 8)
 
 
 def _box(file: BinaryIO, at: int) -> tuple[bytes, int] | None:

@@ -74,7 +74,7 @@ class Film:
     def __init__(self, job: Job, store: FilmStore, models: Models, seconds_left: Callable[[], float | None]) -> None:
         self.order, self.folder = job.order, store.workplace(job.id)
         self.path = self.folder / FILM
-        self._job, self._store, self._models, self._seconds_left = job, store, models, seconds_left
+        self._store, self._models, self._seconds_left = store, models, seconds_left
 
     def make(self, control: Control, on_progress: OnProgress) -> None:
         """Make what is missing of it.
@@ -159,8 +159,8 @@ class Film:
         if left is not None and left * journal.request.fps < 1:
             return False
         pipe = self._models.of_journal(journal, self.order.model)
-        told = [journal.request.prompt, *journal.request.story.values()][-1]
-        request = self._piece(make_request(prompt=told, fps=journal.request.fps, seed=journal.request.seed))
+        old = journal.request
+        request = self._piece(make_request(prompt=old.last_prompt, fps=old.fps, seed=old.seed))
         making.go_on_with(pipe, read_journal(self.path, pipe.device), request, told=False).save(self.path)
         return True
 

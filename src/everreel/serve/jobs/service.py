@@ -161,7 +161,7 @@ class Jobs:
         """
         job = self.get(job_id, owner)
         given = {name: value for name, value in values.items() if value is not None}
-        given = {"prompt": last_prompt(job.order.request), **given, "fps": job.order.request.fps}
+        given = {"prompt": job.order.request.last_prompt, **given, "fps": job.order.request.fps}
         request = make_request(**given)
         return Order(request=request, model=job.order.model, extends=job_id)
 
@@ -235,8 +235,7 @@ class Jobs:
         plan = self._plan(order, owner)
         request = plan.request
         assert request.num_frames and request.width and request.height and request.num_inference_steps
-        longest = most.seconds * request.fps
-        if request.num_frames > longest:
+        if request.num_frames > most.seconds * request.fps:
             rule = f"this server makes at most {most.seconds:g} s; nearest that works: {most.seconds:g}"
             raise RequestError(f"seconds = {request.num_frames / request.fps:g}: {rule}")
         if request.width * request.height > most.pixels:
@@ -296,16 +295,11 @@ class Jobs:
         return request.model_copy(update={**clear, **size, "num_frames": num_frames}), card, history
 
     def _enhanced(self, order: Order) -> Order:
-        has_image = bool(order.uploads or order.extends)
-        story = {at: self.enhanced(told, order.model, has_image=True)[0] for at, told in order.request.story.items()}
-        prompt = self.enhanced(order.request.prompt, order.model, has_image=has_image)[0]
-        given = order.request.model_dump(exclude_unset=True) | {"prompt": prompt, "story": story}
-        return order.model_copy(update={"request": make_request(**given), "enhanced": prompt})
+        from everreel.enhance import enhance_options, enhanced_request
 
-
-def last_prompt(request: VideoRequest) -> str:
-    """What a film shows at its end."""
-    return [request.prompt, *request.story.values()][-1]
+        pictured, card = bool(order.uploads or order.extends), self.card(order.model)
+        request, _ = enhanced_request(order.request, enhance_options(), card, goes_on=pictured)
+        return order.model_copy(update={"request": request, "enhanced": request.prompt})
 
 
 def serve_options(model: ModelOptions, also: tuple[str, ...] = ()) -> dict[str, ModelOptions]:

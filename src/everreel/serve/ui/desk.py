@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 import gradio as gr
 
 from everreel.film.request import RequestError
-from everreel.serve.jobs.job import Job, JobError, NotFoundError, Owner
+from everreel.serve.jobs.job import Job, JobError, NotFoundError, Owner, Wanted
 from everreel.serve.jobs.service import Jobs
 from everreel.serve.ui.form import Form, back_on_desk, form_of, order_of
 from everreel.serve.ui.shown import card_of, error_html, plan_html, screen_of
@@ -28,6 +28,7 @@ SETTINGS = ("model", "aspect", "size", "fps", "seed", "steps", "guidance", "sche
 FIELDS = ("prompt", "timeline", *SETTINGS)
 A_PAGE, MOST = 24, 480  # films in the gallery: at first and with each press for older ones, and at most
 FRESH = 1200  # seconds that a token is used again, so that what a browser has of a film stays its address
+WANTED: Mapping[str, Wanted] = {"pause": "pause", "resume": "run", "cancel": "cancel"}
 REFUSALS = (RequestError, JobError)
 MOST_TOKENS = 10_000
 NOTHING: dict[str, Any] = {}
@@ -105,12 +106,8 @@ class Desk:
         action, current = _said(event, "action"), _said(event, "id")
         try:
             owner = self.owner(request)
-            if action == "pause":
-                self.jobs.want(current, "pause", owner)
-            elif action == "resume":
-                self.jobs.want(current, "run", owner)
-            elif action == "cancel":
-                self.jobs.want(current, "cancel", owner)
+            if action in WANTED:
+                self.jobs.want(current, WANTED[action], owner)
             elif action == "delete":
                 self.jobs.remove(current, owner)
                 current = ""
