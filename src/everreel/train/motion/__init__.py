@@ -1,0 +1,1 @@
+"""Motion reinforcement learning: preference pairs, a reward model that learns from them, and Flow-DPO."""
