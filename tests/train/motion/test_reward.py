@@ -30,7 +30,7 @@ from everreel.train.trainer import Trainer, TrainerSettings
 
 CONFIG = MotionRewardConfig(channels=4, width=24, layers=2, match_heads=1, match_dim=4, pools=2, dropout=0.0)
 SETTINGS = TrainerSettings(
-    steps=120, learning_rate=1e-2, optimizer="muon", warmup=5, ema_decay=0.95, log_every=20, sample_every=60,
+    steps=80, learning_rate=1e-2, warmup=5, ema_decay=0.95, log_every=20, sample_every=40,
     device="cpu", threads=1,
 )  # fmt: skip
 FRAMES, SIDE = 6, 8
@@ -39,7 +39,9 @@ FRAMES, SIDE = 6, 8
 # The loss
 
 
-@given(first=st.floats(-1e4, 1e4, width=32), second=st.floats(-1e4, 1e4, width=32), theta=st.floats(1.01, 50, width=32))
+@given(
+    first=st.floats(-1e4, 1e4, width=32), second=st.floats(-1e4, 1e4, width=32), theta=st.floats(1.125, 50, width=32)
+)
 @settings(max_examples=200, deadline=None)
 def test_the_three_probabilities_sum_to_one(first, second, theta):
     found = probabilities(torch.tensor([first]), torch.tensor([second]), theta)
@@ -215,7 +217,7 @@ def film(generator):
     frames = []
     for t in range(FRAMES):
         head = (start + t * speed * way) % SIDE
-        blobs = [(head - back * way, 1 - back / 3) for back in (0.0, 1.0, 2.0)]
+        blobs = [((head - back * way) % SIDE, 0.5**back) for back in (0.0, 1.0, 2.0)]
         shapes = [share * torch.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / 1.5) for at, share in blobs]
         frames.append(2 * color * torch.stack(shapes).sum(0))
     latents = torch.stack(frames, dim=1)
@@ -262,9 +264,9 @@ def test_motion_is_learnt_and_reported(recipe, tmp_path, capsys):
     assert report["log_likelihood"]["model"] > report["log_likelihood"]["constant"] + 0.3
     assert report["log_likelihood"]["constant"] == pytest.approx(-math.log(3), abs=0.01)
     # Frames are as sharp in another order, and what changes between them is the same the other way round.
-    assert baseline["sharpness"]["accuracy"]["all"]["share"] < 0.7
+    assert baseline["sharpness"]["accuracy"]["all"]["share"] == 0.5
     assert baseline["amplitude"]["better"] == "less" and baseline["amplitude"]["accuracy"]["shuffled"]["share"] > 0.9
-    assert baseline["amplitude"]["accuracy"]["reversed"]["share"] < 0.7
+    assert baseline["amplitude"]["accuracy"]["reversed"]["share"] == 0.5
     metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert metrics[-1]["accuracy"] > 0.9 and all("accuracy" in line for line in metrics)
     held_out = load_reward(tmp_path / "reward")
