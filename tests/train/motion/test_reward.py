@@ -30,7 +30,7 @@ from everreel.train.trainer import Trainer, TrainerSettings
 
 CONFIG = MotionRewardConfig(channels=4, width=24, layers=2, match_heads=1, match_dim=4, pools=2, dropout=0.0)
 SETTINGS = TrainerSettings(
-    steps=80, learning_rate=1e-2, warmup=5, ema_decay=0.95, log_every=20, sample_every=40,
+    steps=90, learning_rate=1e-2, warmup=5, ema_decay=0.95, log_every=20, sample_every=40,
     device="cpu", threads=1,
 )  # fmt: skip
 FRAMES, SIDE = 6, 8
@@ -42,7 +42,7 @@ FRAMES, SIDE = 6, 8
 @given(
     first=st.floats(-1e4, 1e4, width=32), second=st.floats(-1e4, 1e4, width=32), theta=st.floats(1.125, 50, width=32)
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_three_probabilities_sum_to_one(first, second, theta):
     found = probabilities(torch.tensor([first]), torch.tensor([second]), theta)
     assert found.sum().item() == pytest.approx(1, abs=1e-5) and (found >= 0).all()
@@ -208,8 +208,8 @@ def test_what_is_no_reward_model_is_refused(model, tmp_path):
 
 
 def film(generator):
-    """A blob with a tail behind it that moves smoothly: its order and its direction in time can be seen."""
-    angle, speed = 2 * math.pi * draw_float(generator), 0.6 + 0.4 * draw_float(generator)
+    """A blob that moves smoothly with another behind it: its order and its direction in time can be seen."""
+    angle, speed = 2 * math.pi * draw_float(generator), 0.8 + 0.3 * draw_float(generator)
     way = torch.tensor([math.cos(angle), math.sin(angle)])
     start = torch.tensor([2.0 + 3 * draw_float(generator), 2.0 + 3 * draw_float(generator)])
     color = torch.randn(4, 1, 1, generator=generator)
@@ -217,7 +217,7 @@ def film(generator):
     frames = []
     for t in range(FRAMES):
         head = (start + t * speed * way) % SIDE
-        blobs = [((head - back * way) % SIDE, 0.5**back) for back in (0.0, 1.0, 2.0)]
+        blobs = [(head, 1.0), ((head - 1.5 * way) % SIDE, -0.7)]
         shapes = [share * torch.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / 1.5) for at, share in blobs]
         frames.append(2 * color * torch.stack(shapes).sum(0))
     latents = torch.stack(frames, dim=1)

@@ -151,11 +151,12 @@ def _constant(pairs: Comparisons, answer: Sequence[int]) -> float:
 
 
 def _share(right: float, count: int) -> dict[str, Any]:
+    # Half a pair, which a rule may have, is within what an interval tells.
     return {
         "right": right,
         "pairs": count,
         "share": right / count if count else None,
-        "interval": list(wilson(right, count)),
+        "interval": list(wilson(round(right), count)),
     }
 
 
