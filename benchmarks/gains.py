@@ -90,10 +90,12 @@ def gains(runs: Path) -> Iterator[Gain]:
     """
     for stage, what, before, after, score in PAIRS:
         if all((runs / name / "report.json").is_file() for name in (before, after)):
-            yield _gain(stage, what, runs / before, runs / after, score)
+            row = _gain(stage, what, runs / before, runs / after, score)
+            if row is not None:
+                yield row
 
 
-def _gain(stage: str, what: str, before: Path, after: Path, score: Score) -> Gain:
+def _gain(stage: str, what: str, before: Path, after: Path, score: Score) -> Gain | None:
     sets = [Report.load(folder / "report.json").films for folder in (before, after)]
     if [(film.prompt, film.seed) for film in sets[0]] != [(film.prompt, film.seed) for film in sets[1]]:
         raise ValueError(
@@ -104,6 +106,8 @@ def _gain(stage: str, what: str, before: Path, after: Path, score: Score) -> Gai
         pair = [score(film, folder) for film, folder in zip(films, (before, after), strict=True)]
         if pair[0] is not None and pair[1] is not None:
             found.append((pair[0], pair[1]))
+    if not found:
+        return None
     right = np.array([[one[0], other[0]] for one, other in found])
     most = np.array([one[1] for one, _ in found])
     # A film with more fields weighs as much as it has fields: the gain is that of the share over all of them.

@@ -1,8 +1,8 @@
 """docs/recipe.md: what each stage of a recipe took and left, read from the folders of its runs.
 
 The one invariant: every figure is read from a run's own `metrics.jsonl` or `report.json`; what is not there is named
-as missing, and nothing is computed again. The unit of an interval is a film: whole films are drawn anew, with all that
-the critic reads off them.
+as missing, and nothing is computed again. Sections of runs that are not named stay as they are on the page. The unit of
+an interval is a film: whole films are drawn anew, with all that the critic reads off them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from everreel.train.progress import read_metrics
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipe.md"
 STAGES = ("text", "vae", "diffusion_forcing", "distill")  # what a whole recipe trains
+GAINS = "gains.json"
 RESAMPLES = 2000
 FIRST_AND_LAST = 0.05  # of a stage's log lines: their mean is its first loss, or its last
 
@@ -94,12 +95,14 @@ def bootstrap(of_films: Sequence[float]) -> tuple[float, float, float]:
     return float(values.mean()), low, high
 
 
-def render_page(runs: Sequence[Path]) -> str:
-    """The whole page, of one folder of runs or several."""
+def render_page(runs: Sequence[Path], before: str = "") -> str:
+    """The whole page, of one folder of runs or several, and of what stood on the page before of any other."""
+    sections = {part.split("\n", 1)[0]: part.rstrip().split("\n") for part in before.split("\n## ")[1:]}
+    sections |= {folder.name: [folder.name, *list(_section(folder))[1:]] for folder in runs}
     lines = ["# The recipe", "", *paragraph("This page is written by a program from the folders of the runs:"), ""]
-    lines += [f"    python -m benchmarks.recipe {' '.join(path.name for path in runs)}"]
-    for folder in runs:
-        lines += ["", *_section(folder)]
+    lines += [f"    python -m benchmarks.recipe {' '.join(f'runs/{name}' for name in sections)}"]
+    for section in sections.values():
+        lines += ["", f"## {section[0]}", *section[1:]]
     return "\n".join(lines) + "\n"
 
 
@@ -127,10 +130,39 @@ def _section(runs: Path) -> Iterator[str]:
         yield ""
         yield from table(("films", "how many", *(field.replace("_", " ") for field in named)), shown)
         yield ""
-    missing = [name for name in STAGES if not any(stage.name.split("/")[0] == name for stage in stages)]
+    path = runs / GAINS
+    if path.is_file():
+        yield from _gains(json.loads(path.read_text(encoding="utf-8")))
+    wanted = () if path.is_file() else STAGES  # what follows a whole recipe does not train all of it again
+    missing = [name for name in wanted if not any(stage.name.split("/")[0] == name for stage in stages)]
     words = [f"no run of {', '.join(missing)}"] if missing else []
     words += [] if films else ["no films that a critic has read"]
     yield f"Missing here: {'; '.join(words)}." if words else "Nothing is missing here."
+
+
+def _gains(record: dict[str, Any]) -> Iterator[str]:
+    """What `benchmarks.gains` has found."""
+    yield from paragraph(
+        "What stages gain, in percent: the same prompts and seeds before and after, and the 95 % bootstrap interval of "
+        "the difference over films."
+    )
+    yield ""
+    head = ("stage", "what", "films", "before", "after", "gain")
+    rows = [
+        (
+            row["stage"], row["what"], str(row["films"]), f"{row['before']:.1f}", f"{row['after']:.1f}",
+            f"{row['gain']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f})",
+        )
+        for row in record["gains"]
+    ]  # fmt: skip
+    yield from table(head, rows, "llrrrl")
+    yield ""
+    for stage, shares in record["histograms"].items():
+        yield from paragraph(f"Shares of clips as the captioner tells them, before and after, of the stage {stage}:")
+        yield ""
+        rows = [(value or "nothing", f"{100 * a:.1f} %", f"{100 * b:.1f} %") for value, (a, b) in shares.items()]
+        yield from table(("value", "before", "after"), rows, "lrr")
+        yield ""
 
 
 def _row(stage: Stage) -> tuple[str, ...]:
@@ -163,7 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     absent = [path for path in options.runs if not path.is_dir()]
     if absent:
         parser.error(f"runs = {absent[0]}: no such folder; make recipe fills runs/smallest")
-    options.output.write_text(render_page(options.runs), encoding="utf-8")
+    before = options.output.read_text(encoding="utf-8") if options.output.is_file() else ""
+    options.output.write_text(render_page(options.runs, before), encoding="utf-8")
     say(f"wrote {options.output}")
 
 

@@ -52,3 +52,24 @@ def test_a_folder_that_is_not_there_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(tmp_path / "none")])
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_sections_of_other_runs_stay(runs):
+    before = "# The recipe\n\nold\n\n## embedded\n\nTwo lines\nof it.\n\n## small\n\nthe same runs, before\n"
+    page = render_page([runs], before)
+    assert "## embedded\n\nTwo lines\nof it.\n\n## small\n\n| stage" in page and "the same runs" not in page
+    assert "python -m benchmarks.recipe runs/embedded runs/small\n" in page and "\nold\n" not in page
+    assert render_page([runs], page) == page
+
+
+def test_gains_stand_on_the_page(runs):
+    gain = {"stage": "camera", "what": "motion", "films": 64, "before": 20, "after": 31.25, "gain": 11.25}
+    record = {
+        "gains": [gain | {"low": 1, "high": 20}],
+        "histograms": {"balanced": {"Human": [0.8, 0.4], "": [0.2, 0.6]}},
+    }
+    (runs / "gains.json").write_text(json.dumps(record))
+    page = render_page([runs])
+    assert "| camera | motion | 64 | 20.0 | 31.2 | +11.2 (+1.0 to +20.0) |" in page
+    assert "| Human | 80.0 % | 40.0 % |" in page and "| nothing | 20.0 % | 60.0 % |" in page
+    assert "no run of" not in page

@@ -62,3 +62,11 @@ def test_kernels_go_on_after_a_restart() -> None:
     optimizer.step(0.02), again.step(0.02)
     for a, b in zip(straight.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_gradients_of_kernels_are_forgotten_after_a_step() -> None:
+    net = with_gradients(Net())
+    optimizer = RoleOptimizer(net, MUON)
+    optimizer.step(0.02)
+    optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in net.parameters())

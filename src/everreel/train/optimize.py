@@ -76,8 +76,9 @@ class RoleOptimizer:
 
     def zero_grad(self) -> None:
         """Forget the gradients, those that another role's loss left here too."""
-        for optimizer in self._optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        # All parameters, not what the optimizers hold: of a kernel that is a view, whose gradient is not the kernel's.
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def state(self) -> list[dict[str, Any]]:
         """What `restore` needs to go on exactly."""
