@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 
 from everreel.data.draws import draw_float, generator_for
-from everreel.world.scene import Scene, sample_scene
+from everreel.world.scene import Odds, Scene, check_odds, sample_scene
 from everreel.world.style import check_style
 
 Frames = npt.NDArray[np.uint8]
@@ -40,7 +40,8 @@ STARTS_SECONDS = 60
 @dataclass(frozen=True)
 class StoreLayout:
     """What a store holds: `sizes` are (height, width, share); `slow_share` of the shards run at 16 fps,
-    others at 24. `style` is a print of `world.style`; None is the world as it is.
+    others at 24. `style` is a print of `world.style`; None is the world as it is. `odds` make some of what scenes show
+    more frequent than the rest (see `world.scene.sample_scene`): a world in which most films are of people.
     """
 
     count: int
@@ -51,6 +52,7 @@ class StoreLayout:
     split: str = "train"
     shard_clips: int = 64
     style: str | None = None
+    odds: Odds = ()
 
     def __post_init__(self) -> None:
         for field in ("count", "num_frames", "shard_clips"):
@@ -58,6 +60,7 @@ class StoreLayout:
             if value < 1:
                 raise ValueError(f"{field}={value}: must be 1 or more; the nearest that works is 1")
         check_style(self.style)
+        check_odds(self.odds)
         if not self.sizes:
             raise ValueError("sizes=(): name at least one (height, width, share), such as (96, 160, 1.0)")
         if not 0 <= self.slow_share <= 1:
@@ -190,7 +193,7 @@ class ClipStore:
 def clip_label(layout: StoreLayout, index: int) -> ClipLabel:
     """The scene, frame rate and start of clip `index`: a pure function of the layout."""
     generator = generator_for(layout.seed, layout.split, "clip", index)
-    scene = sample_scene(generator, layout.split)
+    scene = sample_scene(generator, layout.split, layout.odds)
     fps = layout.shard_fps(index // layout.shard_clips)
     start = draw_float(generator) * STARTS_SECONDS
     return ClipLabel(scene, fps, round(start, 3))
@@ -281,7 +284,7 @@ def _check_layout(path: Path, layout: StoreLayout) -> None:
     record = path / "layout.json"
     wanted = json.loads(json.dumps(asdict(layout)))
     if record.exists():
-        found = json.loads(record.read_text(encoding="utf-8"))
+        found = {"odds": [], **json.loads(record.read_text(encoding="utf-8"))}
         changed = [name for name in wanted if name != "count" and found.get(name) != wanted[name]]
         partial_end = found["count"] % layout.shard_clips and found["count"] < layout.count
         if changed or (partial_end and _labels_path(path, found["count"] // layout.shard_clips).exists()):

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
-from everreel.data.draws import draw_int
-from everreel.data.latents import Group, LatentStore
+from everreel.data.latents import Group, LatentStore, draw_members
 from everreel.data.text import Text, TextTable
 
 
@@ -21,14 +21,22 @@ class WindowSource:
 
     store: LatentStore
     text: TextTable
+    chances: Tensor | None = None
+    """How likely each clip is, relative to the others; all are alike without."""
     _groups: dict[int, Group] = field(default_factory=dict)
     _members: dict[int, list[int]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, store: LatentStore, text: Text) -> WindowSource:
-        """Number the sentences of a store."""
+    def open(cls, store: LatentStore, text: Text, chances: Tensor | None = None) -> WindowSource:
+        """Number the sentences of a store; clips without a chance are as if they were not there.
+
+        Raises:
+            ValueError: none has one.
+        """
+        if chances is not None and not (chances > 0).any():
+            raise ValueError(f"select: leaves none of the {len(store)} clips of {store.path}; ask for less")
         groups = {member: key for key, members in store.groups.items() for member in members}
-        return cls(store, TextTable.build(store.sentences, text), groups)
+        return cls(store, TextTable.build(store.sentences, text), chances, groups)
 
     def group_of(self, index: int) -> Group:
         """Latent frames, height and width of a clip."""
@@ -44,7 +52,7 @@ class WindowSource:
             long_enough = {key for key in self.store.groups if key[0] >= frames}
             pictures = {key for key in long_enough if key[0] == 1 == frames}
             kept = pictures or long_enough
-            self._members[frames] = [index for index in range(len(self.store)) if self._groups[index] in kept]
+            self._members[frames] = [index for index in self._allowed() if self._groups[index] in kept]
         if not self._members[frames]:
             longest = max(key[0] for key in self.store.groups)
             rule = f"no clip of {self.store.path} is so long; the longest has {longest}"
@@ -53,5 +61,21 @@ class WindowSource:
 
     def draw_size(self, generator: torch.Generator, frames: int) -> Sequence[int]:
         """The clips of one size that hold such a window, sizes drawn by how many there are."""
-        members = self.members(frames)
-        return self.store.groups[self._groups[members[draw_int(generator, 0, len(members))]]]
+        (one,) = self.draw(self.members(frames), generator, 1)
+        return self.members_of(self._groups[one])
+
+    def members_of(self, group: Group) -> Sequence[int]:
+        """The clips of one size that have a chance."""
+        members = self.store.groups[group]
+        return members if self.chances is None else [index for index in members if self.chances[index] > 0]
+
+    def draw(self, members: Sequence[int], generator: torch.Generator, count: int) -> list[int]:
+        """So many of them by their chances, each time anew."""
+        if self.chances is None:
+            return draw_members(members, generator, count)
+        chances = self.chances[torch.tensor(members)]
+        return [members[n] for n in torch.multinomial(chances, count, True, generator=generator).tolist()]
+
+    def _allowed(self) -> Sequence[int]:
+        every = range(len(self.store))
+        return every if self.chances is None else [index for index in every if self.chances[index] > 0]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from everreel.checkpoint.load import load_transformer, load_vae
 from everreel.data.draws import draw_float, draw_int, generator_for
-from everreel.data.latents import LatentStore, draw_members
+from everreel.data.latents import LatentStore
 from everreel.data.prepare import check_vae, is_prepared
 from everreel.data.text import text_of
 from everreel.data.windows import WindowSource
@@ -31,6 +31,7 @@ from everreel.model.config import TransformerConfig
 from everreel.model.dit import DiT
 from everreel.shapes import LatentShape
 from everreel.train.generate import SampleFilms, Way, context_of
+from everreel.train.selection import Selection, chances_of
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
 
 BANDS = (0.25, 0.5, 0.75, 1.0)  # the loss is reported by noise level, in four bands
@@ -49,6 +50,9 @@ class DiffusionForcingRecipe:
     file in any layout, of any size. `text` and `vae` are folders; without them the model's own are taken, and no text
     encoder is loaded for stores whose text was embedded ahead. `init` is a `transformer.safetensors` of an earlier
     stage, whose weights take the place of new ones or of the model's.
+
+    `select` says which clips are drawn and how often, by the labels of the stores (`train/labels.py`); the chances of
+    several are multiplied.
     """
 
     settings: TrainerSettings
@@ -62,6 +66,7 @@ class DiffusionForcingRecipe:
     batches: tuple[tuple[int, int, int, int], ...] = ()
     model: str | None = None
     init: str | None = None
+    select: tuple[Selection, ...] = ()
     mixture: LevelMixture = field(default_factory=LevelMixture)
     causal: float = 0.3
     inside: float = 0.5
@@ -124,7 +129,9 @@ class DiffusionForcing:
             raise ValueError(f"text: its embeddings have {self.text.dim} channels, and {rule}")
         self.text.ids(recipe.sample_prompts)  # of what was not embedded ahead one should hear now
         self._check_stores(list(stores))
-        opened = {path: WindowSource.open(store, self.text) for path, store in stores.items()}
+        opened = {
+            path: WindowSource.open(store, self.text, chances_of(path, recipe.select)) for path, store in stores.items()
+        }
         films, images = opened.get(recipe.films or ""), opened.get(recipe.images or "")
         lengths = {frames for frames, _ in recipe.windows} or {0}
         self._films = (films or images) if lengths - {1} else None
@@ -176,7 +183,7 @@ class DiffusionForcing:
         recipe = self.recipe
         source, members, frames = self._draw_bucket(generator)
         count = self._batch_size(source, members[0], frames)
-        chosen = draw_members(members, generator, count)
+        chosen = source.draw(members, generator, count)
         starts = [self._start(source, index, frames, generator) for index in chosen]
         windows = [(start, start + frames) for start in starts]
         x0_BCTHW = source.store.batch(chosen, windows)
@@ -239,8 +246,10 @@ class DiffusionForcing:
         assert self._films is not None and self._images is not None
         place, films = draw_int(generator, 0, self._num_clips()), len(self._films.store)
         source, index = (self._films, place) if place < films else (self._images, place - films)
+        if source.chances is not None:  # of the same store, one that may be drawn
+            (index,) = source.draw(range(len(source.store)), generator, 1)
         group = source.group_of(index)
-        return source, source.store.groups[group], group[0]
+        return source, source.members_of(group), group[0]
 
     def _num_clips(self) -> int:
         """Of both stores, which may be one."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TypeVar
@@ -245,10 +246,38 @@ def is_held_out(scene: Scene) -> bool:
     return hashlib.sha256(key.encode()).digest()[0] % _HELD_OUT_ONE_IN == 0
 
 
-def sample_scene(generator: torch.Generator, split: str = "train") -> Scene:
-    """Draw a valid scene of the split "train", "held_out" or "all", each field as evenly as rules permit."""
+Odds = tuple[tuple[str, str, float], ...]
+"""Fields, values, and how much likelier than it was each of them is: (("subject", "woman", 20.0), ...)."""
+
+
+def check_odds(odds: Odds) -> None:
+    """Raise ValueError with the entry that names no value of a scene, or is no number above 0."""
+    for name, value, much in odds:
+        if value not in VOCABULARY.get(name, ()):
+            rule = f"must be one of {', '.join(VOCABULARY[name])}" if name in VOCABULARY else "is no field of a scene"
+            raise ValueError(f"odds={name}={value!r}: {rule}")
+        if not 0 < much < 1e6:
+            raise ValueError(f"odds={name}={value!r}: {much} times as likely: must lie in 0..1e6, both left out")
+
+
+def sample_scene(generator: torch.Generator, split: str = "train", odds: Odds = ()) -> Scene:
+    """Draw a valid scene of the split "train", "held_out" or "all", each field as evenly as rules and odds permit."""
     if split not in ("train", "held_out", "all"):
         raise ValueError(f"split={split!r}: must be one of train, held_out, all")
+    if not odds:
+        return _sample_evenly(generator, split)
+    by_value = {(name, value): much for name, value, much in odds}
+    most = math.prod(
+        max([1.0, *(much for (field, _), much in by_value.items() if field == name)]) for name in VOCABULARY
+    )
+    while True:
+        scene = _sample_evenly(generator, split)
+        likely = math.prod(by_value.get((name, getattr(scene, name)), 1.0) for name in VOCABULARY)
+        if torch.rand(1, generator=generator, dtype=torch.float64).item() * most < likely:
+            return scene
+
+
+def _sample_evenly(generator: torch.Generator, split: str) -> Scene:
     subject = _choice(generator, SUBJECTS)
     while True:
         scene = _draw(generator, subject)
