@@ -166,6 +166,21 @@ def test_a_batch_is_films_from_their_beginning_at_one_level(stage, recipe):
     assert lengths == {2, 4} and dropped
 
 
+def test_clips_are_drawn_as_a_selection_says(stage, recipe, monkeypatch):
+    class Second:
+        def chances(self, labels):
+            return torch.tensor([0.0, 1.0, 0.0])
+
+    monkeypatch.setattr("everreel.train.selection.read_labels", lambda store: [None] * 3)
+    objective, wanted = replace(stage, select=(Second(),)).objective(), LatentStore(recipe.films).latents(1, 0, 1)
+    for step in range(5):
+        batch = objective.batch(step, generator_for(0, "batch", step))
+        assert all(np.array_equal(one.numpy(), wanted.astype(np.float32)) for one in batch.x0_BCTHW[:, :, :1])
+        assert torch.equal(
+            batch.shown.channels_BCTHW, objective.pictures.shown([1] * len(batch.ids_BL), batch.x0_BCTHW.shape[2])[0]
+        )
+
+
 def test_training_lowers_the_loss_and_films_are_shown(stage, tmp_path):
     stage = replace(stage, sample_films=2, sample_frames=3, settings=replace(stage.settings, learning_rate=1e-2))
     objective = stage.objective()

@@ -30,6 +30,7 @@ from everreel.shapes import TEMPORAL
 from everreel.train.diffusion_forcing import DiffusionForcing, DiffusionForcingRecipe, Shown
 from everreel.train.generate import SampleFilms, Way
 from everreel.train.pictures import PictureStore
+from everreel.train.selection import Selection
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
 
 
@@ -39,9 +40,10 @@ class ImageToVideoRecipe:
 
     `model` is what it starts from: a name from `everreel models`, a folder or a file, of a model of words, which is
     widened, or of an I2V model, which is trained on as it is. `films` is a latent store and `pictures` the folder of a
-    `PictureRecipe` of it. `windows`, `tokens`, `batches`, `text`, `vae` and `empty` are as in `DiffusionForcingRecipe`;
-    `shift` moves the one level of a window towards noise. `init` is the `transformer.safetensors` of an earlier stage.
-    The run's pictures are films of the first `sample_films` clips, so many latent frames long.
+    `PictureRecipe` of it. `windows`, `tokens`, `batches`, `text`, `vae`, `select` and `empty` are as in
+    `DiffusionForcingRecipe`; `shift` moves the one level of a window towards noise. `init` is the
+    `transformer.safetensors` of an earlier stage. The run's pictures are films of the first `sample_films` clips,
+    `sample_frames` latents long.
     """
 
     settings: TrainerSettings
@@ -54,6 +56,7 @@ class ImageToVideoRecipe:
     tokens: int = 4096
     batches: tuple[tuple[int, int, int, int], ...] = ()
     init: str | None = None
+    select: tuple[Selection, ...] = ()
     shift: float = 3.0
     empty: float = 0.1
     sample_films: int = 0
@@ -72,7 +75,7 @@ class ImageToVideoRecipe:
         return DiffusionForcingRecipe(
             settings=self.settings, films=self.films, text=self.text, vae=self.vae, windows=self.windows,
             tokens=self.tokens, batches=self.batches, model=self.model, mixture=level, causal=0.0, inside=0.0,
-            stills=0.0, empty=self.empty, sample_frames=self.sample_frames,
+            stills=0.0, empty=self.empty, select=self.select, sample_frames=self.sample_frames,
         )  # fmt: skip
 
     def objective(self) -> ImageToVideo:
