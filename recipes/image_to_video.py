@@ -22,8 +22,8 @@ PICTURES = PictureRecipe(
 
 FILMS = ImageToVideoRecipe(
     settings=TrainerSettings(
-        steps=600,
-        learning_rate=5e-4,
+        steps=800,
+        learning_rate=1e-3,
         optimizer="muon",
         weight_decay=0.01,
         warmup=30,
