@@ -93,6 +93,14 @@ class DiffusionForcingRecipe:
         return Trainer(self.objective(), self.settings, run_dir, quiet).run()
 
 
+class Shown(NamedTuple):
+    """What an I2V model is shown of the picture that each window begins with."""
+
+    channels_BCTHW: Tensor
+    """Behind those of the latents: the mask and the encoded picture."""
+    tokens_BND: Tensor
+
+
 class Batch(NamedTuple):
     """Windows of clips of one size."""
 
@@ -102,6 +110,7 @@ class Batch(NamedTuple):
     sigma_BT: Tensor
     loss_BT: Tensor
     blocks: tuple[int, ...] | None
+    shown: Shown | None = None
 
 
 class DiffusionForcing:
@@ -185,7 +194,12 @@ class DiffusionForcing:
             if frames > 1 and draw_float(generator) < recipe.stills:
                 _give_stills(source.store, index, start, x0_BCTHW[row], sigma_BT[row], loss_BT[row], generator)
         fps_B = torch.tensor([FPS_INDEX[source.store.fps(index)] for index in chosen])
-        return Batch(x0_BCTHW, source.text.draw(chosen, generator, recipe.empty), fps_B, sigma_BT, loss_BT, blocks)
+        ids_BL = source.text.draw(chosen, generator, recipe.empty)
+        return Batch(x0_BCTHW, ids_BL, fps_B, sigma_BT, loss_BT, blocks, self.shown(chosen, frames))
+
+    def shown(self, indices: Sequence[int], frames: int) -> Shown | None:
+        """What the model is shown beside windows of these clips: nothing, but see `train.image_to_video`."""
+        return None
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """The mean squared error of the velocity over the frames that are to be made."""
@@ -197,14 +211,15 @@ class DiffusionForcing:
         """The mean squared error of the velocity of each frame, given ones too, (B, T) float32."""
         x0_BCTHW, sigma_BT = batch.x0_BCTHW, batch.sigma_BT
         noise_BCTHW = torch.randn(x0_BCTHW.shape, generator=generator).to(x0_BCTHW)
-        context = context_of(self.transformer, self.text, batch.ids_BL)
-        velocity_BCTHW = self.transformer(
-            add_noise(x0_BCTHW, noise_BCTHW, sigma_BT),
-            1000 * sigma_BT,
-            context,
-            fps_B=batch.fps_B,
-            blocks=batch.blocks,
+        x_BCTHW = add_noise(x0_BCTHW, noise_BCTHW, sigma_BT)
+        if batch.shown is not None:
+            x_BCTHW = torch.cat([x_BCTHW, batch.shown.channels_BCTHW], dim=1)
+        context = context_of(
+            self.transformer, self.text, batch.ids_BL, None if batch.shown is None else batch.shown.tokens_BND
         )
+        velocity_BCTHW = self.transformer(
+            x_BCTHW, 1000 * sigma_BT, context, fps_B=batch.fps_B, blocks=batch.blocks
+        )  # fmt: skip
         error_BT: Tensor = (velocity_BCTHW.float() - (noise_BCTHW - x0_BCTHW)).square().mean(dim=(1, 3, 4))
         return error_BT
 

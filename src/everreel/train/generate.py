@@ -9,7 +9,7 @@ Shape suffixes: B batch, C channels, T latent frames, H W latent height and widt
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from everreel.diffusion.noise import draw_noise
 from everreel.diffusion.rollout import Glimpse, LatentBlock, rollout
 from everreel.diffusion.schedule import Schedule, blockwise, synchronous
 from everreel.diffusion.solver import solver_for
+from everreel.film.state import Beginning
 from everreel.media import Pixels, contact_sheet, write_image
 from everreel.model.config import TransformerConfig
 from everreel.model.dit import Context, DiT
@@ -65,6 +66,8 @@ class Wanted:
     size: tuple[int, int, int]
     fps_index: int = 1
     seed: int = 0
+    beginning: Beginning = field(default_factory=Beginning)
+    """For an I2V model what it is shown of its picture."""
 
 
 @torch.no_grad()
@@ -74,7 +77,9 @@ def latents_of(
     """The film's latents, block by block; `on_row` as for `rollout`."""
     device = next(model.parameters()).device
     prompts = [wanted.prompt] if way.guidance_scale == 1.0 else [wanted.prompt, ""]
-    context = context_of(model, text, text.ids(prompts).to(device))
+    channels, tokens_1ND = wanted.beginning.channels, wanted.beginning.image_tokens
+    both_BND = None if tokens_1ND is None else tokens_1ND.to(device).expand(len(prompts), -1, -1)
+    context = context_of(model, text, text.ids(prompts).to(device), both_BND)
     cached = way.block is not None
     cache = model.new_cache(way.context) if cached else None
     denoiser = Denoiser(
@@ -83,15 +88,16 @@ def latents_of(
     frames, *plane = wanted.size
     shape = (model.config.out_dim, *plane)
     return rollout(
-        way.schedule(frames), denoiser, solver_for(way.solver, way.steps, way.shift), Conditioning(),
+        way.schedule(frames), denoiser, solver_for(way.solver, way.steps, way.shift),
+        Conditioning(channels=None if channels is None else channels.to(device)),
         lambda frame: draw_noise(wanted.seed, "start", frame, 0, shape).to(device), on_row=on_row,
     )  # fmt: skip
 
 
-def context_of(model: DiT, text: Text, ids_BL: Tensor) -> Context:
-    """What a model reads of prompts, by their numbers."""
+def context_of(model: DiT, text: Text, ids_BL: Tensor, image_BND: Tensor | None = None) -> Context:
+    """What a model reads of prompts, by their numbers, and of a picture's tokens, where it is one that does."""
     embedding_BLD, mask_BL = text.embed(ids_BL)
-    return model.encode_context(embedding_BLD, mask_BL.sum(1).tolist())
+    return model.encode_context(embedding_BLD, mask_BL.sum(1).tolist(), image_BND)
 
 
 def dit_of(config: TransformerConfig, weights: str, lora: str | None = None) -> DiT:
@@ -112,12 +118,19 @@ class SampleFilms:
     way: Way
     text: Text
     vae: str | Source | None
+    beginnings: Sequence[Beginning] = ()
+    """For an I2V model one for each prompt."""
     _loaded: CausalVAE | None = None
 
     def write(self, folder: Path, step: int, model: DiT) -> None:
         """Write `step-000123.png` into the folder, if there are prompts."""
         if self.prompts:
-            films = [self._film(model, Wanted(prompt, self.size)) for prompt in self.prompts]
+            beginnings = self.beginnings or [Beginning()] * len(self.prompts)
+            wanted = [
+                Wanted(prompt, self.size, beginning=beginning)
+                for prompt, beginning in zip(self.prompts, beginnings, strict=True)
+            ]
+            films = [self._film(model, film) for film in wanted]
             shown = min(3, self.size[0])
             sheet = contact_sheet(films, columns=4, frames_per_film=shown, captions=list(self.prompts))
             write_image(folder / f"step-{step:06d}.png", sheet)

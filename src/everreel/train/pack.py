@@ -11,7 +11,13 @@ from pathlib import Path
 
 import torch
 
-from everreel.checkpoint.load import load_text_encoder, load_tokenizer, load_vae, save_diffusers
+from everreel.checkpoint.load import (
+    load_image_encoder,
+    load_text_encoder,
+    load_tokenizer,
+    load_vae,
+    save_diffusers,
+)
 from everreel.checkpoint.lora import SETTINGS
 from everreel.checkpoint.lora_files import LORA_FILE, read_lora, write_lora
 from everreel.evaluate.facts import FILE, gather
@@ -23,7 +29,8 @@ from everreel.model.dit import DiT
 class PackRecipe:
     """A model from the folders of its runs.
 
-    `transformer` is the file of averaged weights of its last stage, `vae` and `text` are run folders. `shift` is what
+    `transformer` is the file of averaged weights of its last stage, `vae` and `text` are run folders, and so is
+    `image_encoder` of an I2V model, whose `config` says `image_dim`. `shift` is what
     other programs find in the scheduler's settings. What the runs in the folder `runs` reported goes into
     `training.json`, with the `notes`, sentences that the model card repeats.
     """
@@ -36,17 +43,23 @@ class PackRecipe:
     runs: str = "runs"
     notes: tuple[str, ...] = ()
     dtype: torch.dtype = torch.bfloat16
+    image_encoder: str | None = None
 
     def run(self, run_dir: Path, quiet: bool = False) -> None:
         """Write the model into `run_dir`.
 
         Raises:
-            ValueError: a run is not finished.
+            ValueError: a run is not finished, or its image encoder is not the one that the transformer reads.
         """
         from safetensors.torch import load_file
 
         if not Path(self.transformer).is_file():
             raise ValueError(f"transformer={self.transformer!r}: no such file; run its recipe first")
+        image_encoder = None if self.image_encoder is None else load_image_encoder(self.image_encoder)
+        wide = None if image_encoder is None else image_encoder.config.dim
+        if wide != self.config.image_dim:
+            rule = f"the transformer reads image_dim = {self.config.image_dim}"
+            raise ValueError(f"image_encoder={self.image_encoder!r}: its tokens have {wide} channels, {rule}")
         transformer = DiT(self.config)
         transformer.load_state_dict(load_file(self.transformer))
         save_diffusers(
@@ -57,6 +70,7 @@ class PackRecipe:
             tokenizer=load_tokenizer(self.text),
             shift=self.shift,
             dtype=self.dtype,
+            image_encoder=image_encoder,
         )
         facts = {**gather(Path(self.runs)), "notes": list(self.notes)}
         (run_dir / FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
