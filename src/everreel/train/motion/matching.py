@@ -1,4 +1,4 @@
-"""Whether the best and the worst of a policy's films differ in motion alone: decoded, looked at, held against thresholds.
+"""Whether the best and the worst of a policy's films differ in motion alone: decoded and held against thresholds.
 
 The one invariant: no film is decoded before its pair has passed by its scores.
 """
@@ -33,13 +33,13 @@ def keep_of(matching: Matching, prompts: Sequence[str], vae: str | Source | None
     Raises:
         ValueError: there is no VAE to look at films with.
     """
-    from everreel.caption.critic import shipped_critic
+    from everreel.caption.critic import load_critic, shipped_critic
     from everreel.train.motion.match import appearance_of, difference_of
 
     if vae is None:
         raise ValueError("vae=None: match looks at films, which takes it; name a folder with vae/, or leave match out")
     decoder, scenes = load_vae(vae, torch.device(device)), _scenes(prompts)
-    critic = shipped_critic() if scenes else None
+    critic = load_critic(shipped_critic()) if scenes else None
     rates = {index: fps for fps, index in FPS_INDEX.items()}
 
     @torch.no_grad()
@@ -55,7 +55,7 @@ def keep_of(matching: Matching, prompts: Sequence[str], vae: str | Source | None
 
 def _scenes(prompts: Sequence[str]) -> dict[str, Scene]:
     """What each sentence is of, in stores of the film world."""
-    found = {}
+    found: dict[str, Scene] = {}
     for path in prompts:
         store = LatentStore(path)
         for label, sentences in zip(store.labels, store.sentences, strict=True):

@@ -80,11 +80,11 @@ class MotionStagesRecipe:
         if processes.here() is not None:
             raise ValueError("torchrun: stages run in one process; leave it out, and set processes for the films")
         began = time.monotonic()
-        reward = load_reward(self.reward).to(self.device).eval()
+        reward, keep = load_reward(self.reward).to(self.device).eval(), self._keep()
         settle(run_dir, "recipe", self, FREE)
         newest = self.preference
         for stage in range(1, self.stages + 1):
-            reason = self._stage(run_dir, stage, newest, reward, began, quiet)
+            reason = self._stage(run_dir, stage, newest, (reward, keep), began, quiet)
             if reason != "done":
                 return Outcome(stage - 1, reason, 0)
             newest = newest.after(run_dir / f"stage-{stage}" / "policy")
@@ -96,9 +96,16 @@ class MotionStagesRecipe:
         return Outcome(self.stages, "done", 0)
 
     def _stage(
-        self, run_dir: Path, stage: int, newest: PreferenceRecipe, reward: nn.Module, began: float, quiet: bool
+        self,
+        run_dir: Path,
+        stage: int,
+        newest: PreferenceRecipe,
+        judges: tuple[nn.Module, Keep | None],
+        began: float,
+        quiet: bool,
     ) -> str:
         """Why one stage ended: "done", or what stopped it."""
+        reward, keep = judges
         folder = run_dir / f"stage-{stage}"
         if (folder / REPORT).exists():
             return "done"
@@ -111,7 +118,7 @@ class MotionStagesRecipe:
         films = making.run(folder / "samples", quiet)
         if not making.is_done(folder / "samples"):
             return "time"
-        ranking = rank(films, reward, self.min_gap, self._keep(), folder / "pairs")
+        ranking = rank(films, reward, self.min_gap, keep, folder / "pairs")
         if not quiet:
             sys.stderr.write(f"stage {stage}: {_said(ranking)}\n")
         settings = replace(newest.settings, seed=self.preference.settings.seed + stage - 1)
