@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from everreel.data.draws import generator_for
-from everreel.train.diffusion_forcing import DiffusionForcing, _random_blocks, staged
+from everreel.train.diffusion_forcing import DiffusionForcing, random_blocks, staged
 from everreel.train.trainer import Trainer
 from everreel.world.scene import sample_scene
 
@@ -120,7 +120,7 @@ def test_stills_take_the_place_of_later_latents(objective, recipe):
 
 def test_blocks_of_any_partition():
     for seed in range(50):
-        blocks = _random_blocks(11, 5, generator_for(seed))
+        blocks = random_blocks(11, 5, generator_for(seed))
         assert sum(blocks) == 11 and max(blocks) <= 5 and min(blocks) >= 1
 
 

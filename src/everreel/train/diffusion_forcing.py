@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from everreel.checkpoint.load import load_transformer, load_vae
+from everreel.checkpoint.source import Source
 from everreel.data.draws import draw_float, draw_int, generator_for
 from everreel.data.latents import LatentStore
 from everreel.data.prepare import check_vae, is_prepared
@@ -121,7 +122,7 @@ class DiffusionForcing:
         self.recipe = recipe
         self.metrics: dict[str, float] = {}
         self.source = None if recipe.model is None else source_of(recipe.model)
-        self.transformer = transformer or self._new_transformer()
+        self.transformer = transformer or new_transformer(recipe, self.source, recipe.text_gain)
         stores = {path: LatentStore(path) for path in (recipe.films, recipe.images) if path is not None}
         self.text = text_of(list(stores.values()), recipe.text or self.source)
         if self.text.dim != self.transformer.config.text_dim:
@@ -141,29 +142,6 @@ class DiffusionForcing:
             assert source is not None
             source.members(frames)
         self._samples = self.samples(Way(20, guidance_scale=5.0))
-
-    def _new_transformer(self) -> DiT:
-        """With fresh weights, with those of the model, or with those of the stage before."""
-        from safetensors.torch import load_file
-
-        recipe = self.recipe
-        if self.source is None:
-            assert recipe.config is not None
-            transformer = DiT(recipe.config)
-        else:
-            if self.source.config.image_dim is not None:
-                raise ValueError(
-                    f"model = {recipe.model!r}: begins with a picture; a model of the kind df or t2v works"
-                )
-            transformer = load_transformer(self.source)
-            for parameter in transformer.parameters():
-                parameter.data = parameter.data.clone()  # not the mapped file
-        if recipe.init is not None:
-            transformer.load_state_dict(load_file(recipe.init))
-        elif self.source is None:
-            transformer.init_weights(generator_for(recipe.settings.seed, "init"))
-            _sharpen_text(transformer, recipe.text_gain)
-        return transformer
 
     def _check_stores(self, stores: Sequence[str]) -> None:
         """Latents of another VAE are refused, where a store says whose they are."""
@@ -188,8 +166,8 @@ class DiffusionForcing:
         windows = [(start, start + frames) for start in starts]
         x0_BCTHW = source.store.batch(chosen, windows)
         causal = frames > 1 and draw_float(generator) < recipe.causal
-        blocks = _random_blocks(frames, recipe.largest_block, generator) if causal else None
-        sigma_BT, loss_BT = self._levels(starts, frames, generator, blocks)
+        blocks = random_blocks(frames, recipe.largest_block, generator) if causal else None
+        sigma_BT, loss_BT = window_levels(recipe.mixture, starts, frames, generator, blocks)
         for row, (index, start) in enumerate(zip(chosen, starts, strict=True)):
             if frames > 1 and draw_float(generator) < recipe.stills:
                 _give_stills(source.store, index, start, x0_BCTHW[row], sigma_BT[row], loss_BT[row], generator)
@@ -270,26 +248,6 @@ class DiffusionForcing:
         inside = draw_float(generator) < self.recipe.inside
         return draw_int(generator, 1, last + 1) if inside and last > 0 and frames > 1 else 0
 
-    def _levels(
-        self, starts: Sequence[int], frames: int, generator: torch.Generator, blocks: Sequence[int] | None
-    ) -> tuple[Tensor, Tensor]:
-        """Noise levels and where the loss counts, (B, T) each.
-
-        A window from inside a film goes on with what is known: its first latents are clean. Were they noise too,
-        nothing would tell a film's first latent, which is one frame and of half the contrast, from one of four.
-        """
-        mixture = self.recipe.mixture
-        sigma_BT, loss_BT, _ = mixture.sample(len(starts), frames, generator, blocks)
-        inside_B1 = torch.tensor(starts)[:, None] > 0
-        if not inside_B1.any():
-            return sigma_BT, loss_BT
-        known = replace(
-            mixture, equal=0.0, independent=0.0, non_decreasing=0.0, clean_prefix=1.0, given_anywhere=0.0
-        )  # fmt: skip
-        several = blocks if blocks is not None and len(blocks) > 1 else None  # one block alone would have no history
-        known_BT, new_BT, _ = known.sample(len(starts), frames, generator, several)
-        return torch.where(inside_B1, known_BT, sigma_BT), torch.where(inside_B1, new_BT, loss_BT)
-
     def _report(self, error_BT: Tensor, sigma_BT: Tensor, loss_BT: Tensor) -> None:
         low = 0.0
         for high in BANDS:
@@ -299,13 +257,75 @@ class DiffusionForcing:
             low = high
 
 
+class Begins(Protocol):
+    """What a recipe says of the weights that it begins with, as in `DiffusionForcingRecipe`."""
+
+    @property
+    def settings(self) -> TrainerSettings: ...
+    @property
+    def config(self) -> TransformerConfig | None: ...
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def init(self) -> str | None: ...
+
+
+def new_transformer(recipe: Begins, source: Source | None, text_gain: float = 1.0) -> DiT:
+    """With fresh weights, with those of the model, which is `source`, or with those of the stage before.
+
+    Raises:
+        ValueError: the model begins with a picture.
+    """
+    from safetensors.torch import load_file
+
+    if source is None:
+        assert recipe.config is not None
+        transformer = DiT(recipe.config)
+    else:
+        if source.config.image_dim is not None:
+            raise ValueError(f"model = {recipe.model!r}: begins with a picture; a model of the kind df or t2v works")
+        transformer = load_transformer(source)
+        for parameter in transformer.parameters():
+            parameter.data = parameter.data.clone()  # not the mapped file
+    if recipe.init is not None:
+        transformer.load_state_dict(load_file(recipe.init))
+    elif source is None:
+        transformer.init_weights(generator_for(recipe.settings.seed, "init"))
+        _sharpen_text(transformer, text_gain)
+    return transformer
+
+
+def window_levels(
+    mixture: LevelMixture,
+    starts: Sequence[int],
+    frames: int,
+    generator: torch.Generator,
+    blocks: Sequence[int] | None,
+) -> tuple[Tensor, Tensor]:
+    """Noise levels and where the loss counts, (B, T) each, of windows that begin at a latent of their film.
+
+    A window from inside a film goes on with what is known: its first latents are clean. Were they noise too,
+    nothing would tell a film's first latent, which is one frame and of half the contrast, from one of four.
+    """
+    sigma_BT, loss_BT, _ = mixture.sample(len(starts), frames, generator, blocks)
+    inside_B1 = torch.tensor(starts)[:, None] > 0
+    if not inside_B1.any():
+        return sigma_BT, loss_BT
+    known = replace(
+        mixture, equal=0.0, independent=0.0, non_decreasing=0.0, clean_prefix=1.0, given_anywhere=0.0
+    )  # fmt: skip
+    several = blocks if blocks is not None and len(blocks) > 1 else None  # one block alone would have no history
+    known_BT, new_BT, _ = known.sample(len(starts), frames, generator, several)
+    return torch.where(inside_B1, known_BT, sigma_BT), torch.where(inside_B1, new_BT, loss_BT)
+
+
 def mean_where(error_BT: Tensor, counts_BT: Tensor) -> Tensor:
     """The mean of the frames that count, 0 where none does."""
     weight_BT = counts_BT.to(error_BT)
     return (error_BT * weight_BT).sum() / weight_BT.sum().clamp(min=1)
 
 
-def _random_blocks(frames: int, largest: int, generator: torch.Generator) -> tuple[int, ...]:
+def random_blocks(frames: int, largest: int, generator: torch.Generator) -> tuple[int, ...]:
     """Blocks of one random size, the first one of its own: 1, 4, 4, ... and 3, 5, 5, ... are met too."""
     size = draw_int(generator, 1, min(largest, frames) + 1)
     sizes = [draw_int(generator, 1, size + 1)]

@@ -147,7 +147,7 @@ def _run_one(recipe: Any, run_dir: Path, quiet: bool) -> bool:  # noqa: ANN401
     else:
         raise ValueError(f"recipe={type(recipe).__name__}: has no run(run_dir), and no settings with objective()")
     if isinstance(ended, Outcome):
-        return ended.reason == "done"
+        return ended.finished
     return not isinstance(recipe, InParts) or recipe.is_done(run_dir)
 
 

@@ -33,6 +33,9 @@ from everreel.train.settings import TrainerSettings, TrainingFailed
 __all__ = ["CHECKPOINT", "Objective", "Outcome", "Trainer", "TrainerSettings", "TrainingFailed"]
 
 
+ENDS = ("done", "enough")
+
+
 class Objective(Protocol):
     """A thing that is trained. Roles name its modules; each role has a loss, an optimizer and an average of
     its own.
@@ -45,6 +48,10 @@ class Objective(Protocol):
 
     `describe(batch)`, which need not be there, says in a few words what a batch was made of, for the line
     about a batch that could not be learned from.
+
+    Nor need these be there, of an objective that can end a run before its steps are used up: `told(values)` is given
+    what each step has given, `enough` says whether that will do, and what `memory()` gives is kept in the checkpoint
+    and handed to `remember(memory)` after a resume.
     """
 
     metrics: dict[str, float]
@@ -60,11 +67,16 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `reason` is "done", "time" or the name of the signal that stopped it."""
+    """How a run ended: `reason` is "done", "enough", "time" or the name of the signal that stopped it."""
 
     step: int
     reason: str
     skipped: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do in it."""
+        return self.reason in ENDS
 
 
 class Trainer:
@@ -121,15 +133,17 @@ class Trainer:
             torch.set_num_threads(self.settings.threads)
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
-        began, reason, settings = time.monotonic(), "done", self.settings
+        began, settings = time.monotonic(), self.settings
         if self.first:
             self._journal = Journal(self.run_dir, self.step, settings.steps, self.quiet)
         made = batches.made_ahead(self._make, settings.prefetch, settings.steps)
         with self._journal, self._signals(), made as next_batches:
-            window = _Window(self.step)
-            while self.step < settings.steps:
+            window, reason = _Window(self.step), "enough" if self._has_enough else "done"
+            while reason == "done" and self.step < settings.steps:
                 values = self._train_step(next_batches(self.step))
                 self.step += 1
+                if hasattr(self.objective, "told"):
+                    self.objective.told(values)
                 window.add(values)
                 self._report(window)
                 reason = self._reason_to_stop(began)
@@ -141,7 +155,7 @@ class Trainer:
                     self._sample()
             if self._saved != self.step:
                 self.save()
-            if reason == "done":
+            if reason in ENDS:
                 self._sample()
         return Outcome(self.step, reason, self.skipped)
 
@@ -159,6 +173,7 @@ class Trainer:
             "modules": {role: module.state_dict() for role, module in self.modules.items()},
             "averages": {role: average.values for role, average in self.averages.items()},
             "optimizers": {role: optimizer.state() for role, optimizer in self.optimizers.items()},
+            "objective": self.objective.memory() if hasattr(self.objective, "memory") else None,
         }
         if self.sharded is not None:
             state = self.sharded.gathered(state)
@@ -303,8 +318,13 @@ class Trainer:
             self._journal.log(self.step, self.objective.metrics, event="sample")
         self.objective.metrics = {}
 
+    @property
+    def _has_enough(self) -> bool:
+        """Whether the objective says that this will do; all processes have told theirs the same."""
+        return bool(getattr(self.objective, "enough", False))
+
     def _reason_to_stop(self, began: float) -> str:
-        limit, reason = self.settings.max_seconds, self._stop or "done"
+        limit, reason = self.settings.max_seconds, self._stop or ("enough" if self._has_enough else "done")
         if reason == "done" and limit is not None and self.step < self.settings.steps:
             reason = "time" if time.monotonic() - began >= limit else "done"
         if self.together is None:
@@ -328,6 +348,8 @@ class Trainer:
             self.optimizers[role].restore(state["optimizers"][role])
         self.step, self.skipped = state["step"], state["skipped"]
         self._skips_in_a_row, self._saved = state["skips_in_a_row"], state["step"]
+        if hasattr(self.objective, "remember") and state.get("objective") is not None:
+            self.objective.remember(state["objective"])
 
     def _kept(self) -> str:
         path = self.run_dir / CHECKPOINT
