@@ -31,6 +31,8 @@ from everreel.train.generate import Start, Wanted, Way, latents_of
 from everreel.world.scene import ROUND, Scene
 
 KINDS = ("renoised", "from_first_frame", "from_text", "frame_rate", "step_caching", "reversed")
+FILMED = ("frame_rate", "reversed")
+"""Kinds that are made of the clip's own frames; the others are made by the model."""
 
 
 @dataclass(frozen=True)

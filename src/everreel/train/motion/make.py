@@ -28,8 +28,8 @@ from everreel.media import Pixels, contact_sheet, write_image
 from everreel.model.vae import CausalVAE
 from everreel.shapes import video_frames
 from everreel.train.generate import Way
-from everreel.train.motion.distort import KINDS, Distorter, Distortions, RealClip, shows
-from everreel.train.motion.match import Appearance, Matching, Tally, appearance_of, difference_of
+from everreel.train.motion.distort import FILMED, KINDS, Distorter, Distortions, RealClip, shows
+from everreel.train.motion.match import Matching, Tally, appearance_of, difference_of
 from everreel.train.motion.pairs import PairLabel, PairStore
 from everreel.train.motion.shards import Made, missing_shards, shares, write_shards
 from everreel.world.caption import sentence
@@ -233,15 +233,18 @@ class _Making:
         clip = self._clip(index, generator)
         worse_CTHW, facts = self.tool.distort(kind, clip, generator, seed_for(recipe.seed, "film", number))
         films = [self.tool.decode(latents_CTHW) for latents_CTHW in (clip.latents_CTHW, worse_CTHW)]
-        better, worse = (self._appearance(film, index) for film in films)
+        # Frames of the clip itself show what it shows; that the critic reads them otherwise is because of their motion.
+        scene = None if kind in FILMED else self.clips.scene(index)
+        better, worse = (appearance_of(film, self.clips.fps(index), scene, self.critic) for film in films)
         failed = recipe.matching.mismatch(better, worse, difference_of(*films))
         if failed is not None:
             made.tally.drop(kind, *failed)
             return
         made.tally.keep(kind)
         made.pairs.append(torch.stack([clip.latents_CTHW, worse_CTHW]))
-        facts |= {"clip": index, "alignment": [round(better.alignment, 4), round(worse.alignment, 4)]}
-        facts |= {"sharpness": [round(better.sharpness, 4), round(worse.sharpness, 4)]}
+        facts |= {"clip": index, "sharpness": [round(look.sharpness, 4) for look in (better, worse)]}
+        if scene is not None:
+            facts["alignment"] = [round(look.alignment, 4) for look in (better, worse)]
         side = split_of(recipe.seed, recipe.held_out, "clip", index)
         made.labels.append(PairLabel(clip.prompt, kind, clip.fps_index, split=side, facts=facts))
 
@@ -256,9 +259,6 @@ class _Making:
             # The VAE is causal: the first latents of a clip are those of its first frames.
             latents_CTHW = self.store.batch([index], [(0, self.recipe.frames)])[0]
         return RealClip(frames, latents_CTHW, prompt, FPS_INDEX[self.clips.fps(index)])
-
-    def _appearance(self, film: Pixels, index: int) -> Appearance:
-        return appearance_of(film, self.clips.fps(index), self.clips.scene(index), self.critic)
 
     def _size(self, shard: int) -> Size:
         """As often as there are clips of it."""
@@ -282,7 +282,7 @@ class _Making:
 
 
 def _place(members: Sequence[int], number: int, seed: int, kind: str) -> int:
-    """Of all clips each once, in an order of the kind's own, before any comes again."""
+    """In an order of the kind's own: among as many pairs as there are clips, no kind takes a clip twice."""
     order = torch.randperm(len(members), generator=generator_for(seed, "order", kind, *members[:1], len(members)))
     return members[int(order[number % len(members)])]
 

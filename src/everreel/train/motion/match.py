@@ -71,12 +71,12 @@ class Matching:
     `least_difference` is the mean difference of a pixel below which two films are one.
     """
 
-    alignment: float = 0.15
-    least_alignment: float = 0.5
+    alignment: float = 0.25
+    least_alignment: float = 0.4
     same: tuple[str, ...] = ("subject",)
     sharpness: float = 0.1
     brightness: float = 0.1
-    saturation: float = 0.1
+    saturation: float = 0.12
     contrast: float = 0.06
     least_difference: float = 0.01
 
