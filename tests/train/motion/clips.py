@@ -40,5 +40,3 @@ def write_clips(folder, scenes, vae_folder, frames=17):
     settings = EncodeSettings(stills=1, sentences=2, batch=frames, dtype=torch.float32)
     encode_store(folder / "latents", ClipStore(folder / "clips"), load_vae(vae_folder), settings)
     return SimpleNamespace(clips=str(folder / "clips"), latents=str(folder / "latents"))
-
-

@@ -115,6 +115,6 @@ def test_settings_that_distort_nothing_are_refused(settings, said):
 def test_a_way_too_short_for_a_kind_is_refused():
     with pytest.raises(ValueError, match=r"strength=0.1: must be from the last level of 4 steps, 0.500"):
         Distortions(strengths=(0.1,)).check_way(["renoised"], Way(4))
-    with pytest.raises(ValueError, match="steps=4: takes 3 steps from 0.9.*steps=8 works"):
+    with pytest.raises(ValueError, match=r"steps=4: takes 3 steps from 0.9.*steps=8 works"):
         Distortions().check_way(["step_caching"], Way(4))
     Distortions(strengths=(0.1,)).check_way(["from_text"], Way(4))

@@ -56,6 +56,8 @@ def test_a_clip_is_on_one_side_for_all_kinds(made):
     sides = {(label.facts["clip"], label.split) for label in made[1].labels}
     assert len(sides) == len({clip for clip, _ in sides}) >= 3 and {side for _, side in sides} == {"train", "held_out"}
     assert max(Counter(label.facts["clip"] for label in made[1].labels).values()) > 2
+    twice = Counter((label.kind, label.facts["clip"]) for label in made[1].labels)
+    assert max(twice.values()) == 1  # two of each kind, of three clips or more
 
 
 def test_a_sheet_shows_the_better_over_the_worse(made):
@@ -97,7 +99,10 @@ def test_without_latents_the_vae_encodes_and_the_world_says_the_words(pairs, tmp
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"frames": 4}, r"frames=4: with kinds .* needs 25 frames, and the longest has 17; the nearest that works is 3"),
+        (
+            {"frames": 4},
+            r"frames=4: with kinds .* needs 25 frames, and the longest has 17; the nearest that works is 3",
+        ),
         ({"frames": 1}, "frames=1.*no motion"),
         ({"kinds": (("blurred", 1.0),)}, "kinds=.*renoised, from_first_frame"),
         ({"kinds": (("reversed", 1.0), ("reversed", 1.0))}, "each once"),
@@ -113,7 +118,7 @@ def test_bad_values_are_refused_before_anything_is_loaded(pairs, tmp_path, monke
 
 
 def test_latents_of_other_clips_and_kinds_that_no_clip_shows_are_refused(pairs, recipe, tmp_path):
-    with pytest.raises(ValueError, match="has 3 clips, and clips=.* has 4"):
+    with pytest.raises(ValueError, match=r"has 3 clips, and clips=.* has 4"):
         replace(pairs, latents=recipe.films).run(tmp_path / "a")
     other = write_clips(tmp_path, [BALL, replace(BALL, seed=3)], recipe.vae)
     with pytest.raises(ValueError, match="kinds='reversed': none of the clips shows it"):

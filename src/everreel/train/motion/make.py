@@ -7,8 +7,10 @@ clip and which kind it is of does not change when more are asked for.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -219,13 +221,26 @@ class _Making:
 
     def make(self, shard: int) -> Made:
         """A shard: pairs of one size, each of the kind and the clip that its number says."""
-        made, recipe = Made([], [], Tally()), self.recipe
-        size = self._size(shard)
-        for row in range(recipe.slots()[shard]):
-            number = shard * recipe.shard_pairs + row
-            kind = self._kind(number, size)
-            self._try(number, kind, _place(self.members[size][kind], number, recipe.seed, kind), made)
+        made, first = Made([], [], Tally()), shard * self.recipe.shard_pairs
+        for number in range(first, first + self.recipe.slots()[shard]):
+            self._try(number, *self._plan[number], made)
         return made
+
+    @cached_property
+    def _plan(self) -> list[tuple[str, int]]:
+        """Of each pair the kind and the clip; a kind takes each clip of a size once before it takes any again."""
+        recipe, taken = self.recipe, Counter[tuple[Size, str]]()
+        plan, orders = [], {}
+        for number in range(recipe.count):
+            size = self._size(number // recipe.shard_pairs)
+            kind = self._kind(number, size)
+            members, turn = self.members[size][kind], taken[size, kind]
+            if (size, kind) not in orders:
+                generator = generator_for(recipe.seed, "order", kind, *size)
+                orders[size, kind] = torch.randperm(len(members), generator=generator).tolist()
+            plan.append((kind, members[orders[size, kind][turn % len(members)]]))
+            taken[size, kind] += 1
+        return plan
 
     def _try(self, number: int, kind: str, index: int, made: Made) -> None:
         recipe = self.recipe
@@ -279,12 +294,6 @@ class _Making:
             if point < 0:
                 return kind
         return shares[-1][0]
-
-
-def _place(members: Sequence[int], number: int, seed: int, kind: str) -> int:
-    """In an order of the kind's own: among as many pairs as there are clips, no kind takes a clip twice."""
-    order = torch.randperm(len(members), generator=generator_for(seed, "order", kind, *members[:1], len(members)))
-    return members[int(order[number % len(members)])]
 
 
 def _check_same(recipe: AutomaticPairsRecipe, clips: ClipStore) -> None:
