@@ -72,6 +72,14 @@ def test_ratings_become_pairs_the_better_first(rating, films, tmp_path, capsys):
     assert "lasts 0.21 s, a pair needs 0.38 s" in said and rating.is_done(tmp_path / "pairs")
 
 
+def test_pairs_are_of_what_was_said_when_they_were_made(rating, films, tmp_path):
+    lines = [line((films["a"], films["b"]), 1)]
+    written(rating, lines).run(tmp_path / "pairs", quiet=True)
+    written(rating, [*lines, line((films["a"], films["c"]), 1)])
+    with pytest.raises(ValueError, match="holds pairs made with stamp="):
+        rating.run(tmp_path / "pairs", quiet=True)
+
+
 def test_frames_are_those_that_are_shown_at_the_models_rate(rating, films):
     making = rated._Rating(written(rating, [line((films["c"], films["d"]), 1)]))
     for name, step in (("c", 4.0), ("d", 4.0)):

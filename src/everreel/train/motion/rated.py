@@ -7,10 +7,11 @@ or comes from who sees no difference is left out and named; a prompt's pairs are
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -130,6 +131,12 @@ class RatedPairsRecipe:
         path = Path(self.preferences)
         stamp = path.stat().st_mtime_ns if path.is_file() else 0
         return _heard(path, stamp, self.axis, self.most_ties, self.least_answers)
+
+    @property
+    def stamp(self) -> str:
+        """Of the verdicts: a folder holds pairs of the same ones alone, even if more is said later."""
+        said = json.dumps([asdict(verdict) for verdict in self.heard[0]])
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     def maker(self) -> Callable[[int], Made]:
         """What makes a shard."""
@@ -331,6 +338,8 @@ class _Labelling:
                 made.tally.drop(LABELLER, *failed)
         agreed, contradictions = verdicts(said)
         made.tally.said.extend(contradictions)
+        for _ in range(len(said) - len(agreed)):
+            made.tally.drop(LABELLER, "contradiction", 1.0)
         for verdict in agreed:
             better, worse = (films[name] for name in (verdict.first, verdict.second)[:: verdict.value or 1])
             made.tally.keep(LABELLER, verdict.value == 0)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -55,6 +55,14 @@ class InShards(Protocol):
 
     def check(self, tally: Tally, ended: bool) -> None:
         """Refuse what became of the pairs so far, or of all of them."""
+
+
+@runtime_checkable
+class Stamped(Protocol):
+    """A recipe of what a file says, which may change under its name."""
+
+    @property
+    def stamp(self) -> str: ...
 
 
 def write_shards(recipe: InShards, folder: Path, quiet: bool, name: str = "pairs") -> tuple[PairStore | None, Tally]:
@@ -173,7 +181,8 @@ def _settle(folder: Path, recipe: InShards) -> None:
 def _values(recipe: InShards) -> dict[str, Any]:
     assert is_dataclass(recipe)
     values = {one.name: getattr(recipe, one.name) for one in fields(recipe) if one.name not in FREE}
-    return {"recipe": type(recipe).__name__} | {name: _plain(value) for name, value in values.items()}
+    stamp = {"stamp": recipe.stamp} if isinstance(recipe, Stamped) else {}
+    return {"recipe": type(recipe).__name__} | stamp | {name: _plain(value) for name, value in values.items()}
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 -- whatever a recipe holds
