@@ -12,7 +12,7 @@ from everreel.data.clips import ClipStore
 from everreel.data.latents import LatentStore
 from everreel.train.generate import Way
 from everreel.train.motion import make
-from everreel.train.motion.distort import KINDS
+from everreel.train.motion.distort import KINDS, Distortions
 from everreel.train.motion.make import SHEET, AutomaticPairsRecipe
 from everreel.train.motion.match import Matching
 from everreel.train.run import run_recipe
@@ -29,7 +29,8 @@ def stores(recipe, tmp_path_factory):
 def pairs(recipe, stores, tiny_folder):
     return AutomaticPairsRecipe(
         clips=stores.clips, count=12, model=str(tiny_folder), latents=stores.latents, vae=recipe.vae, frames=3,
-        held_out=0.5, way=Way(8), matching=ANYTHING, shard_pairs=6, sheet_pairs=1, dtype=torch.float32,
+        held_out=0.5, way=Way(8), matching=ANYTHING, distortions=Distortions(cache_strength=0.9),
+        shard_pairs=6, sheet_pairs=1, dtype=torch.float32,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ Shape suffixes: C channels, T latent frames or frames, H W height and width.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -46,8 +47,8 @@ class Distortions:
 
     strengths: tuple[float, ...] = (0.6, 0.75, 0.9)
     rates: tuple[float, ...] = (0.5, 2.0)
-    cache_limit: float = 5.0
-    cache_strength: float = 0.9
+    cache_limit: float = 1.5
+    cache_strength: float = 0.75
 
     def __post_init__(self) -> None:
         for name in ("strengths", "rates"):
@@ -60,7 +61,7 @@ class Distortions:
             if not rate > 0 or rate == 1:
                 raise ValueError(f"rates={rate:g}: above 0 and not 1, which is real; the nearest that works is 2")
         if not self.cache_limit > 0:
-            raise ValueError(f"cache_limit={self.cache_limit:g}: must be above 0; 5 leaves out all that may be")
+            raise ValueError(f"cache_limit={self.cache_limit:g}: must be above 0; the nearest that works is 0.1")
 
     def frames_needed(self, kind: str, frames: int) -> int:
         """How many frames of a clip a kind takes for a film of so many."""
@@ -76,10 +77,13 @@ class Distortions:
         for strength in self.strengths if "renoised" in kinds else ():
             Start(nothing, strength).steps_left(way)
         if "step_caching" in kinds:
+            held = FIRST_STEPS + LAST_STEPS
             left = Start(nothing, self.cache_strength).steps_left(way)
-            if left <= FIRST_STEPS + LAST_STEPS:
-                rule = f"{left} steps from {self.cache_strength:g}, and the first {FIRST_STEPS} and last {LAST_STEPS}"
-                raise ValueError(f"steps={way.steps}: takes {rule} are never left out; steps={2 * way.steps} works")
+            if left <= held:
+                more = (replace(way, steps=steps) for steps in itertools.count(way.steps + 1))
+                fits = next(one for one in more if Start(nothing, self.cache_strength).steps_left(one) > held)
+                rule = f"takes {left} steps from {self.cache_strength:g}, and {held} of them are never left out"
+                raise ValueError(f"steps={way.steps}: {rule}; the nearest that works is {fits.steps}")
 
 
 @dataclass(frozen=True)
