@@ -8,8 +8,8 @@ Shape suffixes: B batch, C channels, T latent frames, H W latent height and widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -23,11 +23,11 @@ from everreel.checkpoint.source import Source
 from everreel.data.clips import to_bytes
 from everreel.data.text import Text
 from everreel.diffusion.conditioning import Conditioning
-from everreel.diffusion.denoiser import Branch, Denoiser
+from everreel.diffusion.denoiser import Branch, Denoiser, StepCache
 from everreel.diffusion.noise import draw_noise
 from everreel.diffusion.rollout import Glimpse, LatentBlock, rollout
 from everreel.diffusion.schedule import Schedule, blockwise, synchronous
-from everreel.diffusion.solver import solver_for
+from everreel.diffusion.solver import SOLVERS, solver_for
 from everreel.film.state import Beginning
 from everreel.media import Pixels, contact_sheet, write_image
 from everreel.model.config import TransformerConfig
@@ -46,12 +46,14 @@ class Way:
     block: int | None = None
     context: int = 20
     """Latent frames that a block looks back at."""
+    step_cache: float | None = None
+    """The limit of a `StepCache`; None computes every pass."""
 
-    def schedule(self, frames: int) -> Schedule:
-        """The rows of a film of so many latent frames."""
+    def schedule(self, frames: int, given: Iterable[int] = ()) -> Schedule:
+        """The rows of a film of so many latent frames, of which some are given."""
         if self.block is None:
-            return synchronous(frames, self.steps)
-        return blockwise(frames, self.steps, self.block, context=self.context)
+            return synchronous(frames, self.steps, given)
+        return blockwise(frames, self.steps, self.block, given, context=self.context)
 
     def blocks(self, frames: int) -> tuple[int, ...]:
         """The latent frames of each block of such a film."""
@@ -70,9 +72,41 @@ class Wanted:
     """For an I2V model what it is shown of its picture."""
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a film begins with besides noise: its first latent frames as they are, or all of another film with noise.
+
+    `film_CTHW` gets noise up to `strength`, the noise level, and only the steps from there on are taken; at strength 1
+    nothing of it is left but its size. Its first `known` frames are kept without noise.
+    """
+
+    film_CTHW: Tensor
+    strength: float = 1.0
+    known: int = 0
+
+    def steps_left(self, way: Way) -> int:
+        """How many steps of a way are taken.
+
+        Raises:
+            ValueError: the strength lies outside of 0 to 1, or below the way's last level.
+        """
+        sigmas: list[float] = solver_for(way.solver, way.steps, way.shift).sigmas[:-1].tolist()
+        left = sum(sigma <= self.strength for sigma in sigmas)
+        if not left or self.strength > 1:
+            nearest = min(max(self.strength, sigmas[-1]), 1.0)
+            rule = f"must be from the last level of {way.steps} steps, {sigmas[-1]:.3f}, to 1"
+            raise ValueError(f"strength={self.strength:g}: {rule}; the nearest that works is {nearest:.3f}")
+        return left
+
+
 @torch.no_grad()
 def latents_of(
-    model: DiT, text: Text, wanted: Wanted, way: Way, on_row: Callable[[Glimpse], None] | None = None
+    model: DiT,
+    text: Text,
+    wanted: Wanted,
+    way: Way,
+    on_row: Callable[[Glimpse], None] | None = None,
+    start: Start | None = None,
 ) -> Iterator[LatentBlock]:
     """The film's latents, block by block; `on_row` as for `rollout`."""
     device = next(model.parameters()).device
@@ -83,14 +117,32 @@ def latents_of(
     cached = way.block is not None
     cache = model.new_cache(way.context) if cached else None
     denoiser = Denoiser(
-        model, [Branch(context, cache)], way.guidance_scale, fps_index=wanted.fps_index, causal=cached
+        model, [Branch(context, cache)], way.guidance_scale, fps_index=wanted.fps_index, causal=cached,
+        step_cache=None if way.step_cache is None else StepCache(way.step_cache),
     )  # fmt: skip
     frames, *plane = wanted.size
     shape = (model.config.out_dim, *plane)
+    solver = solver_for(way.solver, way.steps, way.shift)
+    known: dict[int, Tensor] = {}
+    if start is not None:
+        film_CTHW = start.film_CTHW.to(device).float()
+        assert film_CTHW.shape == (shape[0], *wanted.size), (film_CTHW.shape, wanted.size)
+        known = {frame: film_CTHW[:, frame] for frame in range(start.known)}
+        left = start.steps_left(way)
+        solver = SOLVERS[way.solver](solver.sigmas[-left - 1 :], solver.timesteps[-left - 1 :])
+        way = replace(way, steps=left)
+
+    def noise(frame: int) -> Tensor:
+        noise_CHW = draw_noise(wanted.seed, "start", frame, 0, shape).to(device)
+        # The levels begin a hair below 1: without a strength that asks for it, nothing of a film is left.
+        if start is None or start.strength == 1.0:
+            return noise_CHW
+        sigma = float(solver.sigmas[0])
+        return (1 - sigma) * film_CTHW[:, frame] + sigma * noise_CHW
+
     return rollout(
-        way.schedule(frames), denoiser, solver_for(way.solver, way.steps, way.shift),
-        Conditioning(channels=None if channels is None else channels.to(device)),
-        lambda frame: draw_noise(wanted.seed, "start", frame, 0, shape).to(device), on_row=on_row,
+        way.schedule(frames, known), denoiser, solver,
+        Conditioning(known=known, channels=None if channels is None else channels.to(device)), noise, on_row=on_row,
     )  # fmt: skip
 
 
