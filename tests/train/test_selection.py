@@ -116,7 +116,7 @@ def test_a_clip_store_of_another_size_is_refused(labelled, tmp_path):
     fewer.mkdir()
     with shard_writer(fewer, 0, (2, 17, 32, 32), ClipStore(f"{labelled.vae}/films").labels[:2]) as clips:
         clips[:] = 0
-    with pytest.raises(ValueError, match="has 2 clips and the latents 3"):
+    with pytest.raises(ValueError, match="its 2 clips are not those of the 3 latents"):
         LabelRecipe(store=str(store), clips=str(fewer)).run(None, quiet=True)
 
 

@@ -90,9 +90,9 @@ class LabelRecipe:
         store = LatentStore(self.store)
         if self.clips is not None:
             clips = ClipStore(self.clips)
-            if len(clips) != len(store):
-                rule = f"has {len(clips)} clips and the latents {len(store)}; name the one that they were encoded from"
-                raise ValueError(f"clips={self.clips!r}: {rule}")
+            if clips.labels[: len(store)] != store.labels:
+                rule = f"its {len(clips)} clips are not those of the {len(store)} latents"
+                raise ValueError(f"clips={self.clips!r}: {rule}; name the store that they were encoded from")
             for index in range(first, len(store)):
                 frames = clips.clip(index)[: 4 * self.latents - 3]
                 yield np.asarray(frames), float(store.fps(index))
