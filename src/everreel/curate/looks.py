@@ -86,7 +86,7 @@ class LooksMeter:
 def mosaic(gray_HW: Pixels) -> float:
     """The share of windows of 48 pixels in which all steps lie on a square grid, both ways.
 
-    Three lines of it must be there in each direction; a door has two edges, and a wall of square tiles is taken for one.
+    Three lines of it must be there in each direction: a door has two edges. A wall of square tiles is taken for one.
     """
     height, width = gray_HW.shape
     if min(height, width) < _WINDOW:
@@ -95,15 +95,14 @@ def mosaic(gray_HW: Pixels) -> float:
     across = np.where((step := np.abs(np.diff(gray, axis=1))) > EDGE / 2, step, 0)
     down = np.where((step := np.abs(np.diff(gray, axis=0))) > EDGE / 2, step, 0)
     side = _WINDOW - 1
+    across, down = across[: height - 1], down[:, : width - 1]  # so that both have the same windows
     columns = np.lib.stride_tricks.sliding_window_view(across, (side, side))[::_STRIDE, ::_STRIDE].sum(2)
     rows = np.lib.stride_tricks.sliding_window_view(down, (side, side))[::_STRIDE, ::_STRIDE].sum(3)
-    rows = rows[: columns.shape[0], : columns.shape[1]].reshape(-1, side)
-    columns = columns[: rows.shape[0]].reshape(-1, side)
-    count = min(len(rows), len(columns))
-    busy = (columns[:count].sum(1) > EDGE * side) & (rows[:count].sum(1) > EDGE * side)
-    found = np.zeros(count, np.bool_)
+    columns, rows = columns.reshape(-1, side), rows.reshape(-1, side)
+    busy = (columns.sum(1) > EDGE * side) & (rows.sum(1) > EDGE * side)
+    found = np.zeros(len(busy), np.bool_)
     for pitch in _PITCHES:
-        found[busy] |= _on_grid(columns[:count][busy], pitch) & _on_grid(rows[:count][busy], pitch)
+        found[busy] |= _on_grid(columns[busy], pitch) & _on_grid(rows[busy], pitch)
     return float(found.mean())
 
 

@@ -50,6 +50,8 @@ class Clip:
     hashes: tuple[str, ...] = ()
     """Perceptual hashes of frames in their order, as hexadecimal digits."""
     captions: tuple[str, ...] = ()
+    source_type: str = ""
+    """What the film is, where a table tells: film, tv, stock, ugc, ..."""
     concept: str = ""
     """The type of its main subject, where a captioner was asked."""
     verdict: Verdict = ""

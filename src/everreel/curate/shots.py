@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
 from typing import Any, Protocol
 
 import av
@@ -133,10 +134,10 @@ def clips_of(scan: Scan, fps: float, longest: float) -> list[tuple[int, int]]:
     count = len(scan.luma)
     bounds = sorted({0, count, *scan.cuts, *_blank_bounds(scan.blank)})
     found = []
-    for first, stop in zip(bounds, bounds[1:], strict=False):
+    for first, stop in pairwise(bounds):
         parts = max(1, math.ceil((stop - first) / max(1.0, longest * fps)))
         ends = [first + round((stop - first) * part / parts) for part in range(parts + 1)]
-        found += [(start, end - start) for start, end in zip(ends, ends[1:], strict=False)]
+        found += [(start, end - start) for start, end in pairwise(ends)]
     return found
 
 
