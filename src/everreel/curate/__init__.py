@@ -1,1 +1,1 @@
-"""Films of any kind made into clips to train on: what is cut, dropped and cropped, and why."""
+"""Data curation: clips out of films, measured, filtered by stage, cropped, deduplicated, and shown to people."""
