@@ -76,12 +76,12 @@ def even(rectangle: Rectangle) -> Rectangle | None:
     return Rectangle(top, left, height, width) if height > 0 and width > 0 else None
 
 
-def share_of(rectangle: Rectangle, height: int, width: int) -> float:
+def share_of(rectangle: Rectangle, height: float, width: float) -> float:
     """How much of a frame it keeps."""
     return rectangle.area / (height * width)
 
 
-def aspect_change_of(rectangle: Rectangle, height: int, width: int) -> float:
+def aspect_change_of(rectangle: Rectangle, height: float, width: float) -> float:
     """How much wider or taller than the frame it is, as a share: 0 is the same aspect, 1 is twice it or half."""
     ratio = (rectangle.width * height) / (rectangle.height * width)
     return max(ratio, 1 / ratio) - 1
