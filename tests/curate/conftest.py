@@ -1,0 +1,15 @@
+"""One text detector for all tests: it takes seconds to load."""
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ocr():
+    pytest.importorskip("rapidocr", reason="rapidocr is not installed")
+    pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
+    from everreel.curate.obstructions import Ocr
+
+    found = Ocr()
+    found(np.zeros((64, 64, 3), np.uint8))
+    return found
