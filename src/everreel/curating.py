@@ -27,9 +27,7 @@ def data(
     set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE or NAME=off; any number.")] = None,
     thresholds: Annotated[Path | None, typer.Option(help="A TOML file of thresholds; --set counts more.")] = None,
     show_thresholds: Annotated[bool, typer.Option("--show-thresholds", help="Print them as TOML and end.")] = False,
-    cuts: Annotated[
-        str, typer.Option(help="What finds cuts: adaptive, or transnet where it is installed.")
-    ] = "adaptive",
+    cuts: Annotated[str, typer.Option(help="What finds cuts: adaptive, or transnet if installed.")] = "adaptive",
     longest: Annotated[float, typer.Option(help="Seconds of a clip; a longer shot gives several.")] = 20.0,
     captioner: Annotated[
         str, typer.Option(help="Tells subjects, and captions where there are none: tiny, or as in caption.")

@@ -2,9 +2,10 @@
 
 No network: noise is Immerkær's estimate (1996), colourfulness Hasler and Süsstrunk's (2003), sharpness Crete et al.'s
 (2007, in `evaluate/meters.py`). A mosaic is found by what it is: steps that lie on one grid, both ways, with nothing
-between them. Split screens and pictures in pictures are long straight edges that are there in every look. No
-aesthetic predictor ships in a package, so `aesthetic` is a formula: see `aesthetic_of`. The one invariant: looks go by
-one at a time, at their own size, and none but the last is held.
+between them. A split screen, side by side, and a picture in the picture are long straight edges that stay while others
+go. Where most stay the camera stands, and none is found; an edge from side to side is as often the horizon, and none
+either. No aesthetic predictor ships in a package, so `aesthetic` is a formula: see `aesthetic_of`. The one invariant:
+looks go by one at a time, at their own size, and none but the last is held.
 
 Shape suffixes: H rows, W columns, C = 3 channels, RGB; N windows.
 """
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from everreel.evaluate.meters import Floats, Mean, opencv, reduced, sharpness
+from everreel.evaluate.meters import Mean, opencv, reduced, sharpness
 from everreel.media import Pixels
 
 EDGE = 10.0
@@ -27,12 +28,14 @@ SHADOW, GLARE = 4, 251
 """Grey levels of 255: what is not above or below has lost its drawing."""
 _EDGE_AREA = 360 * 640
 _WINDOW, _STRIDE, _PITCHES = 48, 24, range(5, 17)  # of mosaics, in pixels
+_STAYS, _STILL = 0.6, 0.4  # of the looks, in which an edge has to be that stays; of the edges, if the camera stands
 _ON_GRID, _LINES, _LINE = 0.8, 3, 0.3
 _MARGIN = 0.1  # of the frame, in which no split lies
 _LEAST_INSET, _MOST_INSET, _CANDIDATES = 0.03, 0.6, 10
 _IMMERKAER = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 _FULL_CONTRAST, _FULL_COLOR, _FULL_SHARPNESS = 0.22, 60.0, 0.5
 Bools = npt.NDArray[np.bool_]
+Counts = npt.NDArray[np.int32]
 
 
 class LooksMeter:
@@ -41,8 +44,9 @@ class LooksMeter:
     def __init__(self) -> None:
         self._means = {name: Mean() for name in ("sharpness", "mosaic", "blocks", "noise", "clipped", "colors")}
         self._means |= {"contrast": Mean()}
-        self._down: Floats | None = None
-        self._across: Floats | None = None
+        self._upright: Counts | None = None
+        self._flat: Counts | None = None
+        self._looks = 0
 
     def add(self, frame_HWC: Pixels) -> None:
         """The next look, uint8 (H, W, 3)."""
@@ -67,20 +71,21 @@ class LooksMeter:
         found = {name: mean.value for name, mean in self._means.items()}
         found["aesthetic"] = aesthetic_of(found["contrast"], found["colors"], found["sharpness"], found["clipped"])
         found |= {"split": math.nan, "inset": math.nan}
-        if self._down is not None and self._across is not None:
-            upright, flat = self._down > EDGE, self._across > EDGE
-            found["split"] = max(split(upright), split(flat.T))
-            found["inset"] = inset(upright, flat)
+        if self._upright is not None and self._flat is not None:
+            upright, flat = (counts >= _STAYS * self._looks for counts in (self._upright, self._flat))
+            edges = float(self._upright.sum() + self._flat.sum()) / self._looks
+            moves = float(upright.sum() + flat.sum()) < _STILL * edges
+            found["split"] = split(upright) if moves else 0.0
+            found["inset"] = inset(upright, flat) if moves else 0.0
         return found
 
     def _stay(self, frame_HWC: Pixels) -> None:
-        """The weakest that each step was in any look; steps to the right and down."""
-        gray = opencv().cvtColor(np.ascontiguousarray(frame_HWC), opencv().COLOR_RGB2GRAY).astype(np.float32)
-        down, across = np.zeros_like(gray), np.zeros_like(gray)
-        down[:, 1:] = np.abs(np.diff(gray, axis=1))
-        across[1:] = np.abs(np.diff(gray, axis=0))
-        self._down = down if self._down is None else np.minimum(self._down, down)
-        self._across = across if self._across is None else np.minimum(self._across, across)
+        """Count in how many looks there is an edge, to the right and down."""
+        gray = opencv().cvtColor(np.ascontiguousarray(frame_HWC), opencv().COLOR_RGB2GRAY).astype(np.int16)
+        upright, flat = (_wide(np.abs(np.diff(g, axis=1, prepend=g[:, :1])) > EDGE / 2) for g in (gray, gray.T))
+        self._upright = upright.astype(np.int32) if self._upright is None else self._upright + upright
+        self._flat = flat.T.astype(np.int32) if self._flat is None else self._flat + flat.T
+        self._looks += 1
 
 
 def mosaic(gray_HW: Pixels) -> float:
@@ -167,21 +172,19 @@ def aesthetic_of(contrast: float, colors: float, sharp: float, clipped: float) -
 
 
 def split(upright_HW: Bools) -> float:
-    """The longest share of the height that one upright edge takes, away from the sides; of the rest, transposed."""
+    """The longest share of the height that one upright edge takes, away from the sides."""
     width = upright_HW.shape[1]
     margin = max(2, round(_MARGIN * width))
-    shares = _wide(upright_HW).mean(0)[margin : width - margin]
+    shares = upright_HW.mean(0)[margin : width - margin]
     return float(shares.max(initial=0.0))
 
 
 def inset(upright_HW: Bools, flat_HW: Bools) -> float:
     """How much of its weakest side the clearest rectangle within the frame has."""
     height, width = upright_HW.shape
-    upright, flat = _wide(upright_HW), _wide(flat_HW.T).T
-    down = np.concatenate([np.zeros((1, width)), np.cumsum(upright, 0)])
-    across = np.concatenate([np.zeros((height, 1)), np.cumsum(flat, 1)], axis=1)
-    columns = _longest(upright.sum(0))
-    rows = _longest(flat.sum(1))
+    down = np.concatenate([np.zeros((1, width)), np.cumsum(upright_HW, 0)])
+    across = np.concatenate([np.zeros((height, 1)), np.cumsum(flat_HW, 1)], axis=1)
+    columns, rows = _longest(upright_HW.sum(0)), _longest(flat_HW.sum(1))
     best = 0.0
     for left, right in combinations(columns, 2):
         for top, bottom in combinations(rows, 2):

@@ -80,13 +80,13 @@ class Clip:
         return self.verdict == "kept"
 
     def with_measures(self, **values: float) -> Clip:
-        """The same with more measures."""
-        return replace(self, measures={**self.measures, **values})
+        """The same with more measures, to the digits that the file has, so that a verdict is the same from there."""
+        return replace(self, measures={**self.measures, **{name: round(value, 6) for name, value in values.items()}})
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it, without what is empty."""
         found = asdict(self)
-        measures = {name: None if math.isnan(value) else round(value, 6) for name, value in self.measures.items()}
+        measures = {name: None if math.isnan(value) else value for name, value in self.measures.items()}
         found |= {"measures": measures, "crop": list(self.crop) if self.crop else None}
         return {name: value for name, value in found.items() if value not in (None, "", (), {}, [])}
 

@@ -138,7 +138,7 @@ class Curation:
         clips = tuple(judged([clip for film in films for clip in film.clips], self.settings))
         write_clips(self.output / VERDICTS, clips)
         self._write_kept([clip for clip in clips if clip.kept])
-        curated = Curated(clips, tuple([*self.skipped, *problems]), known)
+        curated = Curated(clips, (*self.skipped, *problems), known)
         if not clips:
             raise ValueError(f"source: no film of {len(films)} can be read: {problems[0]}")
         if not curated.kept:
