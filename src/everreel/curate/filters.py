@@ -61,7 +61,7 @@ _TABLE = (
     Filter("clipped", "clipped", "at most", "looks", (0.6, 0.5, 0.35, 0.25), "share lost in shadow and glare"),
     Filter("gray", "colors", "at least", "looks", (None, None, 5, 8), "colourfulness; 33 is moderate"),
     Filter("split", "split", "at most", "looks", (0.9, 0.85, 0.8, 0.75), "share of a side that a fixed edge takes"),
-    Filter("inset", "inset", "at most", "looks", (None, 0.85, 0.8, 0.75), "how complete the sides of a fixed box are"),
+    Filter("inset", "inset", "at most", "looks", (None, 0.75, 0.7, 0.65), "how complete the sides of a fixed box are"),
     Filter("plain", "aesthetic", "at least", "looks", (None, 0.25, 0.35, 0.45), "contrast, colour, sharpness: 0 to 1"),
     Filter("cut", "cuts", "at most", "motion", (0, 0, 0, 0), "cuts that are left"),
     Filter("shaky", "shake", "at most", "motion", (0.3, 0.15, 0.1, 0.06), "frames a second about the camera's way"),

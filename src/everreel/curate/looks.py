@@ -27,9 +27,10 @@ EDGE = 10.0
 SHADOW, GLARE = 4, 251
 """Grey levels of 255: what is not above or below has lost its drawing."""
 _EDGE_AREA = 360 * 640
-_WINDOW, _STRIDE, _PITCHES = 48, 24, range(5, 17)  # of mosaics, in pixels
+_WINDOW, _STRIDE, _PITCHES = 64, 32, range(5, 21)  # of mosaics, in pixels
 _STAYS, _STILL = 0.6, 0.4  # of the looks, in which an edge has to be that stays; of the edges, if the camera stands
 _ON_GRID, _LINES, _LINE = 0.8, 3, 0.3
+_FAINT = 0.1  # grey levels; steps that are less on the mean are none
 _MARGIN = 0.1  # of the frame, in which no split lies
 _LEAST_INSET, _MOST_INSET, _CANDIDATES = 0.03, 0.6, 10
 _IMMERKAER = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
@@ -89,10 +90,16 @@ class LooksMeter:
 
 
 def mosaic(gray_HW: Pixels) -> float:
-    """The share of windows of 48 pixels in which all steps lie on a square grid, both ways.
+    """The share of windows of 64 pixels in which all steps lie on a square grid, both ways; at half the size too.
 
     Three lines of it must be there in each direction: a door has two edges. A wall of square tiles is taken for one.
     """
+    cv2 = opencv()
+    half = cv2.resize(gray_HW, (gray_HW.shape[1] // 2, gray_HW.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    return max(_on_grids(gray_HW), _on_grids(half))
+
+
+def _on_grids(gray_HW: Pixels) -> float:
     height, width = gray_HW.shape
     if min(height, width) < _WINDOW:
         return 0.0
@@ -135,8 +142,7 @@ def blocks(gray_HW: Pixels) -> float:
             return math.nan
         step[step > 4 * EDGE] = 0  # an edge of things rather than of blocks
         means = np.array([step[:, phase::8].mean() for phase in range(8)])
-        usual = float(np.median(means))
-        shares.append(float(means.max()) / usual - 1 if usual > 0.05 else 0.0)
+        shares.append((float(means.max()) + _FAINT) / (float(np.median(means)) + _FAINT) - 1)
     return min(shares)
 
 

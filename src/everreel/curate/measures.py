@@ -16,7 +16,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image
 
@@ -86,21 +85,18 @@ def measure(group: str, film: SourceFilm, clip: Clip, scan: Scan | None, tools: 
     Raises:
         ValueError: its frames cannot be decoded, or what measures is not installed.
     """
-    try:
-        if group == "file":
-            return _of_file(film, clip)
-        if group == "scan":
-            assert scan is not None, clip.name
-            return clip.with_measures(**_of_scan(scan, clip))
-        if group == "looks":
-            return _of_looks(film, clip)
-        if group == "motion":
-            return clip.with_measures(**_of_motion(film, clip))
-        if group == "quality":
-            return clip.with_measures(**_of_quality(film, clip))
-        return _of_text(film, clip, tools) if group == "text" else _of_concept(film, clip, tools)
-    except av.error.FFmpegError as error:
-        raise ValueError(f"video = {film.path}: cannot be decoded ({' '.join(str(error).split())})") from error
+    if group == "file":
+        return _of_file(film, clip)
+    if group == "scan":
+        assert scan is not None, clip.name
+        return clip.with_measures(**_of_scan(scan, clip))
+    if group == "looks":
+        return _of_looks(film, clip)
+    if group == "motion":
+        return clip.with_measures(**_of_motion(film, clip))
+    if group == "quality":
+        return clip.with_measures(**_of_quality(film, clip))
+    return _of_text(film, clip, tools) if group == "text" else _of_concept(film, clip, tools)
 
 
 def save_thumbnail(film: SourceFilm, clip: Clip, path: Path) -> None:

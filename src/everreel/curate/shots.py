@@ -18,7 +18,6 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any, Protocol
 
-import av
 import numpy as np
 import numpy.typing as npt
 
@@ -132,7 +131,10 @@ def scan(film: SourceFilm, cutter: Cutter) -> Scan:
 def clips_of(scan: Scan, fps: float, longest: float) -> list[tuple[int, int]]:
     """First frame and number of frames of each clip: shots, and of shots that are longer equal parts."""
     count = len(scan.luma)
-    bounds = sorted({0, count, *scan.cuts, *_blank_bounds(scan.blank)})
+    blank = _blank_bounds(scan.blank)
+    # A fade is steep where it ends, which is no second cut.
+    cuts = {cut for cut in scan.cuts if all(abs(cut - bound) >= _SHORTEST for bound in blank)}
+    bounds = sorted({0, count, *cuts, *blank})
     found = []
     for first, stop in pairwise(bounds):
         parts = max(1, math.ceil((stop - first) / max(1.0, longest * fps)))
@@ -144,20 +146,17 @@ def clips_of(scan: Scan, fps: float, longest: float) -> list[tuple[int, int]]:
 def _small_frames(film: SourceFilm) -> Iterator[tuple[int, Pixels]]:
     """All frames that can be decoded with their numbers, of at most so many pixels, as they are stored."""
     place = {time: number for number, time in enumerate(film.timeline.shown_at)}
-    try:
-        with open_film(film.path) as container:
-            stream = picture_stream(container, film.path)
-            stream.thread_type = "AUTO"
-            for frame in container.decode(stream):
-                number = place.get(frame.pts) if frame.pts is not None else None
-                if number is not None:
-                    scale = min(1.0, math.sqrt(AREA / (frame.height * frame.width)))
-                    size = {"height": max(CELL, round(frame.height * scale))}
-                    size["width"] = max(CELL, round(frame.width * scale))
-                    small = frame.reformat(format="rgb24", interpolation="AREA", **size)
-                    yield number, np.ascontiguousarray(small.to_ndarray())
-    except av.error.FFmpegError as error:
-        raise ValueError(f"video = {film.path}: cannot be decoded ({' '.join(str(error).split())})") from error
+    with open_film(film.path) as container:
+        stream = picture_stream(container, film.path)
+        stream.thread_type = "AUTO"
+        for frame in container.decode(stream):
+            number = place.get(frame.pts) if frame.pts is not None else None
+            if number is not None:
+                scale = min(1.0, math.sqrt(AREA / (frame.height * frame.width)))
+                size = {"height": max(CELL, round(frame.height * scale))}
+                size["width"] = max(CELL, round(frame.width * scale))
+                small = frame.reformat(format="rgb24", interpolation="AREA", **size)
+                yield number, np.ascontiguousarray(small.to_ndarray())
 
 
 def _cells(gray_HW: Pixels) -> Floats:
