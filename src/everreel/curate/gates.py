@@ -1,8 +1,8 @@
 """The spot checks by people, between curation and training: a page to look at some clips, and a verdict on all of them.
 
 SkyReels-V2 looks at one clip in 10,000 before pretraining and one in 1,000 before post-training, and discards a batch,
-by source, with more bad ones than a limit (section 3.1). The one invariant: a verdict is passed only where Wilson's 95 %
-interval lies on one side of every limit, or every clip was looked at; else the gate is undecided, with the interval.
+by source, with more bad ones than a limit (section 3.1). The one invariant: a verdict is passed only where Wilson's 95
+% interval lies on one side of every limit, or every clip was looked at; else the gate is undecided, with the interval.
 """
 
 from __future__ import annotations
@@ -127,7 +127,9 @@ def folder_of(clip: Clip) -> str:
     return parts[0] if len(parts) > 1 else "."
 
 
-def draw(clips: Sequence[Clip], gate: Gate, generator: torch.Generator, by: Callable[[Clip], str] = folder_of) -> Sample:
+def draw(
+    clips: Sequence[Clip], gate: Gate, generator: torch.Generator, by: Callable[[Clip], str] = folder_of
+) -> Sample:
     """Draw clips that were kept: of each source the gate's share, and as many as a verdict needs, or all there are.
 
     Sources take turns, in an order that is drawn: whoever stops half-way has looked at a fair sample of each.

@@ -61,5 +61,3 @@ def _span(known: np.ndarray[tuple[int], np.dtype[np.float64]], thresholds: Seque
         high = value if high < value <= high + 3 * near else high
     margin = ((high - low) or near) * 0.04
     return (low - margin if low < 0 or low - margin > 0 else 0.0), high + margin
-
-

@@ -126,9 +126,7 @@ def _histograms(told: Told) -> list[dict[str, Any]]:
     return plots
 
 
-def _reason(
-    reason: str, clips: Sequence[Clip], bounds: Sequence[Bound], strips: Strips, most: int
-) -> dict[str, Any]:
+def _reason(reason: str, clips: Sequence[Clip], bounds: Sequence[Bound], strips: Strips, most: int) -> dict[str, Any]:
     mine = [bound for bound in bounds if bound.reason == reason]
     rule = "; ".join(f"{bound.what or bound.measure}: {bound.keeps} {bound.threshold:g}" for bound in mine)
     measures = [bound.measure for bound in mine]
