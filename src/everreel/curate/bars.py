@@ -67,7 +67,7 @@ def _rows(low_HWC: Wide, high_HWC: Wide, ignored_HW: Mask) -> tuple[int, Wide]:
     # A row that is all words goes on as it was.
     plain_H = [
         not seen_W.any() or bool(row_W[seen_W].mean() >= _CLEAR)
-        for row_W, seen_W in zip(plain_HW, ~ignored_HW, strict=True)
+        for row_W, seen_W in zip(plain_HW, np.logical_not(ignored_HW), strict=True)
     ]
     return plain_H.index(False) if False in plain_H else len(plain_H), color
 

@@ -137,7 +137,9 @@ class Cropper:
         if share <= limits.least_share:
             reasons.append(f"covered: a crop keeps {share:.0%} of the {what}; more than {limits.least_share:.0%} works")
         elif change > limits.aspect_change:
-            reasons.append(f"covered: a crop changes the aspect by {change:.0%}; at most {limits.aspect_change:.0%} works")
+            reasons.append(
+                f"covered: a crop changes the aspect by {change:.0%}; at most {limits.aspect_change:.0%} works"
+            )
         if measures["text_left"] > self.rules.most_text and share > 0:
             most = f"at most {self.rules.most_text:.0%} works"
             reasons.append(f"text: words cover {measures['text_left']:.0%} of what could be kept; {most}")
