@@ -16,7 +16,7 @@ from everreel.bars import films_bar, pieces_bar
 
 if TYPE_CHECKING:
     from everreel.curate.measures import Tools
-    from everreel.curate.run import CurateSettings
+    from everreel.curate.run import Curated, CurateSettings, Curation
 
 
 def data(
@@ -45,7 +45,7 @@ def data(
     """
     from everreel.curate.filters import changes_in, read_thresholds, thresholds_of
     from everreel.curate.filters import show_thresholds as shown
-    from everreel.curate.run import CurateSettings, Curation, NothingKept, summary
+    from everreel.curate.run import CurateSettings, Curation, summary
 
     changes = [*(read_thresholds(thresholds) if thresholds else []), *changes_in(set_ or [])]
     bounds = thresholds_of(stage, changes)
@@ -61,13 +61,7 @@ def data(
         stage, bounds, cuts, longest, captioner, _types(stage, source_types), _names(selected) if selected else None
     )
     run = Curation(source, output, settings, _tools(settings))
-    try:
-        with films_bar() as on_film:
-            curated = run.make(on_film)
-    except NothingKept as nothing:
-        for line in nothing.lines:
-            typer.echo(line, err=True)
-        raise
+    curated = _make(run)
     for missed in curated.skipped:
         typer.echo(f"skipped {missed}", err=True)
     if bounds["concept"] is not None and not captioner:
@@ -80,6 +74,19 @@ def data(
     typer.echo(
         f"{len(curated.kept)} of {len(curated.clips)} clips kept in {output}, {len(curated.skipped)} files skipped"
     )
+
+
+def _make(run: Curation) -> Curated:
+    """The run, and what it says where nothing is kept."""
+    from everreel.curate.run import NothingKept
+
+    try:
+        with films_bar() as on_film:
+            return run.make(on_film)
+    except NothingKept as nothing:
+        for line in nothing.lines:
+            typer.echo(line, err=True)
+        raise
 
 
 def _tools(settings: CurateSettings) -> Tools:

@@ -215,7 +215,9 @@ def test_a_part_of_a_film_is_as_a_film_of_that_part(encoders: Encoders, tmp_path
     write(tmp_path / "part.mp4", frames[12:22, 8:40, 10:58], options={"qp": "0"})
     (tmp_path / "part.txt").write_text("a fox")
     alone = prepare(tmp_path / "part.mp4", tmp_path / "alone", encoders, SETTINGS)
-    np.testing.assert_allclose(prepared.store.latents(0), alone.store.latents(0), atol=0.1)
+    made, expected = (each.store.latents(0).astype(np.float32) for each in (prepared, alone))
+    assert np.abs(made - expected).mean() < 0.05  # colours at the border come from beyond it
+    assert np.abs(made[:, 1:] - expected[:, :-1]).mean() > 0.2
 
 
 def test_nothing_to_use_is_one_error(encoders: Encoders, tmp_path: Path) -> None:

