@@ -29,6 +29,7 @@ def test_a_folder_becomes_a_table_that_prepare_reads(run, films: Path, tmp_path:
     assert said.splitlines()[-1] == f"1 of 2 clips kept in {out}, 1 files skipped"
     assert any(line.split()[:3] == ["dropped:", "black", "1"] for line in said.splitlines())
     assert "skipped c.mp4" in errors
+    assert "c.mp4" in (out / "report.html").read_text(encoding="utf-8")
     items, skipped = read_source(out / "kept.jsonl")
     assert [(item.path.resolve(), item.captions, item.start) for item in items] == [
         (films / "a.mp4", ("patches go by",), 0.0)

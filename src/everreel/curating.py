@@ -40,8 +40,8 @@ def data(
 ) -> None:
     """Cut films into shots, measure these, and keep what is good enough for a stage of training.
 
-    OUTPUT gets clips.jsonl (what was measured), verdicts.jsonl (what is kept, and why not), thumbnails, and kept.jsonl,
-    which everreel prepare reads. Other thresholds judge anew without measuring again.
+    OUTPUT gets clips.jsonl (what was measured), verdicts.jsonl (what is kept, and why not), report.html (the same with
+    pictures), and kept.jsonl, which everreel prepare reads. Other thresholds judge anew without measuring again.
     """
     from everreel.curate.filters import changes_in, read_thresholds, thresholds_of
     from everreel.curate.filters import show_thresholds as shown

@@ -94,9 +94,10 @@ def test_every_clip_has_a_thumbnail(done) -> None:
     assert all((output / clip.thumbnail).is_file() for clip in curated.clips)
 
 
-def test_other_thresholds_judge_anew_without_opening_a_film(films: Path, done, monkeypatch) -> None:
+def test_other_thresholds_judge_anew_without_measuring(films: Path, done, monkeypatch) -> None:
     output, before = done
-    monkeypatch.setattr(SourceFilm, "open", lambda path: pytest.fail(f"{path} was opened"))
+    for work in ("scan", "measure"):
+        monkeypatch.setattr(running, work, lambda *_: pytest.fail("measured again"))
     stricter = curate(films, output, ("lifeless", 0.4)).make()
     assert stricter.known == len(read_films(output / "clips.jsonl"))
     assert {clip.name for clip in stricter.kept} < {clip.name for clip in before.kept}
@@ -128,15 +129,13 @@ def test_a_run_that_is_stopped_loses_the_film_it_was_at(films: Path, done, tmp_p
     assert list(read_films(tmp_path / "clips.jsonl")) == ["again.mp4", "black.mp4"]
     with (tmp_path / "clips.jsonl").open("a") as file:
         file.write('{"source": "clean.mp4", "by')  # as a process leaves it that is killed while it writes
-    monkeypatch.setattr(running, "scan", scan)
-    opened = []
-    open_film = SourceFilm.open
-    monkeypatch.setattr(SourceFilm, "open", lambda path: opened.append(path.name) or open_film(path))
+    read = []
+    monkeypatch.setattr(running, "scan", lambda film, cutter: read.append(film.path.name) or scan(film, cutter))
     (tmp_path / "few").mkdir()
     for name in ("again.mp4", "black.mp4", "clean.mp4"):
         (tmp_path / "few" / name).hardlink_to(films / name)
     assert curate(tmp_path / "few", tmp_path).make().known == 2
-    assert opened == ["clean.mp4"]
+    assert read == ["clean.mp4"]
 
 
 def test_the_table_of_what_is_kept_has_spans_and_captions(films: Path, done) -> None:

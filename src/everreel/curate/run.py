@@ -33,6 +33,7 @@ from everreel.curate.filters import (
 )
 from everreel.curate.measures import Tools, measure, save_thumbnail
 from everreel.curate.record import SOURCES, THUMBNAILS, VERDICTS, Clip, Film, append_film, read_films, write_clips
+from everreel.curate.report import PAGE, Bound, Told, write_report
 from everreel.curate.shots import check_cutter, clips_of, cutter_of, scan
 from everreel.data.sources import Item, Skipped, read_source
 from everreel.film.source import SourceFilm
@@ -138,6 +139,7 @@ class Curation:
         clips = tuple(judged([clip for film in films for clip in film.clips], self.settings))
         write_clips(self.output / VERDICTS, clips)
         self._write_kept([clip for clip in clips if clip.kept])
+        self._report(clips, problems)
         curated = Curated(clips, (*self.skipped, *problems), known)
         if not clips:
             raise ValueError(f"source: no film of {len(films)} can be read: {problems[0]}")
@@ -220,6 +222,13 @@ class Curation:
                 row |= {"clip": clip.name} | ({"concept": clip.concept} if clip.concept else {})
                 table.write(json.dumps(row, ensure_ascii=False) + "\n")
         part.replace(path)
+
+    def _report(self, clips: Sequence[Clip], problems: Sequence[Skipped]) -> None:
+        """The page with what was dropped and why."""
+        asked = ((FILTERS[name], value) for name, value in self.settings.thresholds.items() if name in FILTERS)
+        bounds = [Bound(f.name, f.measure, value, f.bound, f.what) for f, value in asked if value is not None]
+        found = {missed.name: missed.reason for missed in (*self.skipped, *problems)}
+        write_report(self.output / PAGE, Told(clips, bounds, found), self._path)
 
     def _path(self, name: str) -> Path:
         return next(item.path for item in self.items if item.name == name)
