@@ -38,7 +38,7 @@ def by_trying_all(covered):
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(masks())
 def test_it_is_free_and_none_is_larger(covered):
     found = largest_free(covered)
@@ -50,7 +50,7 @@ def test_it_is_free_and_none_is_larger(covered):
         assert found.area == by_trying_all(covered)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 9), st.integers(1, 9))
 def test_even_ends_lie_within_and_lose_at_most_a_row_at_either_end(top, left, height, width):
     whole, found = Rectangle(top, left, height, width), even(Rectangle(top, left, height, width))

@@ -24,7 +24,7 @@ from everreel.curate.strips import Find, Strips
 from everreel.evaluate.films import write_text
 
 _PAGES = Path(__file__).parent / "pages"
-STRIP_FRAMES, STRIP_WIDTH = 6, 280
+STRIP_FRAMES, STRIP_WIDTH, STRIP_ROWS = 6, 320, 2
 
 
 def render(template: str, **values: object) -> str:
@@ -79,7 +79,7 @@ def check_page(
         facts = f"{source}; {clip.seconds:.1f} s from {clip.start:.1f} s on, {clip.width}x{clip.height}"
         facts += f", cut to {clip.crop.width}x{clip.crop.height}" if clip.crop else ""
         row = {"name": name, "facts": facts, "film": address(find(clip.source), folder)}
-        strip = strips.strip(clip, STRIP_FRAMES, STRIP_WIDTH)
+        strip = strips.strip(clip, STRIP_FRAMES, STRIP_WIDTH, STRIP_ROWS)
         shown.append({**row, "strip": strip, "start": round(clip.start, 2), "stop": round(clip.stop, 2)})
         if progress is not None:
             progress(number, len(sample.clips))

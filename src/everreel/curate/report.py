@@ -85,11 +85,13 @@ def report_page(told: Told, strips: Strips, most: int = MOST_SHOWN) -> str:
 
 def _statement(clips: Sequence[Clip], kept: Sequence[Clip], dropped: Sequence[Clip], problems: int) -> str:
     films = len({clip.source for clip in clips})
-    text = f"{len(clips):,} clips of {films:,} films, {_time(clips)}: {len(kept):,} kept ({_time(kept)})"
+    text = (
+        f"{_count(len(clips), 'clip')} of {_count(films, 'film')}, {_time(clips)}: {len(kept):,} kept ({_time(kept)})"
+    )
     text += f", {len(dropped):,} dropped ({_time(dropped)})"
     cut = sum(clip.crop is not None for clip in kept)
-    text += f"; {cut:,} of those kept are cropped" if cut else ""
-    return text + (f". {problems:,} films could not be read." if problems else ".")
+    text += f"; of those kept, {cut:,} cropped" if cut else ""
+    return text + (f". {_count(problems, 'film')} could not be read." if problems else ".")
 
 
 def _plots(kept: Sequence[Clip], dropped: Sequence[Clip]) -> list[dict[str, Any]]:
@@ -132,7 +134,7 @@ def _reason(reason: str, clips: Sequence[Clip], bounds: Sequence[Bound], strips:
     measures = [bound.measure for bound in mine]
     return {
         "name": reason,
-        "count": f"{len(clips):,} clips, {_time(clips)}",
+        "count": f"{_count(len(clips), 'clip')}, {_time(clips)}",
         "rule": rule,
         **_shown(_spread(clips, most), strips, measures),
         "more": max(0, len(clips) - most),
@@ -163,7 +165,7 @@ def _crops(clips: Sequence[Clip], strips: Strips, most: int) -> dict[str, Any]:
         size = f"{clip.width}x{clip.height} cut to {clip.crop.width}x{clip.crop.height}, {share:.0%}"
         card = {"strip": strips.outlined(clip), "name": shown(clip.name), "facts": size}
         cards.append({**card, "reasons": ", ".join(clip.reasons)})
-    return {"cards": cards, "more": max(0, len(cut) - most), "count": f"{len(cut):,} clips"}
+    return {"cards": cards, "more": max(0, len(cut) - most), "count": _count(len(cut), "clip")}
 
 
 def _duplicates(clips: Sequence[Clip], strips: Strips, most: int) -> dict[str, Any]:
@@ -176,7 +178,11 @@ def _duplicates(clips: Sequence[Clip], strips: Strips, most: int) -> dict[str, A
         cards = [_card(clip, strips) for clip in [*first, *alike[:MOST_ALIKE]]]
         groups.append({"name": shown(name), "cards": cards, "more": max(0, len(alike) - MOST_ALIKE)})
     count = sum(len(alike) for _, alike in found)
-    return {"groups": groups, "more": max(0, len(found) - most), "count": f"{count:,} clips of {len(found):,} others"}
+    return {
+        "groups": groups,
+        "more": max(0, len(found) - most),
+        "count": f"{_count(count, 'clip')} like {_count(len(found), 'other')}",
+    }
 
 
 def _by_reason(dropped: Sequence[Clip]) -> list[tuple[str, list[Clip]]]:
@@ -197,6 +203,10 @@ def _spread(clips: Sequence[Clip], most: int) -> list[Clip]:
     if len(clips) <= most:
         return list(clips)
     return [clips[number * len(clips) // most] for number in range(most)]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _time(clips: Sequence[Clip]) -> str:

@@ -34,9 +34,11 @@ class Strips:
         self.folder, self.find = folder / FOLDER, find
         self._film: tuple[Path, SourceFilm] | None = None
 
-    def strip(self, clip: Clip, frames: int = 3, width: int = 160) -> str:
+    def strip(self, clip: Clip, frames: int = 3, width: int = 160, rows: int = 1) -> str:
         """Frames of a clip from its beginning to its end, cut as it is, as a `data:` address; empty if it is gone."""
-        return self._kept(clip, f"{frames}x{width}", lambda: _joined(self._frames(clip, frames), width, clip.crop))
+        return self._kept(
+            clip, f"{frames}x{width}/{rows}", lambda: _joined(self._frames(clip, frames), width, clip.crop, rows)
+        )
 
     def outlined(self, clip: Clip, width: int = 320) -> str:
         """The frame in the middle of a clip as it was, with its crop drawn on it."""
@@ -66,9 +68,11 @@ class Strips:
         return list(self._film[1].frames_at([times[round(share * (len(times) - 1))] for share in shares]))
 
 
-def _joined(frames: list[Pixels], width: int, crop: Crop | None) -> Pixels:
+def _joined(frames: list[Pixels], width: int, crop: Crop | None, rows: int) -> Pixels:
     small = [_small(cropped(frame, crop), width) for frame in frames]
-    return np.concatenate([np.pad(frame, ((0, 0), (0, 2), (0, 0)), constant_values=255) for frame in small], axis=1)
+    cells = [np.pad(frame, ((0, 2), (0, 2), (0, 0)), constant_values=255) for frame in small]
+    across = len(cells) // rows
+    return np.concatenate([np.concatenate(cells[row * across :][:across], axis=1) for row in range(rows)])[:-2, :-2]
 
 
 def _outlined(frame_HWC: Pixels, width: int, crop: Crop | None) -> Pixels:
