@@ -22,6 +22,7 @@ from everreel import agents, keys, loras, rating, reports, weights
 from everreel.bars import film_bar, films_bar
 from everreel.benches import vbench
 from everreel.captions import caption
+from everreel.curating import data
 from everreel.enhance import EnhanceOptions, enhance, enhanced_request, takes_enhancement
 from everreel.film.loading import ModelOptions, model_options
 from everreel.film.request import VideoRequest, make_request
@@ -328,6 +329,7 @@ def _follow(
 app.command()(weights.models)
 app.command()(weights.download)
 app.command()(weights.convert)
+app.command()(data)
 app.command()(prepare)
 app.command("convert-lora")(loras.convert_lora)
 app.command()(caption)

@@ -9,7 +9,7 @@ LAYERS = {
     1: {"model"},
     2: {"diffusion", "checkpoint", "parallel"},
     3: {"film", "data", "answers", "chat", "web"},
-    4: {"train", "evaluate", "caption", "prompt"},
+    4: {"train", "evaluate", "caption", "prompt", "curate"},
     5: {
         "serve",
         "cli",
@@ -17,6 +17,7 @@ LAYERS = {
         "bars",
         "benches",
         "captions",
+        "curating",
         "enhance",
         "keys",
         "loras",

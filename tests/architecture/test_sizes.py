@@ -14,6 +14,7 @@ LONG_FUNCTIONS: dict[str, str] = {}
 MANY_ARGUMENTS: dict[str, str] = {
     "src/everreel/cli.py::extend": "a flag of the command line is an argument",
     "src/everreel/cli.py::evaluate": "a flag of the command line is an argument",
+    "src/everreel/curating.py::data": "a flag of the command line is an argument",
     "src/everreel/benches.py::vbench_films": "a flag of the command line is an argument",
     "src/everreel/rating.py::make": "a flag of the command line is an argument",
     "src/everreel/serving.py::serve": "a flag of the command line is an argument",

@@ -200,6 +200,26 @@ def test_a_file_that_breaks_half_way_is_skipped(encoders: Encoders, tmp_path: Pa
     assert len(prepared.store) == 1 and [missed.name for missed in prepared.skipped] == ["rotten.mkv"]
 
 
+def test_a_part_of_a_film_is_as_a_film_of_that_part(encoders: Encoders, tmp_path: Path) -> None:
+    frames = natural(40, 50, 70)
+    whole = write(tmp_path / "whole.mp4", frames, options={"qp": "0"})
+    rows = [
+        {"path": whole.name, "text": "a fox", "start": 12 / 24, "stop": 22 / 24, "crop": [10, 8, 48, 32]},
+        {"path": whole.name, "text": "late", "start": 35 / 24, "stop": 40 / 24},
+        {"path": whole.name, "text": "wide", "start": 0, "stop": 1, "crop": [40, 8, 48, 32]},
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepared = prepare(tmp_path / "t.jsonl", tmp_path / "store", encoders, SETTINGS)
+    reasons = [missed.reason for missed in prepared.skipped]
+    assert len(prepared.store) == 1 and "is too short: 0.21 s" in reasons[1] and "must lie within" in reasons[0]
+    write(tmp_path / "part.mp4", frames[12:22, 8:40, 10:58], options={"qp": "0"})
+    (tmp_path / "part.txt").write_text("a fox")
+    alone = prepare(tmp_path / "part.mp4", tmp_path / "alone", encoders, SETTINGS)
+    made, expected = (each.store.latents(0).astype(np.float32) for each in (prepared, alone))
+    assert np.abs(made - expected).mean() < 0.05  # colours at the border come from beyond it
+    assert np.abs(made[:, 1:] - expected[:, :-1]).mean() > 0.2
+
+
 def test_nothing_to_use_is_one_error(encoders: Encoders, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no film and no picture"):
         prepare(tmp_path, tmp_path / "store", encoders, SETTINGS)

@@ -110,3 +110,41 @@ def test_what_is_no_source_is_refused_in_one_line(tmp_path: Path, name: str, con
     with pytest.raises(ValueError, match=rule) as error:
         read_source(tmp_path / name)
     assert "\n" not in str(error.value) and "source = " in str(error.value)
+
+
+def test_parts_of_films_are_items_of_their_own(tmp_path: Path) -> None:
+    put(tmp_path, fox=None)
+    rows = [
+        {"path": "fox.mp4", "text": "all of it"},
+        {"path": "fox.mp4", "text": ["one", "two"], "start": 1.5, "stop": 3, "crop": [2, 0, 40, 30]},
+        {
+            "path": "fox.mp4",
+            "text": "one",
+            "start": "1.5",
+            "stop": "3",
+            "crop": "[2, 0, 40, 30]",
+            "source_type": "Film",
+        },
+        {"path": "fox.mp4", "text": "bad", "start": 3, "stop": 2},
+        {"path": "fox.mp4", "text": "bad", "start": -1},
+        {"path": "fox.mp4", "text": "bad", "crop": [0, 0, 0, 3]},
+        {"path": "fox.mp4", "text": "bad", "crop": "left"},
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    items, skipped = read_source(tmp_path / "t.jsonl")
+    whole, part = items
+    assert (whole.name, whole.is_part, whole.source_type) == ("fox.mp4", False, "film")
+    assert (part.name, part.captions) == ("fox.mp4#1.500-3.000@2,0,40,30", ("one", "two"))
+    assert (part.start, part.stop, part.crop) == (1.5, 3.0, (2, 0, 40, 30))
+    assert [missed.name for missed in skipped] == [f"t.jsonl line {number}" for number in (4, 5, 6, 7)]
+
+
+def test_films_without_captions_where_none_are_needed(tmp_path: Path) -> None:
+    put(tmp_path, fox=None, swan="a swan", blank=" ")
+    items, skipped = read_source(tmp_path, captioned=False)
+    assert {item.name: item.captions for item in items} == {"blank.mp4": (), "fox.mp4": (), "swan.mp4": ("a swan",)}
+    assert not skipped
+    (tmp_path / "t.csv").write_text("path\nfox.mp4\n")
+    assert [item.name for item in read_source(tmp_path / "t.csv", captioned=False)[0]] == ["fox.mp4"]
+    with pytest.raises(ValueError, match="must have one of text"):
+        read_source(tmp_path / "t.csv")

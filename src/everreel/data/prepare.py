@@ -8,6 +8,7 @@ skipped by name and never stops the rest; another run tries it again.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,7 +222,7 @@ class _Job:
         if not num_bytes:
             raise ValueError("is empty: 0 bytes")
         if item.is_picture:
-            pixels = read_image(item.path)
+            pixels = _cut_out(read_image(item.path), item)
             if min(pixels.shape[:2]) < SIZE_STEP:
                 raise ValueError(f"is {pixels.shape[1]}x{pixels.shape[0]}: must be at least {SIZE_STEP} on each side")
             size = self.settings.buckets.size_for(*pixels.shape[:2])
@@ -229,22 +230,26 @@ class _Job:
             yield _Clip(resize_cover(pixels, *size)[None], _record(item, num_bytes, Cut((0,), fps, 0.0), 1))
             return
         film = SourceFilm.open(item.path)
-        size, cuts = self.settings.buckets.size_for(film.height, film.width), self._cuts(film)
+        height, width = (item.crop[3], item.crop[2]) if item.crop else (film.height, film.width)
+        _check_crop(item, film)
+        size, cuts = self.settings.buckets.size_for(height, width), self._cuts(film, item)
         done = {record["start"] for record in known}
         for cut in cuts:
             if cut.start not in done:
-                yield _Clip(_read(film, cut, size), _record(item, num_bytes, cut, len(cuts)))
+                yield _Clip(_read(film, item, cut, size), _record(item, num_bytes, cut, len(cuts)))
 
-    def _cuts(self, film: SourceFilm) -> list[Cut]:
-        buckets, every, timeline = self.settings.buckets, self.settings.every, film.timeline
-        starts = [0.0] if every is None else [round(n * every, 3) for n in range(int(film.duration / every) + 1)]
-        found = (buckets.cut(timeline.shown_at, timeline.tick, start) for start in starts)
+    def _cuts(self, film: SourceFilm, item: Item) -> list[Cut]:
+        buckets, every, tick = self.settings.buckets, self.settings.every, film.timeline.tick
+        shown_at = _within(film, item)
+        duration = float((shown_at[-1] - shown_at[0]) * tick) + 1 / film.fps if shown_at else 0.0
+        starts = [0.0] if every is None else [round(n * every, 3) for n in range(int(duration / every) + 1)]
+        found = (buckets.cut(shown_at, tick, start) for start in starts if shown_at)
         if cuts := [cut for cut in found if cut is not None]:
             return cuts
         frames, slowest = min(buckets.frames), min(buckets.rates_for(film.fps))
-        if film.duration < frames / slowest:
+        if duration < frames / slowest:
             shortest = f"the shortest clip, {frames} frames at {slowest} a second, takes {frames / slowest:.2f}"
-            raise ValueError(f"is too short: {film.duration:.2f} s; {shortest}")
+            raise ValueError(f"is too short: {duration:.2f} s; {shortest}")
         raise ValueError(f"has too few frames: {film.fps:.4g} a second, unevenly perhaps; {slowest} are needed")
 
     def _put(self, clip: _Clip) -> None:
@@ -300,11 +305,34 @@ class _Job:
                 )
 
 
-def _read(film: SourceFilm, cut: Cut, size: Size) -> Frames:
+def _read(film: SourceFilm, item: Item, cut: Cut, size: Size) -> Frames:
     pixels = np.empty((len(cut.times), *size, 3), np.uint8)
     for number, frame_HWC in enumerate(film.frames_at(cut.times)):
-        pixels[number] = resize_cover(frame_HWC, *size)
+        pixels[number] = resize_cover(_cut_out(frame_HWC, item), *size)
     return pixels
+
+
+def _within(film: SourceFilm, item: Item) -> tuple[int, ...]:
+    """When the frames of a part of a film are shown; a frame that begins with the part is in it, to a half."""
+    times, tick = film.timeline.shown_at, float(film.timeline.tick)
+    half = 0.5 / film.fps
+    first, last = item.start - half, math.inf if item.stop is None else item.stop - half
+    return tuple(time for time in times if first <= (time - times[0]) * tick < last)
+
+
+def _cut_out(frame_HWC: Frames, item: Item) -> Frames:
+    if item.crop is None:
+        return frame_HWC
+    left, top, width, height = item.crop
+    return frame_HWC[top : top + height, left : left + width]
+
+
+def _check_crop(item: Item, film: SourceFilm) -> None:
+    if item.crop is None:
+        return
+    left, top, width, height = item.crop
+    if left + width > film.width or top + height > film.height:
+        raise ValueError(f"crop = {list(item.crop)}: must lie within the film, {film.width}x{film.height}")
 
 
 def _record(item: Item, num_bytes: int, cut: Cut, clips: int) -> dict[str, Any]:

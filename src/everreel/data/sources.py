@@ -2,14 +2,16 @@
 
 A folder has captions beside its files (`fox.mp4`, `fox.txt`: a caption a line) or in a table (`metadata.jsonl`, `.csv`
 or `.parquet`), as the datasets library has it: `file_name`, and `text` or `caption`. A table may also stand alone, with
-paths from its own folder on. The one invariant: a file is in the one list or in the other, as an item that has captions
-or as skipped for a reason; files are not opened here, and their order is that of their names.
+paths from its own folder on; `start` and `stop` (seconds) and `crop` (left, top, width, height) in it take a part of a
+film, as `everreel data` writes them. The one invariant: a file is in the one list or in the other, as an item that has
+captions or as skipped for a reason; files are not opened here, and their order is that of their names.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,6 +25,7 @@ PATH_COLUMNS = ("file_name", "path", "video", "video_path", "image", "image_path
 CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "sentences")
 
 Row = dict[str, Any]
+_Part = tuple[float, float | None, tuple[int, int, int, int] | None]
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,18 @@ class Item:
     """Its path as the source has it, which a store knows it by."""
     path: Path
     captions: tuple[str, ...]
+    start: float = 0.0
+    """Seconds of the film's first frame on, where a part of it is meant."""
+    stop: float | None = None
+    crop: tuple[int, int, int, int] | None = None
+    """Left, top, width and height, in pixels of the film as it is seen."""
+    source_type: str = ""
+    """What a table says that it is: film, tv, stock, ugc, ..."""
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is less than its file."""
+        return bool(self.start) or self.stop is not None or self.crop is not None
 
     @property
     def is_picture(self) -> bool:
@@ -51,21 +66,24 @@ class Skipped:
         return f"{self.name}: {self.reason}"
 
 
-def read_source(source: str | Path) -> tuple[list[Item], list[Skipped]]:
+def read_source(source: str | Path, *, captioned: bool = True) -> tuple[list[Item], list[Skipped]]:
     """What a folder, a table or a file holds, and what of it has to be left out.
+
+    Args:
+        captioned: whether to leave out what has no caption.
 
     Raises:
         ValueError: there is no such thing, or it is no table that names files and captions.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return _of_folder(path)
+        return _of_folder(path, captioned)
     if not path.is_file():
         raise ValueError(f"source = {str(source)!r}: no such file or folder; a folder of films with captions works")
     if path.suffix.lower() in TABLES:
-        return _sorted(*_of_table(path))
+        return _sorted(*_of_table(path, captioned))
     if path.suffix.lower() in FILMS | PICTURES:
-        return _beside(path.parent, [path])
+        return _beside(path.parent, [path], captioned)
     endings = ", ".join(sorted(TABLES))
     raise ValueError(f"source = {str(source)!r}: must be a folder, a film, a picture or a table ({endings})")
 
@@ -93,21 +111,21 @@ def read_rows(table: Path) -> Iterator[tuple[int, Row | str]]:
         raise ValueError(f"source = {str(table)!r}: cannot be read as a table ({error}); UTF-8 text works") from None
 
 
-def _of_folder(folder: Path) -> tuple[list[Item], list[Skipped]]:
+def _of_folder(folder: Path, captioned: bool) -> tuple[list[Item], list[Skipped]]:
     """Files of its table by the table, all others by the captions beside them."""
     tables = [folder / f"metadata{ending}" for ending in sorted(TABLES) if (folder / f"metadata{ending}").is_file()]
     items: list[Item] = []
     skipped: list[Skipped] = []
     for table in tables[:1]:
-        items, skipped = _of_table(table)
+        items, skipped = _of_table(table, captioned)
     named = {item.path for item in items} | {folder / missed.name for missed in skipped}
     files = (file for file in folder.rglob("*") if file.suffix.lower() in FILMS | PICTURES and file.is_file())
     visible = (file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
-    more, missed = _beside(folder, [file for file in visible if file not in named])
+    more, missed = _beside(folder, [file for file in visible if file not in named], captioned)
     return _sorted([*items, *more], [*skipped, *missed])
 
 
-def _beside(folder: Path, files: Sequence[Path]) -> tuple[list[Item], list[Skipped]]:
+def _beside(folder: Path, files: Sequence[Path], captioned: bool) -> tuple[list[Item], list[Skipped]]:
     """Files whose captions stand in text files of their names."""
     items, skipped = [], []
     for file in files:
@@ -117,27 +135,25 @@ def _beside(folder: Path, files: Sequence[Path]) -> tuple[list[Item], list[Skipp
         except UnicodeDecodeError:
             skipped.append(Skipped(name, f"its caption {words.name} is no text in UTF-8"))
         except OSError:
-            skipped.append(Skipped(name, f"has no caption; write one into {words.name} beside it"))
+            if captioned:
+                skipped.append(Skipped(name, f"has no caption; write one into {words.name} beside it"))
+            else:
+                items.append(Item(name, file, ()))
         else:
-            if captions:
+            if captions or not captioned:
                 items.append(Item(name, file, captions))
             else:
                 skipped.append(Skipped(name, f"its caption {words.name} is empty"))
     return _sorted(items, skipped)
 
 
-def _of_table(table: Path) -> tuple[list[Item], list[Skipped]]:
-    """A row a file; several rows of one file are several captions."""
-    found: dict[str, list[str]] = {}
+def _of_table(table: Path, captioned: bool) -> tuple[list[Item], list[Skipped]]:
+    """A row a file, or a part of one; several rows of the same are several captions."""
+    found: dict[tuple[str, _Part], list[str]] = {}
+    types: dict[str, str] = {}
     skipped = []
     rows = list(read_rows(table))
-    columns = {column for _, row in rows if isinstance(row, dict) for column in row}
-    path_column = next((name for name in PATH_COLUMNS if name in columns), None)
-    caption_columns = [name for name in CAPTION_COLUMNS if name in columns]
-    if path_column is None or not caption_columns:
-        needed = PATH_COLUMNS if path_column is None else CAPTION_COLUMNS
-        there = ", ".join(sorted(columns)) or "none"
-        raise ValueError(f"source = {str(table)!r}: has the columns {there}; must have one of {', '.join(needed)}")
+    path_column, caption_columns = _columns(table, rows, captioned)
     for number, row in rows:
         if isinstance(row, str):
             skipped.append(Skipped(f"{table.name} line {number}", row))
@@ -146,17 +162,76 @@ def _of_table(table: Path) -> tuple[list[Item], list[Skipped]]:
         if not isinstance(name, str) or not name.strip():
             skipped.append(Skipped(f"{table.name} line {number}", f"{path_column} is empty"))
             continue
-        found.setdefault(name.strip(), []).extend(_captions([row.get(column) for column in caption_columns]))
+        try:
+            part = _part(row)
+        except ValueError as error:
+            skipped.append(Skipped(f"{table.name} line {number}", str(error)))
+            continue
+        captions = _captions([row.get(column) for column in caption_columns])
+        found.setdefault((name.strip(), part), []).extend(captions)
+        types[name.strip()] = str(row.get("source_type") or "").strip().lower()
     items = []
-    for name, captions in found.items():
+    for (name, part), captions_of_part in found.items():
         path = table.parent / Path(name).expanduser()
         if not path.is_file():
             skipped.append(Skipped(name, "is a folder" if path.is_dir() else "does not exist"))
-        elif not captions:
+        elif captioned and not captions_of_part:
             skipped.append(Skipped(name, f"has no caption in {table.name}"))
         else:
-            items.append(Item(name, path, tuple(dict.fromkeys(captions))))
+            captions = tuple(dict.fromkeys(captions_of_part))
+            items.append(Item(_part_name(name, part), path, captions, *part, source_type=types[name]))
     return items, skipped
+
+
+def _columns(table: Path, rows: Sequence[tuple[int, Row | str]], captioned: bool) -> tuple[str, list[str]]:
+    """The column of paths, and those of captions."""
+    columns = {column for _, row in rows if isinstance(row, dict) for column in row}
+    path_column = next((name for name in PATH_COLUMNS if name in columns), None)
+    caption_columns = [name for name in CAPTION_COLUMNS if name in columns]
+    if path_column is None or (captioned and not caption_columns):
+        needed = PATH_COLUMNS if path_column is None else CAPTION_COLUMNS
+        there = ", ".join(sorted(columns)) or "none"
+        raise ValueError(f"source = {str(table)!r}: has the columns {there}; must have one of {', '.join(needed)}")
+    return path_column, caption_columns
+
+
+def _part(row: Row) -> _Part:
+    """The part of a film that a row means: start, stop and crop."""
+    start, stop = (_seconds(name, row.get(name)) for name in ("start", "stop"))
+    if stop is not None and stop <= (start or 0.0):
+        raise ValueError(f"stop = {stop:g}: must be more than start, {start or 0.0:g}")
+    crop = row.get("crop")
+    if crop in (None, ""):
+        return start or 0.0, stop, None
+    try:
+        found = json.loads(crop) if isinstance(crop, str) else crop
+        left, top, width, height = (int(value) for value in found)
+    except (ValueError, TypeError):
+        raise ValueError(f"crop = {str(crop)!r}: must be [left, top, width, height] in pixels") from None
+    if min(left, top) < 0 or min(width, height) < 1:
+        raise ValueError(f"crop = {str(crop)!r}: must begin at 0 or more and have a width and a height")
+    return start or 0.0, stop, (left, top, width, height)
+
+
+def _seconds(name: str, value: Any) -> float | None:  # noqa: ANN401 -- whatever a table has in a cell
+    if value in (None, ""):
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError(f"{name} = {str(value)!r}: must be seconds, 0 or more")
+    return seconds
+
+
+def _part_name(name: str, part: _Part) -> str:
+    """What a store knows a part by; a film that is taken whole keeps its path."""
+    start, stop, crop = part
+    if part == (0.0, None, None):
+        return name
+    span = f"{start:.3f}-{'' if stop is None else f'{stop:.3f}'}"
+    return f"{name}#{span}" + (f"@{','.join(map(str, crop))}" if crop else "")
 
 
 def _json_row(line: str) -> Row | str:
