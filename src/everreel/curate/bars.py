@@ -63,7 +63,8 @@ def _rows(low_HWC: Wide, high_HWC: Wide, ignored_HW: Mask) -> tuple[int, Wide]:
     middle_HWC = (low_HWC + high_HWC) // 2
     first_WC = middle_HWC[0] if ignored_HW[0].all() else middle_HWC[0][~ignored_HW[0]]
     color: Wide = np.median(first_WC, axis=0).astype(np.int16)
-    plain_HW: Mask = (abs(middle_HWC - color) <= _SAME).all(axis=2) & (high_HWC - low_HWC <= _STAYS).all(axis=2)
+    plain_HWC = (abs(middle_HWC - color) <= _SAME) & (high_HWC - low_HWC <= _STAYS)
+    plain_HW: Mask = np.asarray(plain_HWC.all(axis=2))
     # A row that is all words goes on as it was.
     plain_H = [
         not seen_W.any() or bool(row_W[seen_W].mean() >= _CLEAR)
