@@ -63,12 +63,12 @@ def _rows(low_HWC: Wide, high_HWC: Wide, ignored_HW: Mask) -> tuple[int, Wide]:
     middle_HWC = (low_HWC + high_HWC) // 2
     first_WC = middle_HWC[0] if ignored_HW[0].all() else middle_HWC[0][~ignored_HW[0]]
     color: Wide = np.median(first_WC, axis=0).astype(np.int16)
-    plain_HW = (abs(middle_HWC - color) <= _SAME).all(axis=2) & (high_HWC - low_HWC <= _STAYS).all(axis=2)
-    seen_HW: Mask = np.logical_not(ignored_HW)
+    plain_HWC = (abs(middle_HWC - color) <= _SAME) & (high_HWC - low_HWC <= _STAYS)
+    plain_HW: Mask = np.asarray(plain_HWC.all(axis=2))
     # A row that is all words goes on as it was.
     plain_H = [
         not seen_W.any() or bool(row_W[seen_W].mean() >= _CLEAR)
-        for row_W, seen_W in zip(plain_HW, seen_HW, strict=True)
+        for row_W, seen_W in zip(plain_HW, ~ignored_HW, strict=True)
     ]
     return plain_H.index(False) if False in plain_H else len(plain_H), color
 
