@@ -153,7 +153,9 @@ def render_summary(figures: Mapping[str, Any], before: str, after: str) -> str:
     rows += [(f"critic: {name.replace('_', ' ')}", row) for name, row in figures["fields"].items()]
     lines += table(head, [_row(name, row, 100) for name, row in rows if row], "lrrrrr")
     lines += ["", "The first table is in points of 100; this one in the measures' own units:", ""]
-    lines += table(head, [_row(name.replace("_", " "), row, 1) for name, row in figures["looks"].items() if row], "lrrrrr")
+    lines += table(
+        head, [_row(name.replace("_", " "), row, 1) for name, row in figures["looks"].items() if row], "lrrrrr"
+    )
     lines += ["", *_signs(figures)]
     return "\n".join(lines)
 
@@ -251,8 +253,6 @@ def _signs(figures: Mapping[str, Any]) -> list[str]:
     said = []
     if figures["frozen"] and figures["frozen"]["change"][1] > 0:
         said.append("more films are frozen")
-    for name in ("energy",):
-        del name
     if figures["axes"]["amplitude"] and figures["axes"]["amplitude"]["change"][2] < 0:
         said.append("amplitude is worse")
     for name in (*LIGHT, "sharpness"):

@@ -26,7 +26,7 @@ from everreel.world.scene import SUBJECT_ACTIONS, Scene
 
 Floats = npt.NDArray[np.float64]
 
-OWN, OTHER = 4, 2
+OWN, OTHER = 4, 1
 """How many renders tell what the scene's own action looks like, and each of the subject's other actions."""
 LONGEST = 97
 """Frames of a render: a longer film is held against the figures of this length."""
@@ -74,7 +74,9 @@ def _expected(scene: Scene, num_frames: int, fps: float, height: int, width: int
         count = OTHER if number else OWN
         for seed in range(count):
             # Seeds far apart, for a subject's phase goes by the seed.
-            frames, some, masks = _render(replace(other, seed=1 + 7919 * seed + 13 * number), num_frames, fps, height, width)
+            frames, some, masks = _render(
+                replace(other, seed=1 + 7919 * seed + 13 * number), num_frames, fps, height, width
+            )
             films.setdefault(other.action, []).append(frames)
             known.append((some, masks))
     finder = Finder.of([some for some, _ in known], [masks for _, masks in known])

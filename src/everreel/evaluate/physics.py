@@ -40,13 +40,16 @@ AREA = 96 * 160
 FEWEST_FRAMES, LEAST_SIDE = 9, 32
 MARGIN = 0.03
 """Two scores that are nearer than this are a tie: renders of one scene differ by about as much."""
-FAR = 12.0
+FAR = 60.0
 """Deviations: farther off is no worse."""
-_HALF = 4.0  # deviations at which an axis is half lost
+_FREE = 1.0  # deviations that cost nothing
+_HALF = 5.0  # deviations beyond those at which an axis is half lost; what is rough throughout is still told apart
+_ALIVE = 0.5  # of the motion there should be: with less, what is smooth about a film is that it stands
 _LOST = 4.0  # deviations that count for what could be measured of renders and not of the film
 _PRIOR = 8.0  # renders that the usual deviation counts for, beside the scene's own
 _LEEWAY = 0.15  # of what is expected of a speed: a film is not wrong for that
-_SAID = 0.75  # an axis below is explained
+_SAID_FROM = 3.0  # deviations that are worth a sentence
+_SAID = 0.75  # a belief in the action below is worth one
 _TELLING = 2.0  # mean squared deviations by which an action is another
 _APART = 25.0
 _SURENESS = 0.5
@@ -112,7 +115,13 @@ def compare(found: Mapping[str, float], expected: Expected) -> Motion:
     for axis, terms in AXES.items():
         sizes = {term: term.size(off[term.name]) for term in terms if term.name in off}
         axes[axis] = _score(list(sizes.values()))
-        said += [(size, _words(term.name, found, usual, off)) for term, size in sizes.items() if size > _HALF * 0.75]
+        said += [(size, _words(term.name, found, usual)) for term, size in sizes.items() if size > _SAID_FROM]
+    alive = _alive(found, usual)
+    for axis in ("smoothness", "jumps", "deformation"):
+        if axes[axis] is not None:
+            axes[axis] *= alive
+    if alive < 1:
+        said.append((FAR * (1 - alive), f"it moves {alive * _ALIVE:.0%} as much as it should"))
     if "action" in visible_fields(expected.scene):
         belief, other = _action(found, expected, spread)
         if belief is not None and axes["trajectory"] is not None:
@@ -165,12 +174,18 @@ def _score(sizes: list[float]) -> float | None:
         return None
     worst = sorted(sizes)[-2:]
     far = math.sqrt(sum(size * size for size in worst) / len(worst))
-    return 1 / (1 + (far / _HALF) ** 2)
+    return 1 / (1 + max(0.0, far - _FREE) / _HALF)
 
 
-def _action(
-    found: Mapping[str, float], expected: Expected, spread: Mapping[str, float]
-) -> tuple[float | None, str]:
+def _alive(found: Mapping[str, float], usual: Mapping[str, float]) -> float:
+    """The share, up to 1, of half the motion that there should be: nothing is smooth that does not move."""
+    gaps = [found[name] - usual[name] for name in ("energy", "quick") if math.isfinite(usual[name])]
+    if not gaps or not all(map(math.isfinite, gaps)):
+        return 1.0 if not gaps else 0.0
+    return min(1.0, math.exp(sum(gaps) / len(gaps)) / _ALIVE)
+
+
+def _action(found: Mapping[str, float], expected: Expected, spread: Mapping[str, float]) -> tuple[float | None, str]:
     """The belief, up to 1, that the subject does what was asked, and what it would do else.
 
     None where nothing tells, or nothing else could be done.
@@ -201,7 +216,7 @@ def _action(
     return 1 / (1 + math.exp(-_SURENESS * best[0] - 1.0)), best[1]
 
 
-def _words(name: str, found: Mapping[str, float], usual: Mapping[str, float], off: Mapping[str, float]) -> str:
+def _words(name: str, found: Mapping[str, float], usual: Mapping[str, float]) -> str:
     """What is off, in words: how much of it there is, and how much there should be."""
     value, should = found[name], usual[name]
     if not math.isfinite(value):

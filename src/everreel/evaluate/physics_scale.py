@@ -60,7 +60,14 @@ SUBJECT = frozenset(
      "limbs_down", "rise", "area", "area_step", "shape_step", "unlike_next", "unlike_first", "bend", "shake")
 )  # fmt: skip
 """Features that need the subject to be followed."""
-SPREAD: dict[str, float] = {}
+SPREAD: dict[str, float] = {
+    "camera_right": 0.029, "camera_up": 0.01, "camera_growth": 0.01, "parallax": 0.034, "past_right": 0.074,
+    "past_down": 0.094, "frame_right": 0.026, "bob": 0.15, "bob_rate": 0.125, "wide": 0.236, "wide_rate": 0.152,
+    "tall": 0.169, "tall_rate": 0.121, "limbs": 0.118, "limbs_down": 0.145, "rise": 0.117, "energy": 0.08,
+    "quick": 0.107, "area": 0.034, "area_step": 0.168, "shape_step": 0.192, "unlike_next": 0.089,
+    "unlike_first": 0.123, "bend": 0.11, "jump": 0.08, "jolt": 0.062, "error": 0.056, "stutter": 0.013,
+    "flicker": 0.108, "shake": 0.186, "still": 0.01, "uneven": 0.191,
+}  # fmt: skip
 WORDS = {
     "camera_right": "the camera goes right",
     "camera_up": "the camera goes up",

@@ -149,7 +149,13 @@ def _steps(gray: list[Pixels], fps: float, track: Track, camera: dict[str, float
         changed = float(np.abs(after.astype(np.int16) - before).mean())
         row = _inside(motion[mask] - np.stack([drift_x[mask], drift_y[mask]], 1), x[mask], y[mask])
         rows.append(
-            (*row, length.mean(), missed.mean() if missed.size else math.nan, changed, length[-len(length) // 20 :].mean())
+            (
+                *row,
+                length.mean(),
+                missed.mean() if missed.size else math.nan,
+                changed,
+                length[-len(length) // 20 :].mean(),
+            )
         )
     return Steps(*np.array(rows, np.float64).T)
 
