@@ -30,12 +30,14 @@ from benchmarks.motion_kinds import COARSE, KINDS, wrong_films
 from benchmarks.recipe import bootstrap
 from everreel.evaluate.drift import MEASURES as LIGHT
 from everreel.evaluate.drift import measure
+from everreel.evaluate.expected import expected_of
 from everreel.evaluate.film_set import REPORT, read_report
 from everreel.evaluate.follow import FilmAnswers
 from everreel.evaluate.markdown import table
 from everreel.evaluate.physics import MARGIN, Motion, judge, prefer
 from everreel.evaluate.physics_scale import WEIGHTS
 from everreel.evaluate.quality import QualityMeter
+from everreel.evaluate.signals import FEATURES
 from everreel.media import Video
 from everreel.world.render import render
 from everreel.world.scene import Scene, sample_scene
@@ -190,6 +192,28 @@ def check(clips: int, seed: int) -> dict[str, Any]:
     return {"clips": clips, "seed": seed, "own_score": list(bootstrap(own)), "kinds": kinds}
 
 
+def spread(clips: int, seed: int) -> dict[str, float]:
+    """How far renders of one scene differ among themselves, by feature: `evaluate.physics_scale.SPREAD`.
+
+    The few that are far off, as where the subject left the frame, count as twice what nine in ten do not pass.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    off: dict[str, list[float]] = defaultdict(list)
+    for number in range(clips):
+        own = expected_of(sample_scene(generator), FRAMES, FPS, HEIGHT, WIDTH).own
+        for name, column in zip(FEATURES, own.T, strict=True):
+            known = column[np.isfinite(column)]
+            if len(known) > 2:
+                off[name] += ((known - np.median(known)) * math.sqrt(len(known) / (len(known) - 1))).tolist()
+        say(f"{number + 1}/{clips}")
+    found = {}
+    for name, values in off.items():
+        size = np.abs(values)
+        usual = float(np.sqrt((np.minimum(size, 2 * np.quantile(size, 0.9)) ** 2).mean()))
+        found[name] = round(max(0.01, usual), 3)
+    return found
+
+
 def render_check(figures: Mapping[str, Any]) -> str:
     """The table for people."""
     share, low, high = figures["own_score"]
@@ -269,17 +293,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.motion", description=__doc__.split("\n")[0])
     parser.add_argument("films", type=Path, nargs="*", help="two folders of everreel evaluate: before, and after")
     parser.add_argument("--check", action="store_true", help="hold renders against what is done to them instead")
-    parser.add_argument("--clips", type=int, default=40, help="how many renders of --check")
-    parser.add_argument("--seed", type=int, default=0, help="which scenes --check draws")
+    parser.add_argument("--spread", action="store_true", help="measure how far renders of one scene differ instead")
+    parser.add_argument("--clips", type=int, default=40, help="how many scenes of --check and --spread")
+    parser.add_argument("--seed", type=int, default=0, help="which scenes those draw")
     parser.add_argument("--margin", type=float, default=MARGIN, help="scores that are nearer are a tie")
     parser.add_argument("--json", type=Path, help="a file for the figures")
     options = parser.parse_args(arguments)
-    if options.check == bool(options.films) or (options.films and len(options.films) != 2):
-        parser.error(f"films = {len(options.films)} folders: give two, before and after, or --check and none")
+    wanted = 0 if options.check or options.spread else 2
+    if len(options.films) != wanted or (options.check and options.spread):
+        parser.error(
+            f"films = {len(options.films)} folders: give two, before and after; or one of --check and --spread"
+        )
     if options.clips < 1:
         parser.error(f"clips = {options.clips}: must be at least 1; 40 works")
     try:
-        if options.check:
+        figures: dict[str, Any]
+        if options.spread:
+            figures = spread(options.clips, options.seed)
+            words = json.dumps(figures, indent=1)
+        elif options.check:
             figures = check(options.clips, options.seed)
             words = render_check(figures)
         else:

@@ -6,6 +6,7 @@ motion tells them apart; and a kind is done only to scenes in which somebody who
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -38,9 +39,9 @@ def goes_sideways(scene: Scene) -> bool:
 
 def wrong_films(scene: Scene, num_frames: int, fps: float, height: int, width: int) -> Iterator[tuple[str, Pixels]]:
     """Each kind that the scene can have, and the scene's own film with that done to it."""
-    size = {"height": height, "width": width}
+    drawn = functools.partial(render, num_frames=num_frames, height=height, width=width)
     rng = random.Random(scene.seed)
-    long = render(scene, 2 * num_frames, fps=fps, **size)
+    long = drawn(scene, num_frames=2 * num_frames, fps=fps)
     film = long[:num_frames]
     yield "frozen", np.repeat(film[:1], num_frames, 0)
     yield "shuffled", film[rng.sample(range(num_frames), num_frames)]
@@ -50,17 +51,17 @@ def wrong_films(scene: Scene, num_frames: int, fps: float, height: int, width: i
     if goes_sideways(scene):
         yield "mirrored", film[:, :, ::-1].copy()
     yield "double speed", long[::2]
-    yield "half speed", render(scene, num_frames, fps=2 * fps, **size)
+    yield "half speed", drawn(scene, fps=2 * fps)
     half, dropped = num_frames // 2, round(_DROPPED * fps)
     yield "jump", np.concatenate([film[:half], long[half + dropped : num_frames + dropped]])
-    elsewhere = render(replace(scene, seed=scene.seed + 1), num_frames, fps=fps, **size)
+    elsewhere = drawn(replace(scene, seed=scene.seed + 1), fps=fps)
     yield "cut", np.concatenate([film[:half], elsewhere[half:]])
     yield "wobble", wobbled(film, subject_masks(scene, num_frames, fps, height, width), fps)
     steps = np.array([rng.uniform(-_FLICKER, _FLICKER) for _ in range(num_frames)])
     yield "flicker", np.clip(film + steps[:, None, None, None], 0, 255).astype(np.uint8)
     others = instead(scene)[1:]
     if "action" in visible_fields(scene) and others:
-        yield "wrong action", render(rng.choice(others), num_frames, fps=fps, **size)
+        yield "wrong action", drawn(rng.choice(others), fps=fps)
 
 
 def wobbled(film: Pixels, masks: npt.NDArray[np.bool_], fps: float) -> Pixels:

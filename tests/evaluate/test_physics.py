@@ -81,7 +81,7 @@ def test_the_subject_is_found_where_the_renderer_draws_it(film):
 
 
 def test_nearly_equal_films_tie(right):
-    near = replace(right, score=right.score - MARGIN)
+    near = replace(right, score=right.score - MARGIN / 2)
     assert prefer(right, near) == prefer(near, right) == 0
     assert prefer(right, near, margin=0.0) == 1
     with pytest.raises(ValueError, match=r"margin = 1\.5: must be from 0"):

@@ -10,7 +10,6 @@ Shape suffixes: T frames, H height, W width, C = 3 channels, RGB.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 

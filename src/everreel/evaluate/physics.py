@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from everreel.evaluate.expected import Expected, expected_of
 from everreel.evaluate.meters import one_thread, reduced
-from everreel.evaluate.physics_scale import ACTION, AXES, LOG, SPREAD, SUBJECT, WEIGHTS, WORDS
+from everreel.evaluate.physics_scale import ACTION, AXES, HEADING, LOG, SPREAD, SUBJECT, WEIGHTS, WORDS
 from everreel.evaluate.signals import FEATURES, features_of
 from everreel.media import Pixels
 from everreel.world.scene import Scene, visible_fields
@@ -50,6 +50,7 @@ _PRIOR = 8.0  # renders that the usual deviation counts for, beside the scene's 
 _LEEWAY = 0.15  # of what is expected of a speed: a film is not wrong for that
 _SAID_FROM = 3.0  # deviations that are worth a sentence
 _SAID = 0.75  # a belief in the action below is worth one
+_HEADED = 2.0  # deviations from standing at which renders go one way
 _TELLING = 2.0  # mean squared deviations by which an action is another
 _APART = 25.0
 _SURENESS = 0.5
@@ -116,16 +117,17 @@ def compare(found: Mapping[str, float], expected: Expected) -> Motion:
         sizes = {term: term.size(off[term.name]) for term in terms if term.name in off}
         axes[axis] = _score(list(sizes.values()))
         said += [(size, _words(term.name, found, usual)) for term, size in sizes.items() if size > _SAID_FROM]
-    alive = _alive(found, usual)
-    for axis in ("smoothness", "jumps", "deformation"):
-        if axes[axis] is not None:
-            axes[axis] *= alive
+    heading, alive = _heading(found, usual, spread, off), _alive(found, usual)
+    for axis, times in (("trajectory", heading), ("smoothness", alive), ("jumps", alive), ("deformation", alive)):
+        score = axes[axis]
+        axes[axis] = None if score is None else score * times
     if alive < 1:
         said.append((FAR * (1 - alive), f"it moves {alive * _ALIVE:.0%} as much as it should"))
     if "action" in visible_fields(expected.scene):
         belief, other = _action(found, expected, spread)
-        if belief is not None and axes["trajectory"] is not None:
-            axes["trajectory"] *= belief
+        trajectory = axes["trajectory"]
+        if belief is not None and trajectory is not None:
+            axes["trajectory"] = trajectory * belief
             if belief < _SAID:
                 said.append((FAR * (1 - belief), f"it {other} rather than {expected.scene.action}"))
     count = {name: value for name, value in axes.items() if value is not None}
@@ -183,6 +185,17 @@ def _alive(found: Mapping[str, float], usual: Mapping[str, float]) -> float:
     if not gaps or not all(map(math.isfinite, gaps)):
         return 1.0 if not gaps else 0.0
     return min(1.0, math.exp(sum(gaps) / len(gaps)) / _ALIVE)
+
+
+def _heading(
+    found: Mapping[str, float], usual: Mapping[str, float], spread: Mapping[str, float], off: Mapping[str, float]
+) -> float:
+    """1 where all goes the right way, less where something stands, and least where it goes the other way."""
+    least = 1.0
+    for name in HEADING:
+        if name in off and abs(usual[name]) > _HEADED * spread[name] and math.isfinite(found[name]):
+            least = min(least, (found[name] / usual[name] + 0.25) / 0.5)
+    return max(0.1, least)
 
 
 def _action(found: Mapping[str, float], expected: Expected, spread: Mapping[str, float]) -> tuple[float | None, str]:

@@ -1,7 +1,7 @@
 """The axes of motion: which features of `evaluate/signals.py` each is made of, and the words for them.
 
 `SPREAD` is how far renders of one scene differ among themselves, measured over scenes of the film world:
-`python -m benchmarks.motion --check --spread` prints it anew. The one invariant: every feature that is named here is
+`python -m benchmarks.motion --spread` measures it anew. The one invariant: every feature that is named here is
 one of `FEATURES`, and has a spread and words.
 """
 
@@ -30,7 +30,8 @@ class Term:
 
 AXES: dict[str, tuple[Term, ...]] = {
     "trajectory": (
-        Term("camera_right"), Term("camera_up"), Term("camera_growth"), Term("past_right"), Term("frame_right"),
+        Term("camera_right"), Term("camera_up"), Term("camera_growth"), Term("scenery_right"), Term("scenery_down"),
+        Term("past_right"), Term("frame_right"),
     ),
     "smoothness": (
         Term("shake", "more"), Term("stutter", "more"), Term("uneven", "more"), Term("flicker", "more"),
@@ -45,6 +46,8 @@ AXES: dict[str, tuple[Term, ...]] = {
         Term("energy"), Term("quick"), Term("limbs"), Term("rise"), Term("bob"), Term("still", "more"),
     ),
 }  # fmt: skip
+HEADING = ("camera_right", "camera_up", "camera_growth", "scenery_right", "scenery_down", "past_right", "frame_right")
+"""What has a direction: to go the other way is worse than to be as far off the right way."""
 WEIGHTS = {"trajectory": 0.35, "smoothness": 0.15, "jumps": 0.15, "deformation": 0.15, "amplitude": 0.2}
 ACTION = ("past_right", "frame_right", "bob", "bob_rate", "wide", "wide_rate", "tall", "tall_rate", "limbs",
           "limbs_down", "rise", "bend")  # fmt: skip
@@ -61,6 +64,7 @@ SUBJECT = frozenset(
 )  # fmt: skip
 """Features that need the subject to be followed."""
 SPREAD: dict[str, float] = {
+    "scenery_right": 0.03, "scenery_down": 0.02,
     "camera_right": 0.029, "camera_up": 0.01, "camera_growth": 0.01, "parallax": 0.034, "past_right": 0.074,
     "past_down": 0.094, "frame_right": 0.026, "bob": 0.15, "bob_rate": 0.125, "wide": 0.236, "wide_rate": 0.152,
     "tall": 0.169, "tall_rate": 0.121, "limbs": 0.118, "limbs_down": 0.145, "rise": 0.117, "energy": 0.08,
@@ -73,6 +77,8 @@ WORDS = {
     "camera_up": "the camera goes up",
     "camera_growth": "the frame grows",
     "parallax": "near things pass faster than far ones",
+    "scenery_right": "the scenery passes to the right",
+    "scenery_down": "the scenery passes downwards",
     "past_right": "the subject passes the scenery to the right",
     "past_down": "the subject passes the scenery downwards",
     "frame_right": "the subject crosses the frame to the right",

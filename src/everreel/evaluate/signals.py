@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ from everreel.media import Pixels
 FEATURES = (
     # the camera: right and up (heights a second), growth (a second), and the odds that it travels rather than turns
     "camera_right", "camera_up", "camera_growth", "parallax",
+    # how all but the subject goes through the frame, near and far, heights a second
+    "scenery_right", "scenery_down",
     # the subject, against the scenery and in the frame, heights a second
     "past_right", "past_down", "frame_right",
     # the rest are logarithms: how far up and down, how fast it goes so, how its shape breathes, how much it moves
@@ -73,6 +76,8 @@ class Steps:
     left_over: Floats
     changed: Floats
     fastest: Floats
+    scenery_right: Floats
+    scenery_down: Floats
 
 
 def features_of(frames_THWC: Pixels, fps: float, finder: Finder) -> dict[str, float]:
@@ -139,7 +144,7 @@ def _steps(gray: list[Pixels], fps: float, track: Track, camera: dict[str, float
     growth, right, up = (camera.get(name, 0.0) for name in ("camera_growth", "camera_right", "camera_up"))
     drift_x, drift_y = growth * (x - width / height / 2) - right, growth * (y - 0.5) + up
     rows = []
-    for number, (before, after) in enumerate(zip(gray, gray[1:], strict=False), 1):
+    for number, (before, after) in enumerate(pairwise(gray), 1):
         back = flow(after, before)
         came, inside = moved(before, back)
         missed = np.abs(after - came)[inside]
@@ -148,15 +153,10 @@ def _steps(gray: list[Pixels], fps: float, track: Track, camera: dict[str, float
         mask = track.masks[number] & inside
         changed = float(np.abs(after.astype(np.int16) - before).mean())
         row = _inside(motion[mask] - np.stack([drift_x[mask], drift_y[mask]], 1), x[mask], y[mask])
-        rows.append(
-            (
-                *row,
-                length.mean(),
-                missed.mean() if missed.size else math.nan,
-                changed,
-                length[-len(length) // 20 :].mean(),
-            )
-        )
+        rest = motion[~track.masks[number] & inside]
+        scenery = rest.mean(0) if len(rest) else (math.nan, math.nan)
+        left_over = missed.mean() if missed.size else math.nan
+        rows.append((*row, length.mean(), left_over, changed, length[-len(length) // 20 :].mean(), *scenery))
     return Steps(*np.array(rows, np.float64).T)
 
 
@@ -231,7 +231,7 @@ def _looks(frames: Pixels, gray: list[Pixels], fps: float, track: Track) -> dict
     known = [description for description in told if description is not None]
     if len(known) < 3:
         return {}
-    beside = [1 - likeness(one, other) for one, other in zip(known, known[1:], strict=False)]
+    beside = [1 - likeness(one, other) for one, other in pairwise(known)]
     first = [1 - likeness(known[0], other) for other in known[1:]]
     return {"unlike_next": _log(float(np.mean(beside))), "unlike_first": _log(float(np.mean(first)))}
 
@@ -242,6 +242,8 @@ def _rhythm(gray: list[Pixels], steps: Steps, track: Track, fps: float) -> dict[
     usual = float(np.median(changed))
     near = np.array([np.median(changed[max(0, n - 2) : n + 3]) for n in range(len(changed))])
     values = {
+        "scenery_right": float(np.nanmedian(steps.scenery_right)),
+        "scenery_down": float(np.nanmedian(steps.scenery_down)),
         "energy": _log(float(steps.whole.mean())),
         "quick": _log(float(steps.fastest.mean())),
         "error": _log(float(np.nanmean(left))),
