@@ -162,12 +162,17 @@ def render_summary(figures: Mapping[str, Any], before: str, after: str) -> str:
     return "\n".join(lines)
 
 
-def check(clips: int, seed: int) -> dict[str, Any]:
-    """How often the judge tells a render from what was done to it, by kind; ties count as halves."""
+def check(clips: int, seed: int, path: Path | None = None) -> dict[str, Any]:
+    """How often the judge tells a render from what was done to it, by kind; ties count as halves.
+
+    The figures are written to `path` after each scene, so that a run that is stopped leaves those it had.
+    """
     generator = torch.Generator().manual_seed(seed)
     hits: dict[str, list[float]] = defaultdict(list)
     missed: dict[str, list[str]] = defaultdict(list)
-    own, axes = [], defaultdict(list)
+    axes: dict[str, list[float]] = defaultdict(list)
+    own: list[float] = []
+    figures: dict[str, Any] = {}
     for number in range(clips):
         scene = sample_scene(generator)
         real = judge(render(scene, FRAMES, height=HEIGHT, width=WIDTH, fps=FPS), FPS, scene)
@@ -184,12 +189,15 @@ def check(clips: int, seed: int) -> dict[str, Any]:
                 what = f"{scene.subject} {scene.action}, {scene.shot_type}, {scene.camera_motion}, {scene.place}"
                 missed[kind].append(f"{what} ({real.score:.2f} to {wrong.score:.2f})")
         say(f"{number + 1}/{clips} {scene.subject} {scene.action}: {real.score:.2f}")
-    kinds = {
-        kind: {"films": len(hits[kind]), "accuracy": list(bootstrap(hits[kind])),
-               "lower_by": float(np.mean(axes[kind])) if kind in axes else 0.0, "missed": missed[kind]}
-        for kind in (*KINDS, "another render") if hits[kind]
-    }  # fmt: skip
-    return {"clips": clips, "seed": seed, "own_score": list(bootstrap(own)), "kinds": kinds}
+        figures = {
+            "clips": number + 1,
+            "seed": seed,
+            "own_score": list(bootstrap(own)),
+            "kinds": _kinds(hits, axes, missed),
+        }
+        if path:
+            _write(path, figures)
+    return figures
 
 
 def spread(clips: int, seed: int) -> dict[str, float]:
@@ -225,6 +233,25 @@ def render_check(figures: Mapping[str, Any]) -> str:
         rows.append((kind, str(row["films"]), f"{share:.0%} ({low:.0%} to {high:.0%})", f"{row['lower_by']:.2f}", goal))
     head = ("kind", "films", "told from the render", "score lower by", f"goal {GOAL:.0%}")
     return "\n".join([*lines, *table(head, rows, "lrrrl")])
+
+
+def _kinds(
+    hits: Mapping[str, Sequence[float]], lower: Mapping[str, Sequence[float]], missed: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    return {
+        kind: {
+            "films": len(hits[kind]),
+            "accuracy": list(bootstrap(hits[kind])),
+            "lower_by": float(np.mean(lower[kind])) if kind in lower else 0.0,
+            "missed": list(missed.get(kind, ())),
+        }
+        for kind in (*KINDS, "another render")
+        if kind in hits
+    }
+
+
+def _write(path: Path, figures: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def _told(folder: Path) -> dict[tuple[str, int], FilmAnswers]:
@@ -312,7 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             figures = spread(options.clips, options.seed)
             words = json.dumps(figures, indent=1)
         elif options.check:
-            figures = check(options.clips, options.seed)
+            figures = check(options.clips, options.seed, options.json)
             words = render_check(figures)
         else:
             before, after = options.films
@@ -321,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         sys.exit(f"motion: {error}")
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        _write(options.json, figures)
     say(words)
 
 
