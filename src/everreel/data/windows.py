@@ -5,7 +5,7 @@ The one invariant: a draw is a function of its generator and of what the store h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +21,8 @@ class WindowSource:
 
     store: LatentStore
     text: TextTable
+    groups: Mapping[Group, Sequence[int]]
+    """The clips of each size that may be drawn."""
     chances: Tensor | None = None
     """How likely each clip is, relative to the others; all are alike without."""
     _groups: dict[int, Group] = field(default_factory=dict)
@@ -33,10 +35,15 @@ class WindowSource:
         Raises:
             ValueError: none has one.
         """
-        if chances is not None and not (chances > 0).any():
-            raise ValueError(f"select: leaves none of the {len(store)} clips of {store.path}; ask for less")
+        drawn: Mapping[Group, Sequence[int]] = store.groups
+        if chances is not None:
+            allowed = set((chances > 0).nonzero().flatten().tolist())
+            if not allowed:
+                raise ValueError(f"select: leaves none of the {len(store)} clips of {store.path}; ask for less")
+            found = {key: [index for index in members if index in allowed] for key, members in store.groups.items()}
+            drawn = {key: members for key, members in found.items() if members}
         groups = {member: key for key, members in store.groups.items() for member in members}
-        return cls(store, TextTable.build(store.sentences, text), chances, groups)
+        return cls(store, TextTable.build(store.sentences, text), drawn, chances, groups)
 
     def group_of(self, index: int) -> Group:
         """Latent frames, height and width of a clip."""
@@ -49,12 +56,12 @@ class WindowSource:
             ValueError: there are none.
         """
         if frames not in self._members:
-            long_enough = {key for key in self.store.groups if key[0] >= frames}
+            long_enough = {key for key in self.groups if key[0] >= frames}
             pictures = {key for key in long_enough if key[0] == 1 == frames}
             kept = pictures or long_enough
-            self._members[frames] = [index for index in self._allowed() if self._groups[index] in kept]
+            self._members[frames] = sorted(index for key in kept for index in self.groups[key])
         if not self._members[frames]:
-            longest = max(key[0] for key in self.store.groups)
+            longest = max(key[0] for key in self.groups)
             rule = f"no clip of {self.store.path} is so long; the longest has {longest}"
             raise ValueError(f"windows: {frames} latent frames: {rule}")
         return self._members[frames]
@@ -62,12 +69,7 @@ class WindowSource:
     def draw_size(self, generator: torch.Generator, frames: int) -> Sequence[int]:
         """The clips of one size that hold such a window, sizes drawn by how many there are."""
         (one,) = self.draw(self.members(frames), generator, 1)
-        return self.members_of(self._groups[one])
-
-    def members_of(self, group: Group) -> Sequence[int]:
-        """The clips of one size that have a chance."""
-        members = self.store.groups[group]
-        return members if self.chances is None else [index for index in members if self.chances[index] > 0]
+        return self.groups[self._groups[one]]
 
     def draw(self, members: Sequence[int], generator: torch.Generator, count: int) -> list[int]:
         """So many of them by their chances, each time anew."""
@@ -75,7 +77,3 @@ class WindowSource:
             return draw_members(members, generator, count)
         chances = self.chances[torch.tensor(members)]
         return [members[n] for n in torch.multinomial(chances, count, True, generator=generator).tolist()]
-
-    def _allowed(self) -> Sequence[int]:
-        every = range(len(self.store))
-        return every if self.chances is None else [index for index in every if self.chances[index] > 0]

@@ -227,7 +227,7 @@ class DiffusionForcing:
         if source.chances is not None:  # of the same store, one that may be drawn
             (index,) = source.draw(range(len(source.store)), generator, 1)
         group = source.group_of(index)
-        return source, source.members_of(group), group[0]
+        return source, source.groups[group], group[0]
 
     def _num_clips(self) -> int:
         """Of both stores, which may be one."""
