@@ -180,6 +180,7 @@ def check(clips: int, seed: int, path: Path | None = None) -> dict[str, Any]:
         other = judge(render(again, FRAMES, height=HEIGHT, width=WIDTH, fps=FPS), FPS, scene)
         own.append(real.score)
         hits["another render"].append((prefer(real, other) + 1) / 2)
+        axes["another render"].append(real.score - other.score)
         for kind, film in wrong_films(scene, FRAMES, FPS, HEIGHT, WIDTH):
             wrong = judge(film, FPS, scene)
             right = prefer(real, wrong)
@@ -229,7 +230,7 @@ def render_check(figures: Mapping[str, Any]) -> str:
     rows = []
     for kind, row in figures["kinds"].items():
         share, low, high = row["accuracy"]
-        goal = ("met" if share >= GOAL else "missed") if kind in COARSE else ""
+        goal = ("met" if round(share, 4) >= GOAL else "missed") if kind in COARSE else ""
         rows.append((kind, str(row["films"]), f"{share:.0%} ({low:.0%} to {high:.0%})", f"{row['lower_by']:.2f}", goal))
     head = ("kind", "films", "told from the render", "score lower by", f"goal {GOAL:.0%}")
     return "\n".join([*lines, *table(head, rows, "lrrrl")])
@@ -242,7 +243,7 @@ def _kinds(
         kind: {
             "films": len(hits[kind]),
             "accuracy": list(bootstrap(hits[kind])),
-            "lower_by": float(np.mean(lower[kind])) if kind in lower else 0.0,
+            "lower_by": float(np.mean(lower[kind])),
             "missed": list(missed.get(kind, ())),
         }
         for kind in (*KINDS, "another render")
