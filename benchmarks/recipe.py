@@ -74,7 +74,7 @@ def read_films(runs: Path) -> dict[str, Report]:
     """The reports of films in a folder, by their own folders."""
     found = {}
     for path in sorted(runs.rglob("report.json")):
-        if "films" in json.loads(path.read_text(encoding="utf-8")):
+        if isinstance(json.loads(path.read_text(encoding="utf-8")).get("films"), list):  # a stage of motion counts them
             found[path.parent.relative_to(runs).as_posix()] = Report.load(path)
     return found
 

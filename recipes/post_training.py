@@ -78,28 +78,20 @@ STAGES = {"as-is": AS_IS, "balanced": BALANCED, "camera": CAMERA, "best": BEST}
 FILMS = FilmSettings(num_films=64, num_frames=33, height=96, width=160, num_inference_steps=20)
 LARGER = replace(FILMS, height=144, width=240)
 
-
-def packed(weights: str) -> PackRecipe:
-    """A stage's model, as `everreel generate --model` reads it."""
-    transformer = f"{RUNS}/{weights}/transformer.safetensors"
-    return PackRecipe(config=CONFIG, transformer=transformer, vae=ASSETS, text=ASSETS, shift=3.0, runs=RUNS)
-
-
-def followed(model: str, films: FilmSettings) -> EvaluateRecipe:
-    """Its films of held-out prompts, and how much of what was asked the critic reads off them."""
-    return EvaluateRecipe(model, films=films)
-
+# Each stage's model as `everreel generate --model` reads it, and its films of held-out prompts.
+PACK = PackRecipe(
+    config=CONFIG, transformer=f"{RUNS}/as-is/transformer.safetensors", vae=ASSETS, text=ASSETS, shift=3.0, runs=RUNS
+)
+MODELS = {name: replace(PACK, transformer=f"{RUNS}/{name}/transformer.safetensors") for name in STAGES}
+AFTER = {name: EvaluateRecipe(f"{RUNS}/models/{name}", films=LARGER if name == "best" else FILMS) for name in STAGES}
 
 recipe = (
     ("world", WORLD),
     ("latents", LATENTS),
     ("labels", LABELS),
-    ("before", followed(MODEL, FILMS)),
-    ("before-larger", followed(MODEL, LARGER)),
-    *((name, stage) for name, stage in STAGES.items()),
-    ("models", tuple((name, packed(name)) for name in STAGES)),
-    (
-        "after",
-        tuple((name, followed(f"{RUNS}/models/{name}", LARGER if name == "best" else FILMS)) for name in STAGES),
-    ),
+    ("before", EvaluateRecipe(MODEL, films=FILMS)),
+    ("before-larger", EvaluateRecipe(MODEL, films=LARGER)),
+    *STAGES.items(),
+    ("models", tuple(MODELS.items())),
+    ("after", tuple(AFTER.items())),
 )

@@ -6,17 +6,20 @@ the words, and the full size then needs fewer steps.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 from everreel.data.clips import StoreLayout
 from everreel.diffusion.noise import LevelMixture
 from everreel.evaluate.follow import FilmSettings
 from everreel.evaluate.stage import EvaluateRecipe
 from everreel.model.config import TransformerConfig, VAEConfig
+from everreel.shapes import LATENT_CHANNELS, TEMPORAL
+from everreel.train.clip import NETWORK
 from everreel.train.diffusion_forcing import DiffusionForcingRecipe, staged
 from everreel.train.distill import RegressionRecipe, Student
 from everreel.train.lora import AdapterShape
 from everreel.train.pack import PackRecipe, StudentPackRecipe
-from everreel.train.run import LatentRecipe, WorldRecipe
+from everreel.train.run import LatentRecipe, WorldRecipe, load_recipe
 from everreel.train.text import TextRecipe
 from everreel.train.trainer import TrainerSettings
 from everreel.train.trajectories import Strides, TrajectoryRecipe
@@ -149,6 +152,22 @@ AT_ONCE = FilmSettings(num_films=32, num_frames=33, height=96, width=160, num_in
 IN_BLOCKS = replace(AT_ONCE, ar_step=20, causal_block_size=3, cache=True)
 STUDENT = replace(AT_ONCE, num_inference_steps=None)
 
+# What comes after, each stage from the model of before; `runs/smallest/evaluate/causal` has its films.
+POST = {
+    "balanced": "balanced/transformer.safetensors",
+    "camera": "camera/transformer.safetensors",
+    "best": "best/transformer.safetensors",
+    "motion": "motion/stages/transformer.safetensors",
+}
+POST_MODELS = {name: replace(MODEL, transformer=f"{RUNS}/post/{weights}") for name, weights in POST.items()}
+IMAGE_TO_VIDEO = replace(
+    MODEL,
+    config=replace(FILMS.config, in_dim=2 * LATENT_CHANNELS + TEMPORAL, image_dim=NETWORK.dim),
+    transformer=f"{RUNS}/post/image_to_video/transformer.safetensors",
+    image_encoder=f"{RUNS}/post/clip",
+    notes=("It makes films of a picture, which is shown beside the noise.",),
+)
+
 recipe = (
     ("world", WORLD),
     ("text", TEXT),
@@ -176,6 +195,17 @@ recipe = (
             ("causal", EvaluateRecipe(f"{RUNS}/model", films=AT_ONCE)),
             ("causal-in-blocks", EvaluateRecipe(f"{RUNS}/model", films=IN_BLOCKS)),
             ("fast", EvaluateRecipe(f"{RUNS}/model", lora=(f"{RUNS}/model-fast",), films=STUDENT)),
+        ),
+    ),
+    (
+        "post",
+        (
+            *load_recipe(Path(__file__).with_name("smallest_post.py")),
+            ("models", (*POST_MODELS.items(), ("image_to_video", IMAGE_TO_VIDEO))),
+            (
+                "evaluate",
+                tuple((name, EvaluateRecipe(f"{RUNS}/post/models/{name}", films=AT_ONCE)) for name in POST_MODELS),
+            ),
         ),
     ),
 )

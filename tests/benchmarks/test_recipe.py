@@ -40,6 +40,8 @@ def test_a_stage_is_a_row(runs):
 def test_films_stand_with_their_intervals(runs):
     (runs / "evaluate").mkdir()
     films(24, 32).save(runs / "evaluate" / "report.json")
+    (runs / "stage-1").mkdir()
+    (runs / "stage-1" / "report.json").write_text('{"stage": 1, "films": 32}')  # of motion, which counts its films
     share, low, high = interval(films(24, 32), "color")
     assert share == 0.75 and 0.5 < low < 0.75 < high < 0.95
     assert interval(films(32, 32), "color") == (1.0, 1.0, 1.0) and interval(films(1, 1), "place") is None

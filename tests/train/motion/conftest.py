@@ -1,14 +1,12 @@
 """A policy that makes films, pairs of which one film is better, and a stand-in for a reward."""
 
-import sys
-import types
-
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from everreel.data.draws import generator_for
 from everreel.model.dit import DiT
+from everreel.train.motion import stages, sweep
 from everreel.train.motion.pairs import PairLabel, write_pairs
 from everreel.train.motion.preference import PreferenceRecipe
 from everreel.train.trainer import TrainerSettings
@@ -73,7 +71,6 @@ class StandIn(torch.nn.Module):
 @pytest.fixture
 def reward(monkeypatch):
     """The folder of a reward model that is the stand-in."""
-    module = types.ModuleType("everreel.train.motion.reward")
-    module.load_reward = lambda folder: StandIn()
-    monkeypatch.setitem(sys.modules, "everreel.train.motion.reward", module)
+    for module in (stages, sweep):
+        monkeypatch.setattr(module, "load_reward", lambda folder: StandIn())
     return "a folder"

@@ -1,8 +1,6 @@
 """Motion learning in stages: films of the newest policy, ranked and learnt from; each folder made once."""
 
 import json
-import sys
-import types
 from dataclasses import dataclass, replace
 
 import pytest
@@ -12,6 +10,7 @@ from safetensors.torch import load_file
 from everreel.data.latents import LatentStore
 from everreel.train.generate import Way
 from everreel.train.lora import AdapterShape
+from everreel.train.motion import matching
 from everreel.train.motion import stages as code
 from everreel.train.motion.pairs import PairStore
 from everreel.train.motion.ranking import rank, scores_of, signs_of
@@ -200,10 +199,7 @@ class Never:
 
 def test_what_differs_beside_motion_is_no_pair(stages, tmp_path, monkeypatch):
     seen = []
-    match = types.ModuleType("everreel.train.motion.match")
-    match.appearance_of = lambda *given: seen.append(given)
-    match.difference_of = lambda one, other: abs(one.astype(float) - other).mean() / 255
-    monkeypatch.setitem(sys.modules, "everreel.train.motion.match", match)
+    monkeypatch.setattr(matching, "appearance_of", lambda *given: seen.append(given))
     with pytest.raises(ValueError, match="dropped 4 for 'sharpness'"):
         replace(stages, match=Never()).run(tmp_path, quiet=True)
     asked = SampleStore(tmp_path / "stage-1/samples").asked

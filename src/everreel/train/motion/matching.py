@@ -6,25 +6,20 @@ The one invariant: no film is decoded before its pair has passed by its scores.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from everreel.caption.critic import load_critic, shipped_critic
 from everreel.checkpoint.load import load_vae
 from everreel.checkpoint.source import Source
 from everreel.data.clips import to_bytes
 from everreel.data.latents import LatentStore
 from everreel.diffusion.conditioning import FPS_INDEX
+from everreel.train.motion.match import Matching, appearance_of, difference_of
 from everreel.train.motion.ranking import Keep
 from everreel.train.motion.samples import Asked
 from everreel.world.scene import Scene
-
-
-class Matching(Protocol):
-    """Thresholds of what two films may differ in beside motion, as `everreel.train.motion.match.Matching`."""
-
-    def mismatch(self, one: Any, other: Any, difference: float) -> tuple[str, float] | None: ...  # noqa: ANN401
 
 
 def keep_of(matching: Matching, prompts: Sequence[str], vae: str | Source | None, device: str) -> Keep:
@@ -33,9 +28,6 @@ def keep_of(matching: Matching, prompts: Sequence[str], vae: str | Source | None
     Raises:
         ValueError: there is no VAE to look at films with.
     """
-    from everreel.caption.critic import load_critic, shipped_critic
-    from everreel.train.motion.match import appearance_of, difference_of
-
     if vae is None:
         raise ValueError("vae=None: match looks at films, which takes it; name a folder with vae/, or leave match out")
     decoder, scenes = load_vae(vae, torch.device(device)), _scenes(prompts)

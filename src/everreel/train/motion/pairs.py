@@ -9,10 +9,11 @@ Shape suffixes: C channels, T latent frames, H W latent height and width.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class PairLabel:
     `kind` is how it came about: a distortion's name, `samples` of one model ranked by a reward, `labeller`, or `rating`
     by a person. `fps_index` is that of the frame-rate embedding, 0 at 16 frames a second. `split` keeps pairs of one
     clip or prompt on one side: `train` or `held_out`. `margin` is what is said of how far they are apart, if anything.
+    `facts` is all else that is known; `films` in it are the names of both, the better one first.
     """
 
     prompt: str
@@ -99,7 +101,7 @@ def has_pairs(folder: Path, shard: int) -> bool:
 
 
 def write_pairs(folder: Path, shard: int, pairs: Sequence[Tensor], labels: Sequence[PairLabel]) -> None:
-    """Write a shard of pairs (2, C, T, H, W) of one size.
+    """Write a shard of pairs (2, C, T, H, W) of one size. Films without names in `facts` are named by what they are.
 
     Raises:
         ValueError: there are none, or as many labels as pairs there are not.
@@ -108,10 +110,17 @@ def write_pairs(folder: Path, shard: int, pairs: Sequence[Tensor], labels: Seque
         raise ValueError(f"pairs: {len(pairs)} with {len(labels)} labels; a shard has as many of both, 1 or more")
     folder.mkdir(parents=True, exist_ok=True)
     array = torch.stack([pair.float().cpu() for pair in pairs]).half().numpy()
-    lines = "".join(json.dumps(asdict(label)) + "\n" for label in labels)
+    named = [_named(label, films) for label, films in zip(labels, array, strict=True)]
+    lines = "".join(json.dumps(asdict(label)) + "\n" for label in named)
     half_done = folder / f"half-done-{shard:05d}"
     with half_done.open("wb") as file:
         np.save(file, array)
     half_done.replace(folder / f"pairs-{shard:05d}.npy")
     half_done.write_text(lines, encoding="utf-8")
     half_done.replace(folder / f"shard-{shard:05d}.jsonl")
+
+
+def _named(label: PairLabel, films: npt.NDArray[np.float16]) -> PairLabel:
+    """The label with names of its films: of one film the same in every store, so that contradictions are found."""
+    names = [hashlib.sha256(film.tobytes()).hexdigest()[:16] for film in films]
+    return replace(label, facts={"films": names, **label.facts})

@@ -75,17 +75,10 @@ def mean_signs(signs: Sequence[Signs]) -> Signs:
     return Signs(*(fmean(getattr(one, name) for one in signs) for name in ("amplitude", "std", "mean")))
 
 
-def load_reward(folder: str) -> nn.Module:
-    """A reward model: latents (B, C, T, H, W) and frame-rate indices (B,) to scores (B,)."""
-    from everreel.train.motion.reward import load_reward as load
-
-    model: nn.Module = load(Path(folder))
-    return model.requires_grad_(False)
-
-
 @torch.no_grad()
 def scores_of(reward: nn.Module, films_NCTHW: Tensor, fps_index: int) -> list[float]:
-    """What a reward gives each film, on the device where it is.
+    """What a reward gives each film, on the device where it is: latents (N, C, T, H, W) and frame-rate indices (N,) to
+    scores (N,).
 
     Raises:
         ValueError: a score is not finite.

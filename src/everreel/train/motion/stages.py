@@ -23,9 +23,11 @@ from everreel.checkpoint.lora_files import LORA_FILE
 from everreel.film.loading import source_of
 from everreel.train import processes
 from everreel.train.generate import Way
-from everreel.train.motion.matching import Matching, keep_of
+from everreel.train.motion.match import Matching
+from everreel.train.motion.matching import keep_of
 from everreel.train.motion.preference import REPORT, PreferenceRecipe
-from everreel.train.motion.ranking import Keep, Ranking, load_reward, rank
+from everreel.train.motion.ranking import Keep, Ranking, rank
+from everreel.train.motion.reward_model import load_reward
 from everreel.train.motion.samples import SamplesRecipe
 from everreel.train.motion.settled import settle
 from everreel.train.trainer import Outcome
@@ -80,7 +82,7 @@ class MotionStagesRecipe:
         if processes.here() is not None:
             raise ValueError("torchrun: stages run in one process; leave it out, and set processes for the films")
         began = time.monotonic()
-        reward, keep = load_reward(self.reward).to(self.device).eval(), self._keep()
+        reward, keep = load_reward(self.reward).to(self.device), self._keep()
         settle(run_dir, "recipe", self, FREE)
         newest = self.preference
         for stage in range(1, self.stages + 1):

@@ -21,7 +21,8 @@ from torch import nn
 from everreel.train import processes
 from everreel.train.generate import Way
 from everreel.train.motion.preference import PreferenceRecipe
-from everreel.train.motion.ranking import load_reward, mean_signs, scores_of, signs_of
+from everreel.train.motion.ranking import mean_signs, scores_of, signs_of
+from everreel.train.motion.reward_model import load_reward
 from everreel.train.motion.samples import SamplesRecipe, SampleStore
 from everreel.train.motion.settled import settle
 from everreel.train.trainer import Outcome
@@ -63,7 +64,7 @@ class SweepRecipe:
         """Train with each beta and look at the films; `step` counts betas."""
         if processes.here() is not None:
             raise ValueError("torchrun: a sweep runs in one process; leave it out, and set processes for the films")
-        began, reward = time.monotonic(), load_reward(self.reward).to(self.device).eval()
+        began, reward = time.monotonic(), load_reward(self.reward).to(self.device)
         settle(run_dir, "recipe", self, FREE)
         done = 0
         for beta in (None, *self.betas):
