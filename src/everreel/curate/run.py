@@ -35,6 +35,7 @@ from everreel.curate.measures import Tools, measure, save_thumbnail
 from everreel.curate.record import SOURCES, THUMBNAILS, VERDICTS, Clip, Film, append_film, read_films, write_clips
 from everreel.curate.report import PAGE, Bound, Told, write_report
 from everreel.curate.shots import check_cutter, clips_of, cutter_of, scan
+from everreel.curate.strips import Find
 from everreel.data.sources import Item, Skipped, read_source
 from everreel.film.source import SourceFilm
 
@@ -219,7 +220,8 @@ class Curation:
                     row |= {"start": clip.start, "stop": clip.stop}
                     row |= {"crop": list(clip.crop)} if clip.crop else {}
                 row |= {"text": list(clip.captions)} if clip.captions else {}
-                row |= {"clip": clip.name} | ({"concept": clip.concept} if clip.concept else {})
+                row |= {"clip": clip.name, "film": os.path.relpath(self._path(clip.source), self.output)}
+                row |= {"concept": clip.concept} if clip.concept else {}
                 table.write(json.dumps(row, ensure_ascii=False) + "\n")
         part.replace(path)
 
@@ -262,6 +264,21 @@ def listed(source: str | Path) -> tuple[list[Item], list[Skipped]]:
         else:
             films.append(item)
     return films, skipped
+
+
+def films_of(output: Path) -> Find:
+    """Where the films of clips lie that a run kept, by its table.
+
+    Raises:
+        ValueError: there is no such table.
+    """
+    table = output / KEPT
+    try:
+        rows = map(json.loads, table.read_text(encoding="utf-8").splitlines())
+        films = {row["clip"].rpartition("#")[0]: output / row["film"] for row in rows}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"films = {table}: is no table of a run ({error}); everreel data writes it anew") from None
+    return lambda name: films.get(name, output / name)
 
 
 def judged(clips: Sequence[Clip], settings: CurateSettings) -> list[Clip]:
