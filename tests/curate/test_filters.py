@@ -55,7 +55,7 @@ def test_printed_thresholds_read_back_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        (["tiny=3"], "set = 'tiny': must be one of small"),
+        (["stratic=3"], "set = 'stratic': is no filter; static is one"),
         (["small=big"], "set small = 'big': must be a number, or off"),
         (["small=nan"], "must be a number"),
         (["small"], "must be NAME=VALUE"),

@@ -11,6 +11,7 @@ import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,7 +102,8 @@ def thresholds_of(stage: str, changes: Iterable[tuple[str, Any]] = ()) -> dict[s
     found |= {name: by_stage[place] for name, (by_stage, _) in OTHERS.items()}
     for name, value in changes:
         if name not in found:
-            raise ValueError(f"set = {name!r}: must be one of {', '.join(found)}")
+            nearest = (get_close_matches(str(name), found, 1, 0) or ["small"])[0]
+            raise ValueError(f"set = {name!r}: is no filter; {nearest} is one, and --show-thresholds has all")
         found[name] = _number(name, value)
     return found
 
