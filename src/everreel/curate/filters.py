@@ -47,7 +47,7 @@ class Filter:
 _TABLE = (
     Filter("small", "side", "at least", "file", (256, 360, 540, 720), "pixels of the shorter side, within the crop"),
     Filter("slow-rate", "fps", "at least", "file", (16, 16, 16, 23.9), "frames a second"),
-    Filter("short", "seconds", "at least", "file", (0.5, 1.5, 2.0, 3.0), "seconds"),
+    Filter("short", "seconds", "at least", "file", (0.5, 1.5, 2.0, 3.0), "how long it is"),
     Filter("uneven", "gap", "at most", "file", (8, 4, 3, 3), "the longest pause between two frames, in usual ones"),
     Filter("black", "black", "at most", "scan", (0.5, 0.2, 0.05, 0.02), "share of frames that are black"),
     Filter("white", "white", "at most", "scan", (0.5, 0.2, 0.05, 0.02), "share of frames that are white"),
