@@ -48,7 +48,7 @@ def histogram(values: Sequence[float], thresholds: Sequence[float], title: str, 
     for value in thresholds:
         if low <= value <= high:
             parts.append(Markup('<path class="limit" d="M{:.1f} 0V{}"/>').format(_place(value, low, high), _TALL))
-    parts.append(_text(LABEL - 10, 20, f"{counts.max()} clip{'s' * (counts.max() != 1)}", "end"))
+    parts.append(_text(LABEL - 10, 20, f"{counts.max()} clip{'' if counts.max() == 1 else 's'}", "end"))
     return _svg(parts, _TALL + 24, title)
 
 
