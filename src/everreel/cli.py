@@ -22,7 +22,7 @@ from everreel import agents, keys, loras, rating, reports, weights
 from everreel.bars import film_bar, films_bar
 from everreel.benches import vbench
 from everreel.captions import caption
-from everreel.curating import data
+from everreel.curating import data, data_check
 from everreel.enhance import EnhanceOptions, enhance, enhanced_request, takes_enhancement
 from everreel.film.loading import ModelOptions, model_options
 from everreel.film.request import VideoRequest, make_request
@@ -330,6 +330,7 @@ app.command()(weights.models)
 app.command()(weights.download)
 app.command()(weights.convert)
 app.command()(data)
+app.command("data-check")(data_check)
 app.command()(prepare)
 app.command("convert-lora")(loras.convert_lora)
 app.command()(caption)

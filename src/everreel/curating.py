@@ -1,4 +1,4 @@
-"""The command that makes clips worth training on of anybody's films: `everreel data`.
+"""The commands that make clips worth training on of anybody's films, and have people look at some: `everreel data`.
 
 The one invariant: stopped at any moment, the same command goes on where it was; with other thresholds it judges anew
 and measures nothing twice.
@@ -6,6 +6,9 @@ and measures nothing twice.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +18,9 @@ import typer
 from everreel.bars import films_bar, pieces_bar
 
 if TYPE_CHECKING:
+    from everreel.curate.gates import Decision, Gate
     from everreel.curate.measures import Tools
+    from everreel.curate.record import Clip
     from everreel.curate.run import Curated, CurateSettings, Curation
 
 
@@ -72,8 +77,89 @@ def data(
         with pieces_bar("clip") as on_clip:
             run.write_clips(curated.kept, on_clip)
     typer.echo(
-        f"{len(curated.kept)} of {len(curated.clips)} clips kept in {output}, {len(curated.skipped)} files skipped"
+        f"{len(curated.kept)} of {len(curated.clips)} clips kept in {output}, "
+        f"{len(curated.skipped)} file{'s' * (len(curated.skipped) != 1)} skipped"
     )
+
+
+def data_check(
+    folder: Annotated[Path, typer.Argument(help="The folder that everreel data wrote.")],
+    *,
+    gate: Annotated[str, typer.Option(help="pretraining or post-training; else as the run's stage asks.")] = "",
+    share: Annotated[float, typer.Option(help="Look at so much of each source, 0 to 1, if the gate asks less.")] = 0.0,
+    answers: Annotated[Path | None, typer.Option(help="The saved answers; else answers.json in FOLDER.")] = None,
+    new: Annotated[bool, typer.Option("--new", help="Draw clips anew, as --gate and --share do too.")] = False,
+) -> None:
+    """Have a person look at some of the clips that were kept, and say whether all of them will do.
+
+    Without answers it writes check.html, a page that shows clips one by one. With them it prints pass, discard or
+    undecided for each source, which is a folder of films. The exit code is 0 only where every source passes.
+    """
+    from everreel.curate.gates import ANSWERS, SAMPLE, check
+
+    place = answers or folder / ANSWERS
+    if new or gate or share or not (folder / SAMPLE).exists():
+        _draw(folder, gate, share, place)
+    if answers is None and not place.exists():
+        typer.echo(_how_to_look(folder))
+        sys.exit(1)
+    decisions = check(folder, place)
+    for decision in decisions:
+        typer.echo(str(decision))
+    if any(decision.outcome != "pass" for decision in decisions):
+        typer.echo(_what_now(decisions), err=True)
+        sys.exit(1)
+
+
+def _draw(folder: Path, gate: str, share: float, answers: Path) -> None:
+    """The page of a new sample, which begins with the answers there are to its clips."""
+    from everreel.curate.page import make_check
+    from everreel.curate.record import VERDICTS, read_clips
+    from everreel.curate.run import films_of
+    from everreel.data.draws import generator_for
+
+    if not 0 <= share <= 1:
+        raise ValueError(f"share = {share:g}: must be between 0 and 1; 0.1 works")
+    clips = read_clips(folder / VERDICTS)
+    chosen, known, find = _gate(gate, share, clips), _known(folder, answers), films_of(folder)
+    with pieces_bar("clip") as on_clip:
+        make_check(folder, clips, chosen, generator_for(0, "check"), find, progress=on_clip, known=known)
+
+
+def _gate(name: str, share: float, clips: Sequence[Clip]) -> Gate:
+    from everreel.curate.gates import gate_of
+
+    stage = next((clip.stage for clip in clips), "")
+    gate = gate_of(name or ("post-training" if stage == "post" else "pretraining"))
+    return replace(gate, rate=max(gate.rate, share))
+
+
+def _known(folder: Path, answers: Path) -> Mapping[str, frozenset[str]]:
+    """What was answered to the sample before; nothing where that is none."""
+    from everreel.curate.gates import SAMPLE, Sample, read_answers
+
+    try:
+        return read_answers(answers, Sample.load(folder / SAMPLE))
+    except ValueError:
+        return {}
+
+
+def _how_to_look(folder: Path) -> str:
+    from everreel.curate.gates import ANSWERS, PAGE, SAMPLE, Sample
+
+    sample = Sample.load(folder / SAMPLE)
+    count = f"{len(sample.clips)} of {sum(sample.sizes.values())} clips"
+    return (
+        f"Open {folder / PAGE} in a browser, look at {count} ({sample.gate.name}), and save the answers.\n"
+        f"Move the file to {folder / ANSWERS}, or name it: everreel data-check {folder} --answers FILE"
+    )
+
+
+def _what_now(decisions: Sequence[Decision]) -> str:
+    bad = [decision.source for decision in decisions if decision.outcome == "discard"]
+    if not bad:
+        return "undecided: nothing speaks against these clips yet, and too little for them"
+    return "discard: leave those films out, or make the run anew with stricter thresholds (--set, --stage)"
 
 
 def _make(run: Curation) -> Curated:

@@ -6,6 +6,7 @@ import pytest
 
 from everreel.curate.filters import (
     FILTERS,
+    OTHERS,
     STAGES,
     changes_in,
     nearest_threshold,
@@ -15,6 +16,7 @@ from everreel.curate.filters import (
     show_thresholds,
     thresholds_of,
 )
+from everreel.curate.gates import GATES
 from everreel.curate.record import Clip
 
 
@@ -53,7 +55,7 @@ def test_printed_thresholds_read_back_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        (["tiny=3"], "set = 'tiny': must be one of small"),
+        (["stratic=3"], "set = 'stratic': is no filter; static is one"),
         (["small=big"], "set small = 'big': must be a number, or off"),
         (["small=nan"], "must be a number"),
         (["small"], "must be NAME=VALUE"),
@@ -79,3 +81,28 @@ def test_the_nearest_threshold_keeps_a_tenth() -> None:
         kept = sum(FILTERS[name].keeps(each, nearest) for each in clips)
         assert kept == 5
     assert nearest_threshold(FILTERS["shaky"], clips) is None
+
+
+def table_of_the_page() -> str:
+    """What `docs/curation.md` has between its two marks."""
+    lines = [
+        "",
+        f"| name | kept | {' | '.join(STAGES)} | what is measured |",
+        "| --- | --- |" + " ---: |" * 4 + " --- |",
+    ]
+    rows = [(each.name, each.bound, each.by_stage, each.what) for each in FILTERS.values()]
+    rows += [(name, "at most", by_stage, what) for name, (by_stage, what) in OTHERS.items()]
+    for name, bound, by_stage, what in rows:
+        told = " | ".join("off" if value is None else f"{value:g}" for value in by_stage)
+        lines.append(f"| `{name}` | {bound} | {told} | {what} |")
+    return "\n".join([*lines, ""])
+
+
+def test_the_page_has_these_thresholds_and_gates():
+    page = (Path(__file__).parents[2] / "docs" / "curation.md").read_text(encoding="utf-8")
+    found = page.split("<!-- thresholds -->\n")[1].split("\n<!-- /thresholds -->")[0]
+    assert found == table_of_the_page()
+    for gate in GATES.values():
+        limits = " | ".join(f"{100 * limit:g} %" for limit in gate.limits.values())
+        assert f"| `{gate.name}` | 1 in {1 / gate.rate:,.0f} | {limits} |" in page
+        assert f"{gate.least} clips at `{gate.name}`" in page or f"{gate.least} at `{gate.name}`" in page

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from everreel.answers import UnreachableError
 from everreel.curate import run as running
 from everreel.curate.filters import thresholds_of
-from everreel.curate.measures import Tools
+from everreel.curate.measures import ToolError, Tools
 from everreel.curate.record import Clip, read_clips, read_films
 from everreel.curate.run import CurateSettings, Curation, NothingKept, judged, too_many
 from everreel.film.source import SourceFilm
@@ -202,3 +203,30 @@ def test_words_are_looked_for_when_a_stage_asks(films: Path, done, tmp_path: Pat
     asking = replace(settings(), thresholds=thresholds_of("360p", SMALL[:2]))
     with pytest.raises(NothingKept, match="text drops 1"):
         Curation(tmp_path / "films", tmp_path / "out", asking, Tools(lambda: words)).make()
+
+
+class Away:
+    """A captioner at an address where nobody answers."""
+
+    def caption(self, frames, fps):
+        raise UnreachableError("endpoint = http://nowhere: no answer")
+
+
+def unknown():
+    raise ValueError("captioner = 'foo': is no captioner")
+
+
+@pytest.mark.parametrize(("captioner", "problem"), [(Away, UnreachableError), (unknown, ToolError)])
+def test_a_captioner_that_is_not_there_is_no_fault_of_a_film(films: Path, tmp_path: Path, captioner, problem) -> None:
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "clean.mp4").hardlink_to(films / "clean.mp4")
+    run = Curation(tmp_path / "films", tmp_path / "out", settings(captioner="x"), Tools(no_text, captioner))
+    with pytest.raises(problem, match=r"no answer|is no captioner"):
+        run.make()
+    assert not read_films(tmp_path / "out" / "clips.jsonl")
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(films: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ValueError, match=r"output = .*: is a file"):
+        curate(films, tmp_path / "out")

@@ -11,6 +11,7 @@ import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +47,7 @@ class Filter:
 _TABLE = (
     Filter("small", "side", "at least", "file", (256, 360, 540, 720), "pixels of the shorter side, within the crop"),
     Filter("slow-rate", "fps", "at least", "file", (16, 16, 16, 23.9), "frames a second"),
-    Filter("short", "seconds", "at least", "file", (0.5, 1.5, 2.0, 3.0), "seconds"),
+    Filter("short", "seconds", "at least", "file", (0.5, 1.5, 2.0, 3.0), "how long it is"),
     Filter("uneven", "gap", "at most", "file", (8, 4, 3, 3), "the longest pause between two frames, in usual ones"),
     Filter("black", "black", "at most", "scan", (0.5, 0.2, 0.05, 0.02), "share of frames that are black"),
     Filter("white", "white", "at most", "scan", (0.5, 0.2, 0.05, 0.02), "share of frames that are white"),
@@ -101,7 +102,8 @@ def thresholds_of(stage: str, changes: Iterable[tuple[str, Any]] = ()) -> dict[s
     found |= {name: by_stage[place] for name, (by_stage, _) in OTHERS.items()}
     for name, value in changes:
         if name not in found:
-            raise ValueError(f"set = {name!r}: must be one of {', '.join(found)}")
+            nearest = (get_close_matches(str(name), found, 1, 0) or ["small"])[0]
+            raise ValueError(f"set = {name!r}: is no filter; {nearest} is one, and --show-thresholds has all")
         found[name] = _number(name, value)
     return found
 

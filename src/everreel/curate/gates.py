@@ -28,7 +28,8 @@ GROUPS = {
     "post": "post-production: subtitles, a logo, bars, split, speed, effects",
 }
 """What is wrong with a clip, by the paper's taxonomy."""
-ALL = "all sources"
+ALL, TOP = "all sources", "."
+"""All sources together, and what lies in no folder of its own."""
 
 Outcome = Literal["pass", "discard", "undecided"]
 
@@ -89,9 +90,10 @@ class Sample:
             clips = tuple((str(name), str(source)) for name, source in found["clips"])
             return cls(gate_of(found["gate"]), clips, {str(name): int(size) for name, size in found["sizes"].items()})
         except FileNotFoundError:
-            raise ValueError(f"check = {path}: there is no sample; draw one and look at {PAGE} first") from None
+            rule = f"there is no sample; everreel data-check {path.parent} draws one"
+            raise ValueError(f"check = {path}: {rule}") from None
         except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"check = {path}: is no sample ({error}); draw one anew") from None
+            raise ValueError(f"check = {path}: is no sample ({error}); --new draws one") from None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ class Decision:
     why: str
 
     def __str__(self) -> str:
-        return f"{self.source}: {self.outcome}; {self.checked} of {self.size} clips looked at, {self.why}"
+        source = "films in no folder" if self.source == TOP else self.source
+        return f"{source}: {self.outcome}; {self.checked} of {self.size} clips looked at, {self.why}"
 
 
 def gate_of(name: str) -> Gate:
@@ -124,7 +127,7 @@ def gate_of(name: str) -> Gate:
 def folder_of(clip: Clip) -> str:
     """Of which source a clip is, unless told otherwise: the folder that its film lies in, at the top of the run's."""
     parts = PurePosixPath(clip.source).parts
-    return parts[0] if len(parts) > 1 else "."
+    return parts[0] if len(parts) > 1 else TOP
 
 
 def draw(
@@ -165,7 +168,8 @@ def read_answers(path: Path, sample: Sample) -> dict[str, frozenset[str]]:
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"answers = {path}: are none ({error}); the file that {PAGE} saves works") from None
     if digest != sample.digest:
-        raise ValueError(f"answers = {path}: are those to sample {digest}; this one is {sample.digest}: check again")
+        rule = f"are those to sample {digest}, and this one is {sample.digest}; the file that {PAGE} saves now works"
+        raise ValueError(f"answers = {path}: {rule}")
     for name, bad in answers.items():
         if name not in dict(sample.clips):
             raise ValueError(f"answers = {path}: {name!r} is no clip of the sample; the file that {PAGE} saves works")
@@ -196,7 +200,7 @@ def check(folder: Path, answers: Path | None = None) -> list[Decision]:
     sample = Sample.load(folder / SAMPLE)
     kept = {clip.name for clip in read_clips(folder / VERDICTS) if clip.kept}
     if gone := [name for name, _ in sample.clips if name not in kept]:
-        rule = "draw a new sample: the run was made anew"
+        rule = "the run was made anew since; --new draws others"
         raise ValueError(f"check = {folder / SAMPLE}: {len(gone)} of {len(sample.clips)} are not kept now; {rule}")
     return judge(sample, read_answers(answers or folder / ANSWERS, sample))
 
@@ -232,4 +236,4 @@ def _more(gate: Gate, count: int, size: int) -> str:
     if size < gate.least:
         return f"so few clips are judged only when all {size} are looked at"
     least = gate.least
-    return f"{least} good ones are the least that passes" if count < least else "look at more of them"
+    return f"{least} good ones are the least that passes" if count < least else "look at more: --share draws them"

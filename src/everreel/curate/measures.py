@@ -51,6 +51,10 @@ _THUMBNAIL = 160 * 284
 _ANY = CropRules(CropLimits(1e-9, math.inf), most_text=1.0)
 
 
+class ToolError(RuntimeError):
+    """What measures cannot be loaded: no fault of the film that is looked at, and it ends the run."""
+
+
 @dataclass
 class Tools:
     """What measures with models: none of them is loaded before the first clip that needs it."""
@@ -66,9 +70,16 @@ class Tools:
         return self._cropper
 
     def the_captioner(self) -> Captioner | None:
-        """What tells the subject, where one was asked for."""
+        """What tells the subject, where one was asked for.
+
+        Raises:
+            ToolError: it cannot be loaded.
+        """
         if self._captioner is None and self.captioner is not None:
-            self._captioner = self.captioner()
+            try:
+                self._captioner = self.captioner()
+            except (ValueError, OSError) as error:
+                raise ToolError(str(error)) from error
         return self._captioner
 
 

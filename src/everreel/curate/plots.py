@@ -46,18 +46,18 @@ def histogram(values: Sequence[float], thresholds: Sequence[float], title: str, 
             box = Markup('<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>')
             parts.append(box.format(x + 0.5, _TALL - tall, end - x - 1, tall))
     for value in thresholds:
-        if math.isfinite(value):
+        if low <= value <= high:
             parts.append(Markup('<path class="limit" d="M{:.1f} 0V{}"/>').format(_place(value, low, high), _TALL))
-    parts.append(_text(LABEL - 10, 20, f"{counts.max()} clips", "end"))
+    parts.append(_text(LABEL - 10, 20, f"{counts.max()} clip{'' if counts.max() == 1 else 's'}", "end"))
     return _svg(parts, _TALL + 24, title)
 
 
 def _span(known: np.ndarray[tuple[int], np.dtype[np.float64]], thresholds: Sequence[float]) -> tuple[float, float]:
     """Nearly all values and every threshold near them; a few far out are put into the last bar."""
     low, high = (float(value) for value in np.percentile(known, (1, 99)))
-    near = (high - low) or max(abs(high), 1.0) * 0.1
+    near = (high - low) or math.inf  # where all are the same, the threshold is all there is to see
     for value in thresholds:
         low = value if low - 3 * near <= value < low else low
         high = value if high < value <= high + 3 * near else high
-    margin = ((high - low) or near) * 0.04
+    margin = ((high - low) or max(abs(high), 1.0) * 0.1) * 0.04
     return (low - margin if low < 0 or low - margin > 0 else 0.0), high + margin

@@ -99,16 +99,22 @@ def _plots(kept: Sequence[Clip], dropped: Sequence[Clip]) -> list[dict[str, Any]
     stages = sorted({clip.stage for clip in (*kept, *dropped)})
     if len(stages) > 1:
         by_stage = [(stage or "none", [clip for clip in kept if clip.stage == stage]) for stage in stages]
-        plots.append(_bars("Kept by stage", "with hours.", by_stage))
+        plots.append(_bars("Kept by stage", "", by_stage))
     if dropped:
-        plots.append(_bars("Dropped by reason", "with hours; a clip may have several reasons.", _by_reason(dropped)))
+        plots.append(
+            _bars(
+                "Dropped by reason",
+                "a clip may have several reasons.",
+                _by_reason(dropped),
+            )
+        )
         first = _grouped((clip, clip.reasons[:1] or ("no reason",)) for clip in dropped)
-        plots.append(_bars("Dropped by the first reason", "with hours; each clip once.", first))
+        plots.append(_bars("Dropped by the first reason", "each clip once.", first))
     return plots
 
 
 def _bars(title: str, what: str, groups: Sequence[tuple[str, Sequence[Clip]]]) -> dict[str, Any]:
-    rows = [(name, float(len(clips)), f"{len(clips):,}, {_time(clips)}") for name, clips in groups]
+    rows = [(name, float(len(clips)), f"{_count(len(clips), 'clip')}, {_time(clips)}") for name, clips in groups]
     return {"plot": bars(rows, title), "title": title, "what": what}
 
 

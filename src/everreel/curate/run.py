@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from everreel.answers import UnreachableError
 from everreel.curate.crop import write_clip
 from everreel.curate.dedup import without_duplicates
 from everreel.curate.filters import (
@@ -35,6 +36,7 @@ from everreel.curate.measures import Tools, measure, save_thumbnail
 from everreel.curate.record import SOURCES, THUMBNAILS, VERDICTS, Clip, Film, append_film, read_films, write_clips
 from everreel.curate.report import PAGE, Bound, Told, write_report
 from everreel.curate.shots import check_cutter, clips_of, cutter_of, scan
+from everreel.curate.strips import Find
 from everreel.data.sources import Item, Skipped, read_source
 from everreel.film.source import SourceFilm
 
@@ -112,6 +114,8 @@ class Curation:
         if not self.items:
             first = f"; {self.skipped[0]}" if self.skipped else ""
             raise ValueError(f"source = {str(source)!r}: holds no film{first}; a folder of MP4 files works")
+        if output.exists() and not output.is_dir():
+            raise ValueError(f"output = {str(output)!r}: is a file; a folder works, such as {output}-clips")
         output.mkdir(parents=True, exist_ok=True)
         self._films = read_films(output / SOURCES)
 
@@ -121,6 +125,7 @@ class Curation:
         Raises:
             NothingKept: the filters drop every clip; verdicts are written all the same.
             ValueError: no film could be read.
+            ToolError, UnreachableError: what measures is not there; what is known by then stays.
         """
         known, films = 0, []
         for number, item in enumerate(self.items):
@@ -162,7 +167,11 @@ class Curation:
         self._write_kept(clips, files=True)
 
     def _film(self, item: Item, before: Film | None) -> Film:
-        """What is known of a film, with what has to be found."""
+        """What is known of a film, with what has to be found.
+
+        Raises:
+            ToolError, UnreachableError: what measures is not there; nothing is said of the film.
+        """
         num_bytes, signature = item.path.stat().st_size, self.settings.signature
         same = before is not None and (before.num_bytes, before.settings) == (num_bytes, signature)
         if before is not None and same and before.problem:
@@ -175,6 +184,8 @@ class Curation:
             told = [replace(clip, source_type=item.source_type) for clip in clips]
             told = [replace(clip, captions=item.captions) for clip in told] if item.captions else told
             clips = tuple(self._measured(clip, file) for clip in told)
+        except UnreachableError:
+            raise
         except ValueError as error:
             text = " ".join(str(error).split()).removeprefix(f"video = {item.path}: ")
             return Film(item.name, num_bytes, problem=text.split("; ")[0], settings=signature)
@@ -219,7 +230,8 @@ class Curation:
                     row |= {"start": clip.start, "stop": clip.stop}
                     row |= {"crop": list(clip.crop)} if clip.crop else {}
                 row |= {"text": list(clip.captions)} if clip.captions else {}
-                row |= {"clip": clip.name} | ({"concept": clip.concept} if clip.concept else {})
+                row |= {"clip": clip.name, "film": os.path.relpath(self._path(clip.source), self.output)}
+                row |= {"concept": clip.concept} if clip.concept else {}
                 table.write(json.dumps(row, ensure_ascii=False) + "\n")
         part.replace(path)
 
@@ -262,6 +274,21 @@ def listed(source: str | Path) -> tuple[list[Item], list[Skipped]]:
         else:
             films.append(item)
     return films, skipped
+
+
+def films_of(output: Path) -> Find:
+    """Where the films of clips lie that a run kept, by its table.
+
+    Raises:
+        ValueError: there is no such table.
+    """
+    table = output / KEPT
+    try:
+        rows = map(json.loads, table.read_text(encoding="utf-8").splitlines())
+        films = {row["clip"].rpartition("#")[0]: output / row["film"] for row in rows}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"films = {table}: is no table of a run ({error}); everreel data writes it anew") from None
+    return lambda name: films.get(name, output / name)
 
 
 def judged(clips: Sequence[Clip], settings: CurateSettings) -> list[Clip]:

@@ -3,10 +3,10 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 const place = "everreel-check-" + data.sample;
-let answers = {};
+let answers = { ...data.answers };
 let number = 0;
 try {
-  answers = JSON.parse(localStorage.getItem(place)) || {};
+  answers = JSON.parse(localStorage.getItem(place)) || answers;
 } catch { /* a browser that keeps nothing */ }
 while (number < data.clips.length && data.clips[number].name in answers) number += 1;
 let marked = new Set(number < data.clips.length ? [] : answers[data.clips.at(-1).name]);
