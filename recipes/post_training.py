@@ -1,5 +1,6 @@
-"""The other stages of post-training, each from the embedded model (or the stage before it) with its films before and
-after: balanced by subjects, motion by preferences, the best clips at a higher resolution, and the camera.
+"""The other stages of post-training, each from the embedded model with its films before and after: balanced by
+subjects, the camera, and the best clips at a higher resolution. Motion by preferences is recipes/motion.py, which comes
+after this one; a film's first picture is recipes/image_to_video.py.
 
 `everreel train recipes/post_training.py --run-dir runs/post_training`. Source: section 4 of the paper; its order is
 balance, motion, higher resolution. Here each begins at the model that ships, which diffusion forcing has made already,
@@ -25,7 +26,7 @@ CONFIG = dict(load_recipe(Path(__file__).with_name("diffusion_forcing.py")))["kn
 FULL, LARGE = ((96, 160, 1.0),), ((144, 240, 1.0),)
 # A world of people, as films are: 85 % of the clips before balancing, which is the paper's share.
 PEOPLE = (("subject", "woman", 60.0), ("subject", "man", 60.0))
-EVEN = StoreLayout(count=1_200, num_frames=49, sizes=FULL, slow_share=0.0, seed=20, shard_clips=32)
+EVEN = StoreLayout(count=640, num_frames=49, sizes=FULL, slow_share=0.0, seed=20, shard_clips=32)
 PICTURES = StoreLayout(count=6_000, num_frames=1, sizes=FULL, slow_share=0.0, seed=21, shard_clips=500)
 
 WORLD = WorldRecipe(
@@ -33,7 +34,7 @@ WORLD = WorldRecipe(
         ("films-held-out", replace(EVEN, count=128, split="held_out", seed=22)),
         ("films", EVEN),
         ("images", PICTURES),
-        ("tail-films", replace(EVEN, count=640, num_frames=33, seed=30, odds=PEOPLE)),
+        ("tail-films", replace(EVEN, num_frames=33, seed=30, odds=PEOPLE)),
         ("tail-images", replace(PICTURES, count=3_000, seed=31, odds=PEOPLE)),
         ("hq-films", replace(EVEN, count=256, num_frames=33, sizes=LARGE, seed=32)),
         ("hq-images", replace(PICTURES, count=1_500, sizes=LARGE, seed=33)),
@@ -44,7 +45,7 @@ LATENTS = LatentRecipe(vae=ASSETS, stores=tuple((name, f"{RUNS}/world/{name}") f
 LABELS = tuple((name, LabelRecipe(store=f"{RUNS}/latents/{name}", clips=f"{RUNS}/world/{name}")) for name in STORES[1:])
 
 SETTINGS = TrainerSettings(
-    steps=300, learning_rate=5e-4, optimizer="muon", weight_decay=0.01, warmup=20, decay="linear", decay_from=0.3,
+    steps=160, learning_rate=5e-4, optimizer="muon", weight_decay=0.01, warmup=20, decay="linear", decay_from=0.3,
     final_rate=0.03, ema_decay=0.99, precision="bf16", checkpoint_every=50, sample_every=1_000, log_every=10,
 )  # fmt: skip
 AS_IS = DiffusionForcingRecipe(
@@ -59,7 +60,7 @@ AS_IS = DiffusionForcingRecipe(
 BALANCED = replace(AS_IS, select=(Balance("type", cap=0.4),))
 CAMERA = replace(
     AS_IS,
-    settings=replace(SETTINGS, steps=400),
+    settings=replace(SETTINGS, steps=220),
     films=f"{RUNS}/latents/films",
     images=None,
     windows=((9, 0.5), (13, 0.5)),
