@@ -69,15 +69,15 @@ def _sharpness(film: FilmAnswers, folder: Path) -> tuple[float, float] | None:
 
 
 PAIRS: tuple[tuple[str, str, str, str, Score], ...] = (
-    ("people as they come", "subjects that are no people", "before", "after/as-is", _rare),
+    ("as-is", "subjects that are no people", "before", "after/as-is", _rare),
     ("balanced", "subjects that are no people", "before", "after/balanced", _rare),
-    ("balanced against as they come", "subjects that are no people", "after/as-is", "after/balanced", _rare),
-    ("balanced against as they come", "people", "after/as-is", "after/balanced", _people),
-    ("balanced against as they come", "all fields", "after/as-is", "after/balanced", _fields()),
+    ("balanced against as-is", "subjects that are no people", "after/as-is", "after/balanced", _rare),
+    ("balanced against as-is", "people", "after/as-is", "after/balanced", _people),
+    ("balanced against as-is", "all fields", "after/as-is", "after/balanced", _fields()),
     ("camera", "camera motion", "before", "after/camera", _fields("camera_motion")),
     ("camera", "all fields", "before", "after/camera", _fields()),
-    ("best, larger", "sharpness", "before-larger", "after/best", _sharpness),
-    ("best, larger", "all fields", "before-larger", "after/best", _fields()),
+    ("best", "sharpness", "before-larger", "after/best", _sharpness),
+    ("best", "all fields", "before-larger", "after/best", _fields()),
 )
 """Stage, what is counted, the folders of films before and after."""
 

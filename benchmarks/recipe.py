@@ -25,6 +25,7 @@ from everreel.train.progress import read_metrics
 PAGE = Path(__file__).parents[1] / "docs" / "recipe.md"
 STAGES = ("text", "vae", "diffusion_forcing", "distill")  # what a whole recipe trains
 GAINS = "gains.json"
+POST_TRAINING = ("balanced", "camera", "best", "motion")  # what follows it, each from the same model
 RESAMPLES = 2000
 FIRST_AND_LAST = 0.05  # of a stage's log lines: their mean is its first loss, or its last
 
@@ -133,7 +134,7 @@ def _section(runs: Path) -> Iterator[str]:
     path = runs / GAINS
     if path.is_file():
         yield from _gains(json.loads(path.read_text(encoding="utf-8")))
-    wanted = () if path.is_file() else STAGES  # what follows a whole recipe does not train all of it again
+    wanted = POST_TRAINING if path.is_file() else STAGES
     missing = [name for name in wanted if not any(stage.name.split("/")[0] == name for stage in stages)]
     words = [f"no run of {', '.join(missing)}"] if missing else []
     words += [] if films else ["no films that a critic has read"]

@@ -74,4 +74,4 @@ def test_gains_stand_on_the_page(runs):
     page = render_page([runs])
     assert "| camera | motion | 64 | 20.0 | 31.2 | +11.2 (+1.0 to +20.0) |" in page
     assert "| Human | 80.0 % | 40.0 % |" in page and "| nothing | 20.0 % | 60.0 % |" in page
-    assert "no run of" not in page
+    assert "Missing here: no run of balanced, camera, best, motion;" in page
