@@ -97,7 +97,7 @@ def test_what_is_remarkable_about_raters_is_said(tmp_path):
         rate(folder, study, "careful", carefully),
         rate(folder, study, "asleep", lambda task, shown: 3 if task.kind == "scores" else "tie"),
         rate(folder, study, "left", lambda task, shown: None if task.kind == "scores" else "left"),
-        rate(folder, study, "began", lambda task, shown: 4, limit=2),
+        rate(folder, study, "began", lambda task, shown: int(task.check or 4), limit=2),
     ]
     reports = {report.name: report for report in rater_reports(study, raters)}
     good = reports["careful"]
