@@ -19,14 +19,16 @@ import numpy as np
 import torch
 
 from benchmarks.measure import say
+from everreel.data.latents import LatentStore
 from everreel.evaluate.follow import FilmAnswers, Report
 from everreel.evaluate.quality import measure_film
 from everreel.evaluate.significance import interval
 from everreel.train.labels import read_labels
-from everreel.train.selection import Balance
+from everreel.train.run import load_recipe
 from everreel.world.words import KINDS
 
 RESULT = "gains.json"
+RECIPE = Path(__file__).parents[1] / "recipes" / "post_training.py"
 Score = Callable[[FilmAnswers, Path], tuple[float, float] | None]
 """A film and its folder → what was right and out of how much; none where it does not count."""
 
@@ -120,10 +122,11 @@ def _gain(stage: str, what: str, before: Path, after: Path, score: Score) -> Gai
 
 def histograms(runs: Path) -> dict[str, dict[str, tuple[float, float]]]:
     """Of each stage that balances, the shares before and after, by the captions of its films."""
-    wanted = {"balanced": ("tail-films", Balance("type", 0.4)), "camera": ("films", Balance("camera_motion", 0.13))}
-    stores = {stage: (runs / "latents" / name, balance) for stage, (name, balance) in wanted.items()}
+    recipe = dict(load_recipe(RECIPE))
+    stages = {stage: recipe[stage] for stage in ("balanced", "camera")}
+    stores = {stage: (runs / "latents" / Path(one.films).name, one.select[0]) for stage, one in stages.items()}
     return {
-        stage: balance.shares(read_labels(store))
+        stage: balance.shares(read_labels(LatentStore(store)))
         for stage, (store, balance) in stores.items()
         if (store / "labels.jsonl").is_file()
     }

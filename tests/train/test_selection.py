@@ -92,7 +92,7 @@ def test_labels_go_on_where_they_were(labelled):
     path.write_bytes(whole[: len(whole) - 20])
     assert not LabelRecipe(store=labelled.films, vae=labelled.vae).is_done(None)
     with pytest.raises(ValueError, match="line 3 is no label"):
-        read_labels(labelled.films)
+        read_labels(LatentStore(labelled.films))
     LabelRecipe(store=labelled.films, clips=f"{labelled.vae}/films", latents=3).run(None, quiet=True)
     assert path.read_bytes() == whole
     assert {"caption", "measures"} == set(json.loads(whole.splitlines()[0]))
@@ -103,7 +103,7 @@ def test_labels_from_what_the_decoder_shows(labelled, tmp_path):
     shutil.copytree(labelled.films, store)
     (store / LABELS).unlink()
     with pytest.raises(ValueError, match="has no labels"):
-        read_labels(store)
+        read_labels(LatentStore(store))
     looks = LabelRecipe(store=str(store), vae=labelled.vae, latents=2).run(None, quiet=True)
     assert len(looks) == 3 and looks[0].measures["sharpness"] > 0
 
@@ -121,7 +121,7 @@ def test_a_clip_store_of_another_size_is_refused(labelled, tmp_path):
 
 
 def test_a_stage_draws_what_its_selection_allows(labelled):
-    films = read_labels(labelled.films)
+    films = read_labels(LatentStore(labelled.films))
     keep = Best("sharpness", 1 / 3)
     only = [index for index, chance in enumerate(keep.chances(films)) if chance]
     assert len(only) == 1

@@ -9,10 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 import torch
 from markupsafe import Markup
@@ -29,13 +27,7 @@ STRIP_FRAMES, STRIP_WIDTH, STRIP_ROWS = 6, 320, 2
 
 def render(template: str, **values: object) -> str:
     """A page of curation; values are text, and markup only where the plots or this module made it."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    from everreel import __version__
-
-    loader = FileSystemLoader([_PAGES, Path(evaluation.__file__).parent / "pages"])
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.get_template(template).render(version=__version__, **values)
+    return evaluation.render_from([_PAGES, evaluation.PAGES], template, **values)
 
 
 def make_check(
@@ -82,7 +74,7 @@ def check_page(
         facts = "" if source == TOP else f"{source}; "
         facts += f"{clip.seconds:.1f} s from {clip.start:.1f} s on, {clip.width}x{clip.height}"
         facts += f", cut to {clip.crop.width}x{clip.crop.height}" if clip.crop else ""
-        row = {"name": name, "facts": facts, "film": address(find(clip.source), folder)}
+        row = {"name": name, "facts": facts, "film": evaluation.address(find(clip.source), folder)}
         strip = strips.strip(clip, STRIP_FRAMES, STRIP_WIDTH, STRIP_ROWS)
         shown.append({**row, "strip": strip, "start": round(clip.start, 2), "stop": round(clip.stop, 2)})
         if progress is not None:
@@ -103,12 +95,3 @@ def check_page(
         script=Markup(script),  # a file of the package
         script_hash=Markup(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
     )
-
-
-def address(path: Path, folder: Path) -> str:
-    """Where a page in a folder finds a film, whatever its name is made of."""
-    try:
-        relative = Path(os.path.relpath(path.resolve(), folder.resolve()))
-    except ValueError:  # on another drive
-        return path.resolve().as_uri()
-    return "./" + quote(os.fsencode(relative.as_posix()))

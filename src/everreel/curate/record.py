@@ -14,9 +14,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 SOURCES, VERDICTS, THUMBNAILS = "clips.jsonl", "verdicts.jsonl", "thumbnails"
+_TAIL = 1 << 16  # bytes that are read at a time, from the end
 Verdict = Literal["", "kept", "dropped"]
 """Empty as long as nobody has judged."""
 
@@ -157,7 +158,7 @@ def append_film(path: Path, film: Film) -> None:
     """Put a film behind the others, on the disk when this returns."""
     line = (json.dumps(film.to_json(), ensure_ascii=False) + "\n").encode()
     with path.open("r+b" if path.exists() else "w+b") as file:
-        file.seek(_end_of_lines(path))
+        file.seek(_end_of_lines(file))
         file.truncate()
         file.write(line)
         file.flush()
@@ -201,7 +202,13 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _end_of_lines(path: Path) -> int:
-    """Where the last full line of a file ends."""
-    data = path.read_bytes()
-    return data.rfind(b"\n") + 1
+def _end_of_lines(file: BinaryIO) -> int:
+    """Where the last full line of a file ends; of a long file its end alone is read."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - _TAIL)
+        file.seek(start)
+        if (newline := file.read(end - start).rfind(b"\n")) >= 0:
+            return start + newline + 1
+        end = start
+    return 0

@@ -118,6 +118,7 @@ class Curation:
             raise ValueError(f"output = {str(output)!r}: is a file; a folder works, such as {output}-clips")
         output.mkdir(parents=True, exist_ok=True)
         self._films = read_films(output / SOURCES)
+        self._paths = {item.name: item.path for item in self.items}
 
     def make(self, progress: Progress | None = None) -> Curated:
         """Measure what is not measured, and judge; `progress(done, total)` is called before the first and after each.
@@ -243,7 +244,7 @@ class Curation:
         write_report(self.output / PAGE, Told(clips, bounds, found), self._path)
 
     def _path(self, name: str) -> Path:
-        return next(item.path for item in self.items if item.name == name)
+        return self._paths[name]
 
 
 @dataclass

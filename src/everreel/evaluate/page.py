@@ -11,6 +11,7 @@ import base64
 import io
 import mimetypes
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +25,7 @@ from everreel.evaluate.quality import MEASURES
 from everreel.film.source import SourceFilm
 from everreel.media import Pixels, check_file
 
+PAGES = Path(__file__).parent / "pages"
 POSTER_WIDTH, POSTER_QUALITY = 400, 80
 _MOMENTS = (0.05, 0.35, 0.65, 0.95)
 _LONGEST = 400
@@ -32,11 +34,16 @@ _LONGEST = 400
 
 def render(template: str, **values: object) -> str:
     """A page; values are text, and markup only where `charts` made it."""
+    return render_from([PAGES], template, **values)
+
+
+def render_from(folders: Sequence[Path], template: str, **values: object) -> str:
+    """The same of templates that lie in any of these folders."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from everreel import __version__
 
-    loader = FileSystemLoader(Path(__file__).parent / "pages")
+    loader = FileSystemLoader(folders)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.get_template(template).render(version=__version__, **values)
 
@@ -131,8 +138,13 @@ def _source(film: Path, page: Path, embed: bool) -> str:
     if embed:
         kind = mimetypes.guess_type("film" + film.suffix)[0] or "video/mp4"
         return f"data:{kind};base64,{base64.b64encode(film.read_bytes()).decode()}"
+    return address(film, page.parent)
+
+
+def address(film: Path, folder: Path) -> str:
+    """Where a page in a folder finds a film, whatever its name is made of."""
     try:
-        path = Path(os.path.relpath(film.resolve(), page.parent.resolve()))
+        path = Path(os.path.relpath(film.resolve(), folder.resolve()))
     except ValueError:  # on another drive
         return film.resolve().as_uri()
     # The dot keeps a name with a colon from being read as a scheme.

@@ -130,9 +130,9 @@ class DiffusionForcing:
             raise ValueError(f"text: its embeddings have {self.text.dim} channels, and {rule}")
         self.text.ids(recipe.sample_prompts)  # of what was not embedded ahead one should hear now
         self._check_stores(list(stores))
-        opened = {
-            path: WindowSource.open(store, self.text, chances_of(path, recipe.select)) for path, store in stores.items()
-        }
+        opened = {}
+        for path, store in stores.items():
+            opened[path] = WindowSource.open(store, self.text, chances_of(store, recipe.select))
         films, images = opened.get(recipe.films or ""), opened.get(recipe.images or "")
         lengths = {frames for frames, _ in recipe.windows} or {0}
         self._films = (films or images) if lengths - {1} else None

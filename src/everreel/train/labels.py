@@ -65,11 +65,12 @@ class LabelRecipe:
         """Label what is missing. The labels lie in the store; the run folder is not used."""
         path = Path(self.store) / LABELS
         deadline = time.monotonic() + (self.max_seconds or math.inf)
-        done, total = _whole_lines(path), len(LatentStore(self.store))
+        store = LatentStore(self.store)
+        done, total = _whole_lines(path), len(store)
         if done < total:
             captioner = captioner_of(self.captioner, self.device)
             with path.open("a", encoding="utf-8") as file:
-                for index, (frames, fps) in enumerate(self._films(done), done):
+                for index, (frames, fps) in enumerate(self._films(store, done), done):
                     if time.monotonic() > deadline:
                         break
                     caption = captioner.caption(frames, fps)
@@ -78,7 +79,7 @@ class LabelRecipe:
                     file.flush()
                     if not quiet and (index + 1) % 200 in (0, total % 200):
                         sys.stderr.write(f"labels: {index + 1}/{total}\n")
-        return read_labels(self.store)
+        return read_labels(store)
 
     def is_done(self, run_dir: Path) -> bool:
         """Whether every clip is labelled."""
@@ -86,8 +87,7 @@ class LabelRecipe:
         return path.is_file() and path.read_bytes().count(b"\n") >= len(LatentStore(self.store))
 
     @torch.no_grad()
-    def _films(self, first: int) -> Iterator[tuple[Frames, float]]:
-        store = LatentStore(self.store)
+    def _films(self, store: LatentStore, first: int) -> Iterator[tuple[Frames, float]]:
         if self.clips is not None:
             clips = ClipStore(self.clips)
             if clips.labels[: len(store)] != store.labels:
@@ -105,15 +105,15 @@ class LabelRecipe:
             yield to_bytes(vae.decode(latents_BCTHW))[0], float(store.fps(index))
 
 
-def read_labels(store: str | Path) -> list[ClipLook]:
+def read_labels(store: LatentStore) -> list[ClipLook]:
     """The labels of a store, in its order.
 
     Raises:
         ValueError: there are none, or not of every clip.
     """
-    path, total = Path(store) / LABELS, len(LatentStore(store))
+    path, total = store.path / LABELS, len(store)
     if not path.is_file():
-        raise ValueError(f"store={str(store)!r}: has no {LABELS}; run a LabelRecipe on it first")
+        raise ValueError(f"store={str(store.path)!r}: has no {LABELS}; run a LabelRecipe on it first")
     looks = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
@@ -125,7 +125,7 @@ def read_labels(store: str | Path) -> list[ClipLook]:
             ) from None
     if len(looks) != total:
         rule = f"{len(looks)} labels for {total} clips"
-        raise ValueError(f"store={str(store)!r}: {rule}; run the LabelRecipe on it to its end")
+        raise ValueError(f"store={str(store.path)!r}: {rule}; run the LabelRecipe on it to its end")
     return looks
 
 

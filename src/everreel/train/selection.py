@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from everreel.caption.schema import StructuralCaption, Subject
 from everreel.caption.tiny import fields_of
+from everreel.data.latents import LatentStore
 from everreel.evaluate.quality import MEASURES
 from everreel.train.labels import ClipLook, read_labels
 
@@ -132,7 +132,7 @@ class Best:
         return torch.tensor(kept, dtype=torch.float64)
 
 
-def chances_of(store: str | Path, select: Sequence[Selection]) -> Tensor | None:
+def chances_of(store: LatentStore, select: Sequence[Selection]) -> Tensor | None:
     """How likely each clip of a store is; none where nothing is selected, all being alike.
 
     Raises:

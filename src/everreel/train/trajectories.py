@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ from everreel.data.text import FrozenText
 from everreel.diffusion.conditioning import FPS_INDEX
 from everreel.diffusion.rollout import Glimpse
 from everreel.model.config import TransformerConfig
+from everreel.train import pool
 from everreel.train.generate import Wanted, Way, dit_of, latents_of
 
 KIND = "kind.json"
@@ -90,7 +89,7 @@ class TrajectoryRecipe:
         _settle(run_dir / KIND, kind)
         missing = self._missing(run_dir)
         done, deadline = self._num_shards - len(missing), time.time() + (self.max_seconds or math.inf)
-        for made in self._made(run_dir, missing, deadline):
+        for made in pool.done(partial(_begin, self, run_dir, deadline), missing, self.processes, self.threads):
             done += made
             if made and not quiet:
                 sys.stderr.write(f"trajectories: {min(done * self.shard_films, self.count)}/{self.count}\n")
@@ -107,24 +106,11 @@ class TrajectoryRecipe:
     def _missing(self, folder: Path) -> list[int]:
         return [shard for shard in range(self._num_shards) if not _path(folder, shard, "jsonl").exists()]
 
-    def _made(self, folder: Path, missing: list[int], deadline: float) -> Iterator[bool]:
-        """Make shards, here or in processes of their own; those that are not begun by the deadline are left."""
-        if self.processes == 1:
-            teaching = _Teaching(self)
-            yield from (teaching.write(folder, shard, deadline) for shard in missing)
-            return
-        spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-        with ProcessPoolExecutor(self.processes, spawn, _begin, (self,)) as pool:
-            jobs = [pool.submit(_write, folder, shard, deadline) for shard in missing]
-            yield from (job.result() for job in as_completed(jobs))
-
 
 class _Teaching:
     """A teacher at work."""
 
     def __init__(self, recipe: TrajectoryRecipe) -> None:
-        if recipe.threads is not None:
-            torch.set_num_threads(recipe.threads)
         self.recipe = recipe
         model = dit_of(recipe.config, recipe.teacher, recipe.lora)
         self.model = model.eval().to(recipe.device, recipe.dtype)
@@ -211,17 +197,9 @@ class TrajectoryStore:
         return states
 
 
-_teaching: _Teaching | None = None  # of a process that makes shards
-
-
-def _begin(recipe: TrajectoryRecipe) -> None:
-    global _teaching
-    _teaching = _Teaching(recipe)
-
-
-def _write(folder: Path, shard: int, deadline: float) -> bool:
-    assert _teaching is not None
-    return _teaching.write(folder, shard, deadline)
+def _begin(recipe: TrajectoryRecipe, folder: Path, deadline: float) -> Callable[[int], bool]:
+    """What writes a shard, if it is not too late."""
+    return partial(_Teaching(recipe).write, folder, deadline=deadline)
 
 
 def _settle(path: Path, kind: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ numbers of a prompt.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from everreel.checkpoint.lora_files import LORA_FILE
 from everreel.data.draws import draw_float, draw_int, generator_for
 from everreel.data.latents import draw_key, draw_members
 from everreel.diffusion.noise import LevelMixture, add_noise
+from everreel.evaluate.films import write_json
 from everreel.model.config import TransformerConfig
 from everreel.model.dit import DiT
 from everreel.shapes import LatentShape
@@ -133,7 +133,7 @@ class PreferenceRecipe:
         if outcome.finished:
             with trainer.averaged():
                 if trainer.first:
-                    _write(run_dir / REPORT, objective.report(trainer.device, outcome))
+                    write_json(run_dir / REPORT, objective.report(trainer.device, outcome))
         return outcome
 
     def after(self, run_dir: Path) -> PreferenceRecipe:
@@ -408,9 +408,3 @@ def _told_apart(margin_B: Tensor) -> Tensor:
 
 def _on(value: Any, device: torch.device) -> Any:  # noqa: ANN401
     return value.to(device) if isinstance(value, Tensor) else value
-
-
-def _write(path: Path, values: Mapping[str, Any]) -> None:
-    half_done = path.with_suffix(".part")
-    half_done.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    half_done.replace(path)

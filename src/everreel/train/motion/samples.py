@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +27,7 @@ from torch import Tensor
 from everreel.data.draws import draw_float, draw_int, generator_for
 from everreel.data.latents import LatentStore
 from everreel.diffusion.conditioning import FPS_INDEX
+from everreel.train import pool
 from everreel.train.generate import Wanted, Way, latents_of
 from everreel.train.motion.policy import Policy
 from everreel.train.motion.preference import PreferenceRecipe
@@ -95,7 +95,7 @@ class SamplesRecipe:
         asked = self.asked()
         missing = [number for number in range(len(asked)) if not _path(run_dir, number, "json").exists()]
         done, deadline = len(asked) - len(missing), time.time() + (self.max_seconds or math.inf)
-        for made in self._made(run_dir, missing, deadline):
+        for made in pool.done(partial(_begin, self, run_dir, deadline), missing, self.processes, self.threads):
             done += made
             if made and not quiet:
                 sys.stderr.write(f"films of {done}/{len(asked)} prompts\n")
@@ -104,19 +104,6 @@ class SamplesRecipe:
     def is_done(self, run_dir: Path) -> bool:
         """Whether the films of every prompt are there."""
         return all(_path(run_dir, number, "json").exists() for number in range(self.count))
-
-    def _made(self, folder: Path, missing: Sequence[int], deadline: float) -> Iterator[bool]:
-        """Make films, here or in processes of their own; those that are not begun by the deadline are left."""
-        if not missing:
-            return
-        if self.processes == 1:
-            making = _Making(self)
-            yield from (making.write(folder, number, deadline) for number in missing)
-            return
-        spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-        with ProcessPoolExecutor(self.processes, spawn, _begin, (self,)) as pool:
-            jobs = [pool.submit(_write, folder, number, deadline) for number in missing]
-            yield from (job.result() for job in as_completed(jobs))
 
 
 class SampleStore:
@@ -145,8 +132,6 @@ class _Making:
     """A policy at work."""
 
     def __init__(self, recipe: SamplesRecipe) -> None:
-        if recipe.threads is not None:
-            torch.set_num_threads(recipe.threads)
         self.recipe, self.asked = recipe, recipe.asked()
         policy = Policy(recipe.policy, train=False)
         self.model = policy.transformer.eval().requires_grad_(False).to(recipe.device, getattr(torch, recipe.dtype))
@@ -197,17 +182,9 @@ def _asked(recipe: SamplesRecipe) -> list[Asked]:
     return asked
 
 
-_making: _Making | None = None  # of a process that makes films
-
-
-def _begin(recipe: SamplesRecipe) -> None:
-    global _making
-    _making = _Making(recipe)
-
-
-def _write(folder: Path, number: int, deadline: float) -> bool:
-    assert _making is not None
-    return _making.write(folder, number, deadline)
+def _begin(recipe: SamplesRecipe, folder: Path, deadline: float) -> Callable[[int], bool]:
+    """What makes the films of a prompt, if it is not too late."""
+    return partial(_Making(recipe).write, folder, deadline=deadline)
 
 
 def _path(folder: Path, number: int, kind: str) -> Path:

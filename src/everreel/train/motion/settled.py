@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from everreel.evaluate.films import write_json
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -35,9 +37,7 @@ def settle(folder: Path, name: str, values: DataclassInstance, free: Sequence[st
                 raise ValueError(f"{said}; use that or another run folder")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    half_done = path.with_suffix(".part")
-    half_done.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-    half_done.replace(path)
+    write_json(path, wanted)
 
 
 def _is_free(key: str, free: Sequence[str]) -> bool:

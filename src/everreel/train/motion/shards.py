@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
+from everreel.evaluate.films import write_json
+from everreel.train import pool
 from everreel.train.motion.match import Tally
 from everreel.train.motion.pairs import PairLabel, PairStore, write_pairs
 
@@ -79,7 +79,7 @@ def write_shards(recipe: InShards, folder: Path, quiet: bool, name: str = "pairs
     recipe.check(total, not missing)
     done, began = sum(slots) - sum(slots[shard] for shard in missing), time.time()
     deadline = began + (recipe.max_seconds or math.inf)
-    for made in _made(recipe, folder, missing, deadline):
+    for made in pool.done(partial(_begin, recipe, folder, deadline), missing, recipe.processes, recipe.threads):
         if made is None:
             continue
         done += slots[made]
@@ -104,56 +104,24 @@ def shares(total: int, size: int) -> list[int]:
     return [min(size, total - start) for start in range(0, total, size)]
 
 
-@dataclass
-class _Worker:
-    """A recipe at work in a process of its own."""
-
-    recipe: InShards
-    make: Callable[[int], Made]
-
-    def write(self, folder: Path, shard: int, deadline: float) -> int | None:
-        """Write a shard if it is not too late; its number if it was not."""
-        if time.time() > deadline:
-            return None
-        made = self.make(shard)
-        target = folder / f"tally-{shard:05d}.json"
-        target.unlink(missing_ok=True)
-        if made.pairs:
-            write_pairs(folder, shard, made.pairs, made.labels)
-        _write(target, {"slots": self.recipe.slots()[shard], "tally": made.tally.as_json()})
-        return shard
+def _begin(recipe: InShards, folder: Path, deadline: float) -> Callable[[int], int | None]:
+    """What writes a shard, if it is not too late."""
+    return partial(_write_shard, recipe.maker(), recipe.slots(), folder, deadline)
 
 
-_worker: _Worker | None = None  # of a process that makes shards
-
-
-def _begin(recipe: InShards) -> None:
-    global _worker
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
-    _worker = _Worker(recipe, recipe.maker())
-
-
-def _work(folder: Path, shard: int, deadline: float) -> int | None:
-    assert _worker is not None
-    return _worker.write(folder, shard, deadline)
-
-
-def _made(recipe: InShards, folder: Path, missing: list[int], deadline: float) -> Iterator[int | None]:
-    """Make shards, here or in processes of their own; those that are not begun by the deadline are left."""
-    if not missing:
-        return
-    if recipe.processes == 1:
-        _begin(recipe)
-        yield from (_work(folder, shard, deadline) for shard in missing)
-        return
-    spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    with ProcessPoolExecutor(recipe.processes, spawn, _begin, (recipe,)) as pool:
-        jobs = [pool.submit(_work, folder, shard, deadline) for shard in missing]
-        try:
-            yield from (job.result() for job in as_completed(jobs))
-        finally:
-            pool.shutdown(cancel_futures=True)  # what is refused half-way is not made to its end
+def _write_shard(
+    make: Callable[[int], Made], slots: list[int], folder: Path, deadline: float, shard: int
+) -> int | None:
+    """The shard's number; None if it was too late."""
+    if time.time() > deadline:
+        return None
+    made = make(shard)
+    target = folder / f"tally-{shard:05d}.json"
+    target.unlink(missing_ok=True)
+    if made.pairs:
+        write_pairs(folder, shard, made.pairs, made.labels)
+    write_json(target, {"slots": slots[shard], "tally": made.tally.as_json()})
+    return shard
 
 
 def _settle(folder: Path, recipe: InShards) -> None:
@@ -175,7 +143,7 @@ def _settle(folder: Path, recipe: InShards) -> None:
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    _write(path, kind)
+    write_json(path, kind)
 
 
 def _values(recipe: InShards) -> dict[str, Any]:
@@ -206,9 +174,3 @@ def _slots_of(folder: Path, shard: int) -> int | None:
 def _tally_of(folder: Path, shard: int) -> Tally:
     record = json.loads((folder / f"tally-{shard:05d}.json").read_text(encoding="utf-8"))
     return Tally.from_json(record["tally"])
-
-
-def _write(path: Path, record: Any) -> None:  # noqa: ANN401
-    half_done = path.with_suffix(".part")
-    half_done.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    half_done.replace(path)

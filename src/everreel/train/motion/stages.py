@@ -20,6 +20,7 @@ from typing import Any, Literal
 from torch import nn
 
 from everreel.checkpoint.lora_files import LORA_FILE
+from everreel.evaluate.films import write_json, write_lines
 from everreel.film.loading import source_of
 from everreel.train import processes
 from everreel.train.generate import Way
@@ -134,7 +135,7 @@ class MotionStagesRecipe:
             return outcome.reason
         checks = json.loads((folder / "policy" / REPORT).read_text(encoding="utf-8"))["checks"]
         report = {"stage": stage, **ranking.values(), "steps": outcome.step, "reason": outcome.reason, "checks": checks}
-        _write(folder / REPORT, json.dumps(report, indent=1) + "\n")
+        write_json(folder / REPORT, report)
         return "done"
 
     def _keep(self) -> Keep | None:
@@ -167,10 +168,4 @@ def _journal(run_dir: Path, stage: int) -> None:
     lines: Sequence[Any] = [
         json.loads((run_dir / f"stage-{number}" / REPORT).read_text(encoding="utf-8")) for number in range(1, stage + 1)
     ]
-    _write(run_dir / JOURNAL, "".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _write(path: Path, text: str) -> None:
-    half_done = path.with_suffix(".part")
-    half_done.write_text(text, encoding="utf-8")
-    half_done.replace(path)
+    write_lines(run_dir / JOURNAL, lines)

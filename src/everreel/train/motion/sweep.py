@@ -8,7 +8,6 @@ Shape suffixes: N films of one prompt, C channels, T latent frames, H W latent h
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from everreel.evaluate.films import write_json
 from everreel.train import processes
 from everreel.train.generate import Way
 from everreel.train.motion.preference import PreferenceRecipe
@@ -95,9 +95,7 @@ class SweepRecipe:
         films = replace(making, max_seconds=left if left is None else max(left, 1e-9)).run(folder / "films", quiet)
         if not making.is_done(folder / "films"):
             return "time"
-        half_done = folder / f"{FILMS}.part"
-        half_done.write_text(json.dumps(_measured(films, reward)) + "\n", encoding="utf-8")
-        half_done.replace(folder / FILMS)
+        write_json(folder / FILMS, _measured(films, reward))
         return "done"
 
     def _samples(self, policy: PreferenceRecipe) -> SamplesRecipe:
