@@ -47,7 +47,7 @@ class Gain:
     high: float
 
 
-def _fields(*names: str) -> Score:
+def fields_of(*names: str) -> Score:
     """The share of these fields that is read as asked for; of all fields without a name."""
 
     def score(film: FilmAnswers, folder: Path) -> tuple[float, float] | None:
@@ -59,11 +59,11 @@ def _fields(*names: str) -> Score:
 
 def _rare(film: FilmAnswers, folder: Path) -> tuple[float, float] | None:
     """Subjects that are no people."""
-    return _fields("subject")(film, folder) if KINDS[film.scene["subject"]][0] != "Human" else None
+    return fields_of("subject")(film, folder) if KINDS[film.scene["subject"]][0] != "Human" else None
 
 
 def _people(film: FilmAnswers, folder: Path) -> tuple[float, float] | None:
-    return None if _rare(film, folder) else _fields("subject")(film, folder)
+    return None if _rare(film, folder) else fields_of("subject")(film, folder)
 
 
 def _sharpness(film: FilmAnswers, folder: Path) -> tuple[float, float] | None:
@@ -75,11 +75,11 @@ PAIRS: tuple[tuple[str, str, str, str, Score], ...] = (
     ("balanced", "subjects that are no people", "before", "after/balanced", _rare),
     ("balanced against as-is", "subjects that are no people", "after/as-is", "after/balanced", _rare),
     ("balanced against as-is", "people", "after/as-is", "after/balanced", _people),
-    ("balanced against as-is", "all fields", "after/as-is", "after/balanced", _fields()),
-    ("camera", "camera motion", "before", "after/camera", _fields("camera_motion")),
-    ("camera", "all fields", "before", "after/camera", _fields()),
+    ("balanced against as-is", "all fields", "after/as-is", "after/balanced", fields_of()),
+    ("camera", "camera motion", "before", "after/camera", fields_of("camera_motion")),
+    ("camera", "all fields", "before", "after/camera", fields_of()),
     ("best", "sharpness", "before-larger", "after/best", _sharpness),
-    ("best", "all fields", "before-larger", "after/best", _fields()),
+    ("best", "all fields", "before-larger", "after/best", fields_of()),
 )
 """Stage, what is counted, the folders of films before and after."""
 
@@ -92,12 +92,17 @@ def gains(runs: Path) -> Iterator[Gain]:
     """
     for stage, what, before, after, score in PAIRS:
         if all((runs / name / "report.json").is_file() for name in (before, after)):
-            row = _gain(stage, what, runs / before, runs / after, score)
+            row = gain_of(stage, what, runs / before, runs / after, score)
             if row is not None:
                 yield row
 
 
-def _gain(stage: str, what: str, before: Path, after: Path, score: Score) -> Gain | None:
+def gain_of(stage: str, what: str, before: Path, after: Path, score: Score) -> Gain | None:
+    """The row of two folders of films with their reports; none where no film counts.
+
+    Raises:
+        ValueError: they are of other prompts or seeds.
+    """
     sets = [Report.load(folder / "report.json").films for folder in (before, after)]
     if [(film.prompt, film.seed) for film in sets[0]] != [(film.prompt, film.seed) for film in sets[1]]:
         raise ValueError(

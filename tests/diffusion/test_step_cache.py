@@ -9,7 +9,7 @@ from everreel.diffusion.rollout import FIRST_STEPS, LAST_STEPS
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.request import make_request
 
-KEY = (0, torch.Size([16, 3, 4, 4]), (3,))
+KEY = (0, torch.Size([16, 3, 4, 4]), (3,), False)
 SMALL = {"prompt": "a fox", "height": 32, "width": 48, "num_inference_steps": 10}
 
 

@@ -100,6 +100,20 @@ def test_every_recipe_loads(path: Path) -> None:
     assert load_recipe(path) is not None
 
 
+def test_options_reach_the_recipe_inside_a_recipe(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Around:
+        inner: Sums
+        threads: int | None = None
+
+        def run(self, run_dir: Path, quiet: bool = False) -> None:
+            found.append((self.threads, self.inner.settings.threads, self.inner.settings.device, self.inner.signal_at))
+
+    found: list[object] = []
+    run_recipe((("one", Around(Sums(signal_at=7))),), tmp_path, threads=1, device="auto")
+    assert found == [(1, 1, "auto", 7)]
+
+
 @pytest.mark.parametrize("kind", [Sums, OwnRun])
 def test_a_stage_that_was_stopped_by_a_signal_stops_those_behind_it(kind, tmp_path: Path, capsys) -> None:
     def chain(signal_at):

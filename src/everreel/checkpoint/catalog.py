@@ -52,6 +52,7 @@ class ModelCard:
     dim: int  # width, feed-forward width and depth of the transformer: what a step costs
     ffn_dim: int
     num_layers: int
+    guidance_level: float = 1.0  # the noise level from which on guidance works
     schedule: LongSchedule = "windows"
     join: Join = "reencode"
     causal: bool = False  # trained with block-causal attention as well, so that finished blocks can be cached
@@ -121,6 +122,7 @@ _TINY = ModelCard(
     width=160,
     num_frames=97,
     guidance_scale=5.0,
+    guidance_level=0.85,  # by what docs/guidance.md measures
     shift=3.0,
     num_inference_steps=30,
     needs="a CPU and 1 GB of memory",
@@ -386,7 +388,8 @@ def _most_alike(kind: Kind, dim: int, name: str) -> ModelCard:
     """The settings of the released models of a kind and width, those of 720P for a name that says so."""
     sized = {card.dim: card for card in (_DF_1B, _DF_14B)}
     if dim not in sized:
-        card = replace(_TINY, kind=kind, size="unknown", needs="unknown", licence="unknown")
+        level = _TINY.guidance_level if dim == _TINY.dim else 1.0  # it was measured with that model alone
+        card = replace(_TINY, kind=kind, guidance_level=level, size="unknown", needs="unknown", licence="unknown")
         return card if card.forcing else replace(card, solver="unipc_exact", causal=False, sink=0, anchor_color=0.0)
     alike = [card for card in CATALOG if card.released and (card.kind, card.dim) == (kind, dim)]
     sharp = [card for card in alike if ("720" in name) == (card.height == 720)]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from everreel.evaluate.charts import LABEL, _axis, _place, _svg, _text
+from everreel.evaluate.charts import LABEL, axis, place, svg, text
 
 _STEP, _TALL = 26, 110
 
@@ -23,12 +23,12 @@ def bars(rows: Sequence[tuple[str, float, str]], title: str) -> Markup:
     most = max(value for _, value, _ in rows) * 1.35 or 1.0  # room for the words
     parts = []
     for number, (name, value, words) in enumerate(rows):
-        top, end = number * _STEP + 4, _place(value, 0, most)
-        parts.append(_text(LABEL - 10, top + 13, name, "end"))
+        top, end = number * _STEP + 4, place(value, 0, most)
+        parts.append(text(LABEL - 10, top + 13, name, "end"))
         box = Markup('<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="18" rx="2"/>')
         parts.append(box.format(LABEL, top, max(1.5, end - LABEL)))
-        parts.append(_text(max(LABEL + 1.5, end) + 6, top + 13, words, "start"))
-    return _svg(parts, _STEP * len(rows) + 4, title)
+        parts.append(text(max(LABEL + 1.5, end) + 6, top + 13, words, "start"))
+    return svg(parts, _STEP * len(rows) + 4, title)
 
 
 def histogram(values: Sequence[float], thresholds: Sequence[float], title: str, bins: int = 30) -> Markup:
@@ -38,18 +38,18 @@ def histogram(values: Sequence[float], thresholds: Sequence[float], title: str, 
         return Markup("")
     low, high = _span(known, [value for value in thresholds if math.isfinite(value)])
     counts, edges = np.histogram(known.clip(low, high), bins, (low, high))
-    parts = [_axis(low, high, _TALL, False)]
+    parts = [axis(low, high, _TALL, False)]
     for count, left, right in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         if count:
             tall = max(1.5, (_TALL - 16) * count / counts.max())
-            x, end = _place(left, low, high), _place(right, low, high)
+            x, end = place(left, low, high), place(right, low, high)
             box = Markup('<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>')
             parts.append(box.format(x + 0.5, _TALL - tall, end - x - 1, tall))
     for value in thresholds:
         if low <= value <= high:
-            parts.append(Markup('<path class="limit" d="M{:.1f} 0V{}"/>').format(_place(value, low, high), _TALL))
-    parts.append(_text(LABEL - 10, 20, f"{counts.max()} clip{'' if counts.max() == 1 else 's'}", "end"))
-    return _svg(parts, _TALL + 24, title)
+            parts.append(Markup('<path class="limit" d="M{:.1f} 0V{}"/>').format(place(value, low, high), _TALL))
+    parts.append(text(LABEL - 10, 20, f"{counts.max()} clip{'' if counts.max() == 1 else 's'}", "end"))
+    return svg(parts, _TALL + 24, title)
 
 
 def _span(known: np.ndarray[tuple[int], np.dtype[np.float64]], thresholds: Sequence[float]) -> tuple[float, float]:

@@ -23,12 +23,14 @@ from everreel.model.kv_cache import KVCache
 class Branch:
     """One forward pass a step: a context of one row (or of both rows of guidance in one batch) and its cache.
 
-    `later` are contexts of the same kind by the latent frame at which each takes over, first to last.
+    `later` are contexts of the same kind by the latent frame at which each takes over, first to last. `alone` is the
+    conditional row of a branch of both, for passes without guidance.
     """
 
     context: Context
     cache: KVCache | None = None
     later: Sequence[tuple[int, Context]] = ()
+    alone: Branch | None = None
 
     def texts(self, start: int, stop: int) -> list[tuple[int, Context]]:
         """How many of the frames from `start` up to `stop` read which context."""
@@ -44,8 +46,8 @@ class Branch:
         return self.context.bias.shape[0]
 
 
-Frames = tuple[int, torch.Size, tuple[int, ...] | None]
-"""Which frames a pass is over: the first, the latents' shape, the blocks."""
+Frames = tuple[int, torch.Size, tuple[int, ...] | None, bool]
+"""Which frames a pass is over: the first, the latents' shape, the blocks, and whether it is a pass without guidance."""
 
 
 class StepCache:
@@ -100,6 +102,9 @@ class Denoiser:
         branches: one branch of batch 2 (conditional, unconditional), two of batch 1 where memory is short, or one of
             batch 1 without guidance. A branch with a cache is given new frames only, one block after the other.
         guidance_scale: 1 without guidance.
+        guidance_level: the noise level above which a frame goes without guidance, which does harm where there is little
+            but noise (Kynkäänniemi et al., arXiv 2404.07724). Where no frame is left for it, and no cache has to hold
+            both rows, the conditional row is computed alone.
         fps_index: 0 for 16 and 1 for 24 frames a second.
         causal: block-causal attention inside the window.
         step_cache: leaves out passes where it may.
@@ -111,6 +116,7 @@ class Denoiser:
         branches: Sequence[Branch],
         guidance_scale: float = 1.0,
         *,
+        guidance_level: float = 1.0,
         fps_index: int = 1,
         causal: bool = False,
         step_cache: StepCache | None = None,
@@ -121,6 +127,7 @@ class Denoiser:
         self.model = model
         self.branches = branches
         self.guidance_scale = guidance_scale
+        self.guidance_level = guidance_level
         self.fps_index = fps_index
         self.causal = causal
         self.step_cache = step_cache
@@ -145,12 +152,22 @@ class Denoiser:
         window is seen by itself and whole: full attention, nothing of the caches. `guess_T` says which frames move;
         where it is given the velocity may be one that was computed before.
         """
-        velocity = self._velocity(x_CTHW, timestep_T, blocks, start, guess_T)
+        guided_T = timestep_T <= 1000 * self.guidance_level
+        # Clean frames do not move: a pass has guidance for those between them and the level.
+        branches = self.branches if bool((guided_T & (timestep_T > 0)).any()) else self._alone()
+        velocity = self._velocity(x_CTHW, timestep_T, blocks, start, guess_T, branches)
         if velocity.shape[0] == 1:
             return velocity[0]
         conditional, unconditional = velocity
         guided: Tensor = unconditional + self.guidance_scale * (conditional - unconditional)
-        return guided
+        return torch.where(guided_T.to(guided.device)[None, :, None, None], guided, conditional)
+
+    def _alone(self) -> Sequence[Branch]:
+        """The conditional row, where it may be computed without the other: what a cache holds is of both."""
+        first = self.branches[0]
+        if first.cache is not None or self.guidance_scale == 1.0:
+            return self.branches
+        return self.branches[:1] if first.batch == 1 else [first.alone or first]
 
     def _velocity(
         self,
@@ -159,15 +176,16 @@ class Denoiser:
         blocks: Sequence[int] | None,
         start: int,
         guess_T: Sequence[bool] | None,
+        branches: Sequence[Branch],
     ) -> Tensor:
-        """Of both branches of guidance, computed or kept."""
+        """Of the branches, computed or kept."""
         if self.step_cache is None:
-            return self._run(x_CTHW, timestep_T, blocks, start)
-        key = start, x_CTHW.shape, None if blocks is None else tuple(blocks)
+            return self._run(x_CTHW, timestep_T, blocks, start, branches)
+        key = start, x_CTHW.shape, None if blocks is None else tuple(blocks), branches is not self.branches
         (modulation_TC,) = self.model.modulation(timestep_T.to(x_CTHW.device)[None])
         found = None if guess_T is None else self.step_cache.find(key, modulation_TC, guess_T)
         if found is None:
-            found = self._run(x_CTHW, timestep_T, blocks, start)
+            found = self._run(x_CTHW, timestep_T, blocks, start, branches)
             self.step_cache.keep(key, modulation_TC, found)
         return found
 
@@ -175,7 +193,7 @@ class Denoiser:
     def remember(self, x_CTHW: Tensor, timestep_T: Tensor, start: int = 0) -> None:
         """Write a finished block into the caches, if there are any: one more pass over it at its (near) zero level."""
         if self.remembers:
-            self._run(x_CTHW, timestep_T, (x_CTHW.shape[1],), start, write_cache=True)
+            self._run(x_CTHW, timestep_T, (x_CTHW.shape[1],), start, self.branches, write_cache=True)
 
     def forget(self) -> None:
         """Empty the caches but for their sinks: what comes next does not follow what they hold."""
@@ -189,10 +207,11 @@ class Denoiser:
         timestep_T: Tensor,
         blocks: Sequence[int] | None,
         start: int,
+        branches: Sequence[Branch],
         write_cache: bool = False,
     ) -> Tensor:
         out = []
-        for branch in self.branches:
+        for branch in branches:
             x_BCTHW = x_CTHW[None].expand(branch.batch, -1, -1, -1, -1)
             timestep_BT = timestep_T.to(x_CTHW.device)[None].expand(branch.batch, -1)
             fps_B = torch.full((branch.batch,), self.fps_index, device=x_CTHW.device)

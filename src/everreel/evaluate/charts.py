@@ -42,20 +42,20 @@ def whiskers(
     deep = max((len(line.marks) for line in lines), default=1)
     step = 10 + LINE * max(1, deep)
     height = step * len(lines) + 24
-    parts = [_axis(low, high, step * len(lines), percent)]
+    parts = [axis(low, high, step * len(lines), percent)]
     if zero:
-        parts.append(_rule(_place(0, low, high), step * len(lines), "zero"))
+        parts.append(_rule(place(0, low, high), step * len(lines), "zero"))
     for number, line in enumerate(lines):
         middle = number * step + step / 2
-        parts.append(_text(LABEL - 10, middle + 4, line.label, "end"))
+        parts.append(text(LABEL - 10, middle + 4, line.label, "end"))
         if line.goal is not None:
             tick = Markup('<path class="goal" d="M{:.1f} {:.1f}v{:.1f}"/>')
-            parts.append(tick.format(_place(line.goal, low, high), middle - step / 2 + 3, step - 6))
+            parts.append(tick.format(place(line.goal, low, high), middle - step / 2 + 3, step - 6))
         for series, mark in enumerate(line.marks):
             if mark is not None and math.isfinite(mark.value):
                 y = middle + (series - (len(line.marks) - 1) / 2) * LINE
                 parts.append(_mark(mark, y, series, low, high))
-    return _svg(parts, height, title)
+    return svg(parts, height, title)
 
 
 def strip(sets: Sequence[tuple[str, Sequence[float], Mark]], title: str, percent: bool) -> Markup:
@@ -65,24 +65,24 @@ def strip(sets: Sequence[tuple[str, Sequence[float], Mark]], title: str, percent
         return Markup("")
     low, high = _around(min(values), max(values))
     step = 34
-    parts = [_axis(low, high, step * len(sets), percent)]
+    parts = [axis(low, high, step * len(sets), percent)]
     for series, (name, found, mark) in enumerate(sets):
         y = series * step + 12
-        parts.append(_text(LABEL - 10, y + 8, name, "end"))
+        parts.append(text(LABEL - 10, y + 8, name, "end"))
         dots = [
-            Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3"/>').format(_place(value, low, high), y + (number % 3 - 1) * 3)
+            Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3"/>').format(place(value, low, high), y + (number % 3 - 1) * 3)
             for number, value in enumerate(found)
         ]
         parts.append(Markup('<g class="dots s{}">{}</g>').format(series % SERIES, Markup("").join(dots)))
         parts.append(_mark(mark, y + 13, series, low, high))
-    return _svg(parts, step * len(sets) + 24, title)
+    return svg(parts, step * len(sets) + 24, title)
 
 
 def _mark(mark: Mark, y: float, series: int, low: float, high: float) -> Markup:
-    x = _place(mark.value, low, high)
+    x = place(mark.value, low, high)
     whisker = Markup("")
     if math.isfinite(mark.low) and math.isfinite(mark.high):
-        ends = _place(mark.low, low, high), _place(mark.high, low, high)
+        ends = place(mark.low, low, high), place(mark.high, low, high)
         whisker = Markup('<path class="whisker" d="M{:.1f} {:.1f}H{:.1f}"/>').format(ends[0], y, ends[1])
     dot = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4.5"/>').format(x, y)
     return Markup('<g class="mark s{}">{}{}</g>').format(
@@ -90,12 +90,13 @@ def _mark(mark: Mark, y: float, series: int, low: float, high: float) -> Markup:
     )
 
 
-def _axis(low: float, high: float, height: float, percent: bool) -> Markup:
+def axis(low: float, high: float, height: float, percent: bool) -> Markup:
+    """A grid of round numbers from `low` to `high`, `height` units high, with its labels below."""
     parts = []
     for tick in _ticks(low, high):
-        x = _place(tick, low, high)
+        x = place(tick, low, high)
         words = f"{100 * tick:g} %" if percent else f"{tick:g}"
-        parts += [_rule(x, height, "grid"), _text(x, height + 16, words, "middle")]
+        parts += [_rule(x, height, "grid"), text(x, height + 16, words, "middle")]
     return Markup("").join(parts)
 
 
@@ -114,7 +115,8 @@ def _around(low: float, high: float) -> tuple[float, float]:
     return (low - wide if low < 0 or low - wide > 0 else 0.0), high + wide
 
 
-def _place(value: float, low: float, high: float) -> float:
+def place(value: float, low: float, high: float) -> float:
+    """The x of a value on that axis; what lies beyond an end is drawn at it."""
     share = (min(max(value, low), high) - low) / (high - low)
     return LABEL + share * (WIDTH - LABEL - RIGHT)
 
@@ -123,11 +125,13 @@ def _rule(x: float, height: float, kind: str) -> Markup:
     return Markup('<path class="{}" d="M{:.1f} 0V{:.1f}"/>').format(kind, x, height)
 
 
-def _text(x: float, y: float, words: str, anchor: str) -> Markup:
+def text(x: float, y: float, words: str, anchor: str) -> Markup:
+    """Words, cut short, whose `anchor` (start, middle or end) is at x."""
     short = words if len(words) <= 24 else words[:23] + "…"
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, short)
 
 
-def _svg(parts: Sequence[Markup], height: float, title: str) -> Markup:
+def svg(parts: Sequence[Markup], height: float, title: str) -> Markup:
+    """The parts as one picture, escaped where they are not markup yet."""
     box = Markup('<svg viewBox="0 0 {} {:.0f}" role="img" aria-label="{}">').format(WIDTH, height, title)
     return box + Markup("").join(escape(part) for part in parts) + Markup("</svg>")

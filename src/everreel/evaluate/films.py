@@ -34,6 +34,7 @@ class Making:
     width: int | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    guidance_level: float | None = None
     shift: float | None = None
     ar_step: int = 0
     causal_block_size: int | None = None

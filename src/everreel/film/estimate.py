@@ -20,6 +20,7 @@ import torch
 
 from everreel.checkpoint.catalog import ModelCard
 from everreel.diffusion.schedule import Row
+from everreel.diffusion.solver import solver_for
 from everreel.film.budget import HOST_PROGRAM_BYTES, needs, place
 from everreel.film.decoding import at_work, latents_at_once
 from everreel.film.device import default_device
@@ -114,11 +115,12 @@ def estimate(
     """The cost of a plan on this machine, by default with the model as its files are and placed without a budget."""
     where = torch.device(device or default_device())
     placement = placement or place(plan, card, where, parts=parts)
-    branches = 1 if plan.request.guidance_scale == 1.0 else 2
     rows, per_frame = len(plan.schedule), plan.shape.tokens_per_frame
     step = max(1, rows // SAMPLED_ROWS)
-    sampled = [_work(row, plan, card, per_frame) for row in plan.schedule[::step]]
-    work = branches * rows * sum(sampled) / len(sampled)
+    while math.gcd(step, plan.schedule.num_steps) > 1:  # else it meets the same levels of every block
+        step += 1
+    sampled = [_branches(row, plan, card) * _work(row, plan, card, per_frame) for row in plan.schedule[::step]]
+    work = rows * sum(sampled) / len(sampled)
     is_here = where.type != "cuda" or torch.cuda.is_available()
     known = Calibration.find(card.name, where, placement.dtype) if is_here else None
     if not is_here:
@@ -172,6 +174,19 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
             torch.mps.synchronize()
         times.append(time.perf_counter() - started)
     return sorted(times[1:])[1]
+
+
+def _branches(row: Row, plan: Plan, card: ModelCard) -> int:
+    """How many rows of guidance a pass computes."""
+    request = plan.request
+    if request.guidance_scale == 1.0:
+        return 1
+    if plan.remembers or request.guidance_level is None:
+        return 2
+    assert request.num_inference_steps and request.shift
+    sigmas = solver_for(card.solver, request.num_inference_steps, request.shift).sigmas
+    guided = (float(sigmas[level]) <= request.guidance_level for level in row.levels if level < plan.schedule.num_steps)
+    return 2 if any(guided) else 1
 
 
 def _work(row: Row, plan: Plan, card: ModelCard, per_frame: int) -> float:

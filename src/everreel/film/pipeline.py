@@ -301,6 +301,7 @@ class VideoPipeline:
             self.transformer,
             branches,
             request.guidance_scale,
+            guidance_level=1.0 if request.guidance_level is None else request.guidance_level,
             fps_index=FPS_INDEX[request.fps],
             causal=plan.remembers,
             step_cache=StepCache(request.step_cache) if request.step_cache else None,
@@ -391,7 +392,7 @@ class VideoPipeline:
         story = zip(plan.turns, request.story.items(), strict=True)
         parts = [("prompt", 0, request.prompt), *((f"story[{frame}]", turn, told) for turn, (frame, told) in story)]
         told = [(latent, self._contexts(plan, field, prompt, together, image_BND)) for field, latent, prompt in parts]
-        return [
+        branches = [
             Branch(
                 first,
                 self.transformer.new_cache(plan.context + plan.sink, plan.sink) if plan.remembers else None,
@@ -399,11 +400,17 @@ class VideoPipeline:
             )
             for i, first in enumerate(told[0][1])
         ]
+        if together and len(branches) == 2:
+            branches[0].alone = branches.pop()
+        return branches
 
     def _contexts(
         self, plan: Plan, field: str, prompt: str, together: bool, image_BND: Tensor | None = None
     ) -> list[Context]:
-        """The contexts of one prompt, one a branch; both branches read the same picture."""
+        """The contexts of one prompt, one a branch; both branches read the same picture.
+
+        Of both rows together the conditional one may come once more, for passes without guidance.
+        """
         request = plan.request
         prompts = [(field, prompt)]
         if request.guidance_scale != 1.0:
@@ -412,8 +419,11 @@ class VideoPipeline:
         if len(rows) == 2 and together:
             longest = max(length for _, length in rows)
             padded = [torch.nn.functional.pad(text, (0, 0, 0, longest - length)) for text, length in rows]
-            both = None if image_BND is None else image_BND.expand(2, -1, -1)
-            return [self.transformer.encode_context(torch.cat(padded), [length for _, length in rows], both)]
+            image = None if image_BND is None else image_BND.expand(2, -1, -1)
+            both = self.transformer.encode_context(torch.cat(padded), [length for _, length in rows], image)
+            sometimes = request.guidance_level is not None and request.guidance_level < 1
+            rows = rows[:1] if sometimes and not plan.remembers else []
+            return [both, *(self.transformer.encode_context(text, [length], image_BND) for text, length in rows)]
         return [self.transformer.encode_context(text, [length], image_BND) for text, length in rows]
 
     def _embedding(self, field: str, prompt: str) -> tuple[Tensor, int]:

@@ -111,6 +111,9 @@ class VideoRequest(BaseModel):
     guidance_scale: Annotated[float | None, _at_least(1, 50)] = Field(
         None, description="How closely to follow the words; 1 is off."
     )
+    guidance_level: Annotated[float | None, _at_least(0, 1)] = Field(
+        None, description="The noise level from which on guidance works, 1 is all steps: try 0.9, which is faster."
+    )
     shift: Annotated[float | None, _at_least(0.01, 100)] = Field(None, description="Shift of the noise levels.")
     seed: Annotated[int, _at_least(0, 2**62)] = Field(0, description="The same seed gives the same film.")
     ar_step: Annotated[int, _at_least(0)] = Field(0, description="Asynchronous: rows between two blocks; 0 is off.")
@@ -247,6 +250,7 @@ class VideoRequest(BaseModel):
             "width": width,
             "num_inference_steps": self.num_inference_steps or card.num_inference_steps,
             "guidance_scale": self.guidance_scale or card.guidance_scale,
+            "guidance_level": card.guidance_level if self.guidance_level is None else self.guidance_level,
             "shift": self.shift or card.shift,
             "anchor_color": card.anchor_color if self.anchor_color is None else self.anchor_color,
             "negative_prompt": card.negative_prompt if self.negative_prompt is None else self.negative_prompt,

@@ -207,15 +207,14 @@ def _device_of(recipe: Any) -> str:  # noqa: ANN401
 
 
 def _overridden(recipe: Any, values: dict[str, Any]) -> Any:  # noqa: ANN401
-    """The recipe with the values that it, or its settings, have a field for."""
+    """The recipe with the values that it, its settings or those of a recipe inside it have a field for."""
     if not is_dataclass(recipe) or isinstance(recipe, type):
         return recipe
-    own = {field.name for field in fields(recipe)}
-    settings = getattr(recipe, "settings", None)
+    own = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
     changes = {name: value for name, value in values.items() if name in own}
-    if isinstance(settings, TrainerSettings):
-        inner = {field.name for field in fields(settings)}
-        changes["settings"] = replace(settings, **{name: v for name, v in values.items() if name in inner})
+    for name, inner in own.items():
+        if isinstance(inner, TrainerSettings) or _trains(inner):
+            changes[name] = _overridden(inner, values)
     return replace(recipe, **changes)
 
 

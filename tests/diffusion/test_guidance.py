@@ -1,0 +1,107 @@
+"""Guidance only up to a level of noise: frame by frame, in half a pass where no frame is left for it, and alike after a
+stop.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from everreel.diffusion.denoiser import Branch, Denoiser
+from everreel.film.pipeline import VideoPipeline
+from everreel.film.request import make_request
+
+SMALL = {"prompt": "a fox", "height": 32, "width": 48, "num_inference_steps": 8, "shift": 3.0}
+WAYS = [
+    {"num_frames": 25, "ar_step": 3, "causal_block_size": 2},
+    {"num_frames": 41, "causal_block_size": 5, "base_num_frames": 25, "schedule": "blockwise"},
+    {"num_frames": 41, "schedule": "windows", "base_num_frames": 25, "overlap_history": 9},
+]
+
+
+class Rows:
+    """A transformer whose velocity is the number of its context's row."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, x_BCTHW, timestep_BT, texts, **_):
+        ((_, context),) = texts
+        self.batches.append(len(x_BCTHW))
+        return context.bias[:, :1, None, None, None].expand_as(x_BCTHW)
+
+
+class Row:
+    def __init__(self, *numbers):
+        self.bias = torch.tensor(numbers)[:, None]
+
+
+def denoiser(level, *, cache=None, together=True):
+    model = Rows()
+    both = [Branch(Row(3.0, 1.0), cache, alone=Branch(Row(3.0)))] if together else [Branch(Row(3.0)), Branch(Row(1.0))]
+    return Denoiser(model, both, 2.0, guidance_level=level), model
+
+
+def velocities(level, *timesteps, **kind):
+    """Of each frame; 3 without guidance, and 5 with it. And how many rows each pass had."""
+    guided, model = denoiser(level, **kind)
+    found = guided(torch.zeros(16, len(timesteps), 2, 2), torch.tensor(timesteps), None)
+    return found[0, :, 0, 0].tolist(), model.batches
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_each_frame_has_guidance_from_the_level_down(together):
+    rows = [2] if together else [1, 1]
+    assert velocities(0.9, 0.0, 899.0, 900.0, 901.0, 1000.0, together=together) == ([5.0, 5.0, 5.0, 3.0, 3.0], rows)
+    assert velocities(1.0, 1000.0, 1000.0, together=together) == ([5.0, 5.0], rows)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_pass_without_guidance_computes_one_row(together):
+    assert velocities(0.9, 1000.0, 950.0, together=together) == ([3.0, 3.0], [1])
+    assert velocities(0.9, 0.0, 950.0, together=together) == ([3.0, 3.0], [1])  # a known frame does not move
+
+
+def test_what_a_cache_holds_is_of_both_rows():
+    assert velocities(0.9, 1000.0, 950.0, cache=object()) == ([3.0, 3.0], [2])
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_folder):
+    return VideoPipeline.from_pretrained(str(tiny_folder), device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture
+def film(pipe):
+    """The frames of a film, and how many rows its passes had."""
+    rows = []
+    hook = pipe.transformer.register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
+
+    def film(**options):
+        rows.clear()
+        blocks = list(pipe.stream(make_request(**SMALL, **options)))
+        return np.concatenate([block.frames for block in blocks]), list(rows)
+
+    yield film
+    hook.remove()
+
+
+def test_the_first_steps_are_half_as_long(film):
+    whole, rows = film(num_frames=9)
+    same, again = film(num_frames=9, guidance_level=1.0)
+    assert rows == again == [2] * 8 and np.array_equal(whole, same)
+    other, fewer = film(num_frames=9, guidance_level=0.9)
+    assert fewer == [1, 1, *[2] * 6] and not np.array_equal(whole, other)  # sigmas 1, 0.95, 0.9 …
+    none, alone = film(num_frames=9, guidance_level=0.0)
+    free, single = film(num_frames=9, guidance_scale=1)
+    assert alone == single == [1] * 8 and np.array_equal(none, free)
+
+
+@pytest.mark.parametrize("options", WAYS)
+def test_every_schedule_takes_it_and_goes_on_after_a_stop(film, pipe, options):
+    whole, _ = film(**options)
+    less, _ = film(**options, guidance_level=0.8)
+    assert less.shape == whole.shape and not np.array_equal(less, whole)
+    request = make_request(**SMALL, **options, guidance_level=0.8)
+    first = next(block for block in pipe.stream(request) if block.state is not None)
+    rest = np.concatenate([block.frames for block in pipe.stream(request, state=first.state)])
+    assert np.array_equal(rest, less[len(less) - len(rest) :])
