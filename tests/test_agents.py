@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,13 @@ import pytest
 pytest.importorskip("mcp", reason="the extra `serve` is not installed")
 
 import httpx2
+import numpy as np
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
+from PIL import Image
 
-from everreel.media import Video
+from everreel.media import FilmWriter, Video
 from everreel.serve.jobs.job import Owner
 from everreel.serve.jobs.keys import Keys
 
@@ -82,6 +87,61 @@ def test_an_agent_has_a_film_made_on_its_own_machine(tmp_path: Path) -> None:
     assert max(heard) == 100
 
 
+def test_an_agent_names_files_of_the_folders_that_its_user_allowed(tmp_path: Path) -> None:
+    """By their paths: pictures, and a film to go on with and to say what it shows. And none beside them."""
+    home, allowed, other = tmp_path / "home", tmp_path / "allowed", tmp_path / "other"
+    for folder in (allowed / "of a day", other):
+        folder.mkdir(parents=True)
+    picture, film, secret = allowed / "of a day" / "fox.png", allowed / "fox.mp4", other / "secret.png"
+    Image.new("RGB", (160, 96), "teal").save(picture)
+    shutil.copyfile(picture, secret)
+    with FilmWriter(film, 96, 160, 24) as writer:
+        writer.append(np.zeros((24, 96, 160, 3), np.uint8))
+    (allowed / "notes.png").write_text("no picture")
+    (allowed / "inside.png").symlink_to(picture)
+    (allowed / "out.png").symlink_to(secret)
+    (allowed / "nowhere.png").symlink_to(other / "none.png")
+    (allowed / "elsewhere").symlink_to(other)
+    os.mkfifo(allowed / "pipe.png")
+    refusals = {
+        secret: "must lie in",
+        other / "none.png": "must lie in",
+        allowed / ".." / "other" / "secret.png": "must lie in",
+        allowed / "out.png": "must lie in",
+        allowed / "nowhere.png": "must lie in",
+        allowed / "elsewhere" / "secret.png": "must lie in",
+        allowed / "none.png": "is not there",
+        allowed / "of a day": "is a folder",
+        allowed / "pipe.png": "is no file",
+        allowed / "notes.png": "cannot be read as a picture",
+        film: "is a film; give a picture",
+    }
+    with suppress(OSError):  # only the superuser makes devices, and not everywhere
+        os.mknod(allowed / "zero.png", stat.S_IFCHR | 0o600, os.makedev(1, 5))
+        refusals[allowed / "zero.png"] = "is no file"
+
+    async def use(client: Client) -> Any:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        shown = {"prompt": "a fox", "image": str(picture), "end_image": str(allowed / "inside.png")}
+        shown["keyframes"] = [{"frame": 40, "picture": str(picture)}]
+        made = await client.call_tool("generate_film", shown)
+        longer = await client.call_tool("extend_film", {"film": str(film), "prompt": "it runs", "num_frames": 24})
+        caption = await client.call_tool("caption_film", {"film": str(film)})
+        told = [await client.call_tool("generate_film", {"prompt": "a", "image": str(path)}) for path in refusals]
+        return tools, made, longer, caption, [str(result.content) for result in told if result.is_error]
+
+    options = "--workers", "0", "--files", str(allowed)
+    tools, made, longer, caption, told = talk(home, use, *options)
+    assert f"Or the whole path of a picture in {allowed};" in str(tools["generate_film"].input_schema)
+    assert not made.is_error and not longer.is_error and not caption.is_error, (made, longer, caption)
+    assert caption.structured_content["film"] == str(film)
+    for said, (path, rule) in zip(told, refusals.items(), strict=True):
+        assert "image" in said and rule in said, (path, said)
+        assert rule != "must lie in" or f"must lie in {allowed}, without" in said
+    assert len({said.partition("must lie in")[2] for said in told[:6]}) == 1, "whether it is there is not told"
+    assert not [*(home / "incoming").iterdir()]
+
+
 def test_over_http_it_says_where_and_answers_there_whoever_has_a_key(tmp_path: Path) -> None:
     key = Keys(tmp_path).add(Owner("ann"))
     command = [sys.executable, "-m", "everreel", "mcp", "--home", str(tmp_path), "--workers", "0", "--http", "--port"]
@@ -114,6 +174,9 @@ def test_over_http_it_says_where_and_answers_there_whoever_has_a_key(tmp_path: P
         (("--port", "1"), "port = 1: goes with --http"),
         (("--host", "127.0.0.1"), "host = 127.0.0.1: goes with --http"),
         (("--workers", "-1"), "workers = -1: must be 0 to 64; nearest that works: 0"),
+        (("--http", "--files", "."), "files = .: goes with standard input and output"),
+        (("--files", "no/such/folder"), "files = no/such/folder: must be a folder that is there"),
+        (("--files", __file__), "must be a folder that is there"),
         (("--http", "--host", "0.0.0.0"), "host = 0.0.0.0: others can reach it, so a key is needed"),
         (("--http", "--port", "70000"), "port = 70000"),
         (("--model", "no-such-model"), "no-such-model"),

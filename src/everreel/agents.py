@@ -7,7 +7,7 @@ the SDK has put the error stream in its place.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +19,7 @@ from everreel.serving import check_host, cleaning
 from everreel.web import LOOPBACK, bind, run
 
 if TYPE_CHECKING:
+    from everreel.serve.agents.files import Folders
     from everreel.serve.jobs.service import Jobs
     from everreel.serve.jobs.supervisor import Supervisor
 
@@ -39,6 +40,10 @@ def mcp(
     workers: Annotated[
         int, typer.Option(help="Processes that make films; 0 leaves that to a server that has the same home.")
     ] = 1,
+    files: Annotated[
+        list[Path] | None,
+        typer.Option(help="Without --http: a folder whose pictures and films the agent may name by path; any number."),
+    ] = None,
     model: ModelOptions,
 ) -> None:
     """Offer tools to agents: make films, watch them, judge them, go on with them (Model Context Protocol).
@@ -46,9 +51,7 @@ def mcp(
     Films are made by workers of this command, or of a server that has the same home. When the command ends, a film in
     progress waits and goes on the next time.
     """
-    for name, value in (("host", host), ("port", port)):
-        if value is not None and not http:
-            raise ValueError(f"{name} = {value}: goes with --http; add that or leave this out")
+    _check_transport(http, {"host": host, "port": port}, files)
     if not 0 <= workers <= MOST_WORKERS:
         nearest = min(max(workers, 0), MOST_WORKERS)
         raise ValueError(f"workers = {workers}: must be 0 to {MOST_WORKERS}; nearest that works: {nearest}")
@@ -61,6 +64,7 @@ def mcp(
     from everreel.serve.jobs.store import FolderStore, default_home
     from everreel.serve.jobs.supervisor import Supervisor
 
+    folders = _folders(files)
     home = home or default_home()
     home.mkdir(parents=True, exist_ok=True)
     queue = SqliteQueue(home)
@@ -76,7 +80,24 @@ def mcp(
         async with _working(jobs, supervisor):
             yield
 
-    make_server(jobs, local=True, lifespan=lifespan).run("stdio")
+    make_server(jobs, local=True, lifespan=lifespan, files=folders).run("stdio")
+
+
+def _check_transport(http: bool, for_http: Mapping[str, object], files: list[Path] | None) -> None:
+    """Raises: ValueError, where an option goes with the other way to talk."""
+    for name, value in for_http.items():
+        if value is not None and not http:
+            raise ValueError(f"{name} = {value}: goes with --http; add that or leave this out")
+    if files and http:
+        rule = "goes with standard input and output, where this machine's user asks; leave out this or --http"
+        raise ValueError(f"files = {files[0]}: {rule}")
+
+
+def _folders(files: list[Path] | None) -> Folders | None:
+    """Whose files may be named by path. Raises: ValueError."""
+    from everreel.serve.agents.files import Folders
+
+    return Folders.of(files) if files else None
 
 
 @asynccontextmanager

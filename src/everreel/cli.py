@@ -23,7 +23,7 @@ from everreel.bars import film_bar, films_bar
 from everreel.benches import vbench
 from everreel.captions import caption
 from everreel.curating import data, data_check
-from everreel.enhance import EnhanceOptions, enhance, enhanced_request, takes_enhancement
+from everreel.enhance import EnhanceOptions, enhance, enhanced_request, enhancing, takes_enhancement
 from everreel.film.loading import ModelOptions, model_options
 from everreel.film.request import VideoRequest, make_request
 from everreel.memory import keep_freed_memory
@@ -161,11 +161,16 @@ for _script, _flags in SCRIPTS.items():
 
 @app.command()
 @takes_model
+@takes_enhancement
 def batch(
-    requests: Annotated[Path, typer.Argument(help="JSON Lines: a request a line, and `output`, its film's name.")],
+    requests: Annotated[
+        Path,
+        typer.Argument(help="JSON Lines: a request a line; with `output`, its film's name; `enhance`, true or false."),
+    ],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the films.")],
     model: ModelOptions,
+    enhance: EnhanceOptions | None,
 ) -> None:
     """Make a film of each line of a file; after a stop the same command goes on where it was."""
     from everreel.film.batch import BatchError, open_journal, read_batch
@@ -175,7 +180,8 @@ def batch(
 
     card, model = model.card(), model.resolve()
     try:
-        items = read_batch(requests, output, card, maker_for(card, model))
+        with enhancing(enhance, card, output) as how:
+            items = read_batch(requests, output, card, maker_for(card, model), how)
     except BatchError as error:
         for line in error.lines[:-1]:
             _complain(line)

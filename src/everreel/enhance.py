@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -20,10 +21,12 @@ from everreel.film.request import VideoRequest, checked, make_request
 
 if TYPE_CHECKING:
     from everreel.checkpoint.catalog import ModelCard
+    from everreel.film.batch import Enhancing, Whole
     from everreel.prompt.enhancer import Enhancer
 
 Backend = Literal["built-in", "endpoint", "local"]
 FEW_WORDS = 8000  # pieces of a tokenizer; the film world's have some 1500, those of umT5 are 256 000
+PROMPTS = "prompts.jsonl"  # in the folder of a batch's films
 _BACKEND = "built-in, endpoint or local; by default what the other options say."
 _LLM = "A language model: its name at the endpoint, or a folder, GGUF file or repository of one that is run here."
 _ENDPOINT = "Address of an OpenAI-compatible server, as http://127.0.0.1:8000/v1; its key is in EVERREEL_API_KEY."
@@ -99,17 +102,53 @@ def enhanced_request(
     Raises:
         ValueError: a language model gives no answer that can be used.
     """
+    with enhancer_of(options, world=knows_only_the_world(card)) as enhancer:
+        return whole_request(request, enhancer, goes_on=goes_on)
+
+
+def whole_request(
+    request: VideoRequest, enhancer: Enhancer, *, goes_on: bool = False
+) -> tuple[VideoRequest, list[str]]:
+    """As `enhanced_request`, by an enhancer that is there. Raises: ValueError."""
     pictured = goes_on or bool(request.image or request.end_image or request.keyframes)
     lines, told = [], {}
-    with enhancer_of(options, world=knows_only_the_world(card)) as enhancer:
-        for frame, prompt in {0: request.prompt, **request.story}.items():
-            # What happens later happens to what is seen by then.
-            enhanced = enhancer.enhance(prompt, has_image=pictured or frame > 0)
-            told[frame] = enhanced.text
-            where = f"prompt from frame {frame}" if frame else "prompt"
-            lines += [f"{where}: {enhanced.text}", f"  {enhanced.describe()}"]
+    for frame, prompt in {0: request.prompt, **request.story}.items():
+        # What happens later happens to what is seen by then.
+        enhanced = enhancer.enhance(prompt, has_image=pictured or frame > 0)
+        told[frame] = enhanced.text
+        where = f"prompt from frame {frame}" if frame else "prompt"
+        lines += [f"{where}: {enhanced.text}", f"  {enhanced.describe()}"]
     given = request.model_dump(exclude_unset=True)
     return make_request(**given | {"prompt": told.pop(0)} | ({"story": told} if told else {})), lines
+
+
+@contextmanager
+def enhancing(options: EnhanceOptions | None, card: ModelCard, folder: Path) -> Iterator[Enhancing]:
+    """How the lines of a batch are made whole: by one enhancer, whose answers stay in the folder of the films.
+
+    Whatever it has loaded is freed when the block ends.
+
+    Args:
+        options: None for a batch whose lines are made whole only where they say so, by the built-in rules.
+        card: the model that makes the films.
+        folder: made when the first line is made whole.
+    """
+    from everreel.film.batch import Enhancing
+
+    who = options or enhance_options()
+    with ExitStack() as stack:
+
+        def begin() -> Whole:
+            from everreel.prompt.builtin import BUILT_IN
+            from everreel.prompt.remembered import Remembered
+
+            folder.mkdir(parents=True, exist_ok=True)
+            world = knows_only_the_world(card)
+            asked = stack.enter_context(enhancer_of(who, world=world))
+            remembered = Remembered(asked, folder / PROMPTS, who.llm or BUILT_IN, world)
+            return lambda request: whole_request(request, remembered)
+
+        yield Enhancing(begin, typer.echo, every=options is not None)
 
 
 def takes_enhancement(command: Callable[..., None]) -> Callable[..., None]:

@@ -5,7 +5,7 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 LAYERS = {
-    0: {"shapes", "boxes", "media", "memory", "world"},
+    0: {"shapes", "boxes", "media", "memory", "lines", "world"},
     1: {"model"},
     2: {"diffusion", "checkpoint", "parallel"},
     3: {"film", "data", "answers", "chat", "web"},

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from everreel.curate import record
 from everreel.curate.record import Clip, Crop, Film, append_film, read_clips, read_films, write_clips
 
 
@@ -64,16 +63,3 @@ def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
         read_clips(path)
     with pytest.raises(ValueError, match="no such file"):
         read_clips(tmp_path / "none")
-
-
-def test_half_a_line_is_found_from_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(record, "_TAIL", 7)
-    path = tmp_path / "clips.jsonl"
-    whole = b'{"source": "a"}\n{"source": "b"}\n'
-    for torn in (b"", b'{"sou', b'{"source": "a film of a long name'):
-        path.write_bytes(whole + torn)
-        with path.open("rb") as file:
-            assert record._end_of_lines(file) == len(whole)
-    path.write_bytes(b"no line at all")
-    with path.open("rb") as file:
-        assert record._end_of_lines(file) == 0

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from everreel.answers import ChatError, UnreachableError
 from everreel.film import making
-from everreel.film.batch import BatchError, open_journal, read_batch
+from everreel.film.batch import BatchError, Enhancing, open_journal, read_batch
 from everreel.film.journal import Journal, journal_path, read_journal
 from everreel.film.loading import model_options
 from everreel.film.placement import Placement
@@ -16,6 +17,25 @@ from everreel.film.request import RequestError, make_request
 from everreel.media import FilmWriter, Video, write_image
 
 SMALL = {"prompt": "a red fox", "height": 32, "width": 32, "num_inference_steps": 2}
+
+
+class Whole:
+    """Makes prompts whole by shouting; keeps what it was asked. Of `answers` by prompt, an error is raised."""
+
+    def __init__(self, every=False, answers=()):
+        self.asked, self.said, self.begun, self.answers = [], [], 0, dict(answers)
+        self.how = Enhancing(self.begin, self.said.append, every)
+
+    def begin(self):
+        self.begun += 1
+        return self.whole
+
+    def whole(self, request):
+        self.asked.append(request.prompt)
+        answer = self.answers.get(request.prompt, request.prompt.upper())
+        if isinstance(answer, Exception):
+            raise answer
+        return request.model_copy(update={"prompt": answer}), [f"prompt: {answer}", "  louder"]
 
 
 class Stopped(BaseException):
@@ -26,13 +46,13 @@ class Stopped(BaseException):
 def batch(pipe, tmp_path):
     """Reads lines, given as text, bytes or fields, as a batch whose films go to the folder `films`."""
 
-    def batch(*lines, **maker):
+    def batch(*lines, whole=None, **maker):
         texts = [json.dumps(line) if isinstance(line, dict) else line for line in lines]
         data = b"\n".join(text if isinstance(text, bytes) else text.encode() for text in texts)
         requests = tmp_path / "requests.jsonl"
         requests.write_bytes(data)
         made_by = replace(making.maker_for(pipe.card, model_options(device="cpu", dtype="float32")), **maker)
-        return read_batch(requests, tmp_path / "films", pipe.card, made_by)
+        return read_batch(requests, tmp_path / "films", pipe.card, made_by, (whole or Whole()).how)
 
     return batch
 
@@ -189,9 +209,9 @@ def test_every_bad_line_is_named(wrong):
 def test_a_file_without_requests_is_one_line(batch, pipe, tmp_path):
     maker = making.maker_for(pipe.card, model_options(device="cpu", dtype="float32"))
     with pytest.raises(ValueError, match=r"requests = .*none\.jsonl: No such file or directory; give a file with"):
-        read_batch(tmp_path / "none.jsonl", tmp_path, pipe.card, maker)
+        read_batch(tmp_path / "none.jsonl", tmp_path, pipe.card, maker, Whole().how)
     with pytest.raises(ValueError, match=r"requests = .*: Is a directory; give a file with a JSON object a line"):
-        read_batch(tmp_path, tmp_path, pipe.card, maker)
+        read_batch(tmp_path, tmp_path, pipe.card, maker, Whole().how)
     for empty in ("", "\n  \n"):
         with pytest.raises(ValueError, match=r"requests = .*requests\.jsonl: has none; a line such as .* works"):
             batch(empty)
@@ -349,3 +369,60 @@ def test_a_finished_film_of_another_lora_is_another_film(batch, wrong, pipe, tmp
     lora = [f"{tmp_path / 'style.safetensors'}=0.5"]
     assert "was made with lora = None, and not [" in wrong(SMALL, options={"lora": lora})[0]
     assert batch(SMALL, options={"memory": "2GB"})[0].status == "finished"
+
+
+def test_prompts_are_made_whole_where_the_command_or_the_line_says_so(batch):
+    """Films have the names that they would have without."""
+    lines = SMALL | {"enhance": True}, SMALL | {"seed": 1}, SMALL | {"seed": 2, "enhance": False}
+    some, every = Whole(), Whole(every=True)
+    assert [item.request.prompt for item in batch(*lines, whole=some)] == ["A RED FOX", "a red fox", "a red fox"]
+    assert some.said == ["line 1, prompt: A RED FOX", "  louder"]
+    items = batch(*lines, whole=every)
+    assert [item.request.prompt for item in items] == ["A RED FOX", "A RED FOX", "a red fox"]
+    assert [item.output.name for item in items] == [f"000{n}-a-red-fox.mp4" for n in (1, 2, 3)]
+    assert [item.line for item in items] == [1, 2, 3] and every.begun == 1
+    none = Whole()
+    batch(*lines[1:], whole=none)
+    assert not none.begun
+
+
+def test_nobody_is_asked_while_a_line_is_wrong(wrong, tmp_path):
+    """Whatever can be wrong with it, in a line that is to be made whole or in another."""
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "there.mp4").write_bytes(b"somebody's film")
+    good, taken = SMALL | {"enhance": True}, SMALL | {"output": "there.mp4"}
+    for line, said in (
+        (SMALL | {"enhance": "yes"}, "enhance = 'yes': must be true or false; nearest that works: true"),
+        (good | {"image": "no.png"}, "image = "),
+        (good | {"num_frames": 25, "story": {"90": "a swan"}}, "story[90] = "),
+        (taken, "output = "),
+    ):
+        whole = Whole()
+        (told,) = wrong(good, line, whole=whole)
+        assert told.startswith(f"2: {said}") and not whole.begun
+
+
+def test_an_answer_that_cannot_be_had_or_used_is_named_by_its_line(wrong):
+    good = SMALL | {"enhance": True}
+    lines = [good | {"prompt": prompt} for prompt in ("one", "two", "three", "four")]
+    whole = Whole(answers={"one": ChatError("model = q: says nothing"), "three": "long " * 600})
+    said = wrong(*lines, whole=whole)
+    assert said[0] == "1: model = q: says nothing" and said[1].startswith("3: prompt = ") and len(said) == 2
+    assert whole.asked == ["one", "two", "three", "four"]
+    whole = Whole(answers={"two": UnreachableError("endpoint = here: no answer")})
+    assert wrong(*lines, whole=whole) == ["2: endpoint = here: no answer"]
+    assert whole.asked == ["one", "two"], "nobody answers the others either"
+
+
+def test_a_film_of_a_prompt_made_whole_goes_on_and_is_no_other(batch, wrong, pipe):
+    line = SMALL | {"num_frames": 42, "enhance": True}
+    (item,) = batch(line)
+    stop(pipe, item)
+    whole = Whole()
+    (again,) = batch(line, whole=whole)
+    assert (again.status, again.request.prompt) == ("stopped", "A RED FOX") and whole.said
+    for other in (line | {"enhance": False}, line | {"prompt": "a swan", "output": item.output.name}):
+        assert "was made with prompt = 'A RED FOX', and not " in wrong(other)[0]
+    make(pipe, again)
+    whole = Whole()
+    assert batch(line, whole=whole)[0].status == "finished" and not whole.said

@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from everreel.lines import append_line, read_lines
 
 SOURCES, VERDICTS, THUMBNAILS = "clips.jsonl", "verdicts.jsonl", "thumbnails"
-_TAIL = 1 << 16  # bytes that are read at a time, from the end
 Verdict = Literal["", "kept", "dropped"]
 """Empty as long as nobody has judged."""
 
@@ -150,19 +151,13 @@ def read_films(path: Path) -> dict[str, Film]:
     Raises:
         ValueError: a line in the midst of it is none.
     """
-    films = (Film.from_json(row) for row in _rows(path)) if path.is_file() else iter(())
+    films = (Film.from_json(row) for row in read_lines(path, "clips")) if path.is_file() else iter(())
     return {film.source: film for film in films}
 
 
 def append_film(path: Path, film: Film) -> None:
     """Put a film behind the others, on the disk when this returns."""
-    line = (json.dumps(film.to_json(), ensure_ascii=False) + "\n").encode()
-    with path.open("r+b" if path.exists() else "w+b") as file:
-        file.seek(_end_of_lines(file))
-        file.truncate()
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+    append_line(path, film.to_json())
 
 
 def read_clips(path: Path) -> list[Clip]:
@@ -173,7 +168,7 @@ def read_clips(path: Path) -> list[Clip]:
     """
     if not path.is_file():
         raise ValueError(f"clips = {str(path)!r}: no such file; `everreel data FOLDER -o {path.parent}` makes it")
-    return [Clip.from_json(row) for row in _rows(path)]
+    return [Clip.from_json(row) for row in read_lines(path, "clips")]
 
 
 def write_clips(path: Path, clips: Iterable[Clip]) -> None:
@@ -185,30 +180,3 @@ def write_clips(path: Path, clips: Iterable[Clip]) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines that are there in full."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise ValueError(f"clips = {str(path)!r}: line {number} is no JSON ({error}); delete it") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"clips = {str(path)!r}: line {number} is no JSON object; delete it")
-            yield row
-
-
-def _end_of_lines(file: BinaryIO) -> int:
-    """Where the last full line of a file ends; of a long file its end alone is read."""
-    end = file.seek(0, os.SEEK_END)
-    while end:
-        start = max(0, end - _TAIL)
-        file.seek(start)
-        if (newline := file.read(end - start).rfind(b"\n")) >= 0:
-            return start + newline + 1
-        end = start
-    return 0

@@ -1,7 +1,7 @@
 """A file of requests and a folder of films: what each line asks for, and what of it is on disk already.
 
 The one invariant: every line is checked, against the model's card and against what lies in the folder, before a model
-is loaded, and a film that is there is never replaced by another.
+is loaded or a language model asked, and a film that is there is never replaced by another.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import re
 import reprlib
 import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from everreel.answers import UnreachableError
 from everreel.checkpoint.catalog import ModelCard
 from everreel.checkpoint.load import load_tokenizer
 from everreel.film import making
@@ -30,10 +31,14 @@ from everreel.film.prompts import check_prompts
 from everreel.film.request import RequestError, VideoRequest, make_request
 from everreel.model.text_encoder import Tokenizer
 
-FIELDS = ("output", *VideoRequest.model_fields)
+FIELDS = ("output", "enhance", *VideoRequest.model_fields)
 SLUG_LENGTH = 40  # characters of a prompt in the name of its film
 LONGEST_NAME = 255 - len(".journal.part")  # bytes: what file systems allow, less what is put behind it
 REMEDY = "remove it or choose another output"
+
+Whole = Callable[[VideoRequest], tuple[VideoRequest, list[str]]]
+"""Gives a request with its prompts made whole, and lines for people that say so; of the same request always the same,
+also when the command is run again. Raises: ValueError, OSError."""
 
 
 class BatchError(ValueError):
@@ -42,6 +47,28 @@ class BatchError(ValueError):
     def __init__(self, lines: list[str]) -> None:
         super().__init__("\n".join(lines))
         self.lines = lines
+
+
+@dataclass(frozen=True)
+class Enhancing:
+    """How prompts are made whole for a batch: begun at most once, when a line needs it."""
+
+    begin: Callable[[], Whole]
+    """Raises: ValueError, OSError, where nothing can be made whole at all."""
+    say: Callable[[str], None]
+    """Is given what is sent, a line at a time."""
+    every: bool
+    """Whether a line is made whole that says nothing of it."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What a line asks for."""
+
+    number: int
+    request: VideoRequest
+    output: Path
+    enhance: bool
 
 
 @dataclass(frozen=True)
@@ -62,8 +89,10 @@ class BatchItem:
     """What a person should know of its pictures."""
 
 
-def read_batch(requests: Path, folder: Path, card: ModelCard, maker: Maker) -> list[BatchItem]:
+def read_batch(requests: Path, folder: Path, card: ModelCard, maker: Maker, enhancing: Enhancing) -> list[BatchItem]:
     """The films that a JSON Lines file asks for, in its order.
+
+    Nobody is asked to make a prompt whole while a line is known to be wrong.
 
     Args:
         folder: where the films go; it need not be there yet.
@@ -75,30 +104,39 @@ def read_batch(requests: Path, folder: Path, card: ModelCard, maker: Maker) -> l
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output = {folder}: is a file, must be a folder; nearest that works: {folder.parent}")
+    lines: list[_Line] = []
     items: list[BatchItem] = []
-    wrong: list[str] = []
+    wrong: dict[int, str] = {}
     taken: dict[str, int] = {}
     tokenizer = load_tokenizer(making.options_of(maker).source(card))
-    for number, line in _lines(requests):
+    for number, text in _lines(requests):
         try:
-            values = _values(line)
-            name = values.pop("output", None)
-            request = _located(make_request(**values), requests.parent)
-            output = folder / _name(name, number, request.prompt)
+            line = _line(number, text, requests.parent, folder, enhancing)
             # Some file systems take these for one name.
-            first = taken.setdefault(unicodedata.normalize("NFC", output.name).casefold(), number)
+            first = taken.setdefault(unicodedata.normalize("NFC", line.output.name).casefold(), number)
             if first != number:
-                raise RequestError(f"output = {output.name}: line {first} has it already; choose another")
-            items.append(_item(number, request, output, card, maker, tokenizer))
-            if items[-1].status != "finished" and folder.is_dir():
-                making.check_output(output)
+                raise RequestError(f"output = {line.output.name}: line {first} has it already; choose another")
+            lines.append(line)
+            if line.enhance:
+                _check_likely(line, card)
+            else:
+                items.append(_item(line, card, maker, tokenizer))
         except (ValueError, OSError) as error:
-            wrong.append(f"{requests}:{number}: {_printable(str(error))}")
+            wrong[number] = str(error)
+    asking = [line for line in lines if line.enhance]
+    for line, said in _enhanced(asking, enhancing, wrong) if asking and not wrong else ():
+        try:
+            items.append(_item(line, card, maker, tokenizer))
+        except (ValueError, OSError) as error:
+            wrong[line.number] = str(error)
+        else:
+            for told in said if items[-1].status != "finished" else ():
+                enhancing.say(told if told.startswith(" ") else f"line {line.number}, {told}")
     if wrong:
-        raise BatchError(wrong)
+        raise BatchError([f"{requests}:{number}: {_printable(wrong[number])}" for number in sorted(wrong)])
     if not items:
         raise ValueError(f'requests = {requests}: has none; a line such as {{"prompt": "a red fox"}} works')
-    return items
+    return sorted(items, key=lambda item: item.line)
 
 
 def open_journal(
@@ -198,17 +236,55 @@ def _name(name: Any, number: int, prompt: str) -> str:  # noqa: ANN401 -- whatev
     return name
 
 
-def _item(
-    number: int, request: VideoRequest, output: Path, card: ModelCard, maker: Maker, tokenizer: Tokenizer
-) -> BatchItem:
+def _line(number: int, text: bytes, beside: Path, folder: Path, enhancing: Enhancing) -> _Line:
+    """A line of the file, its pictures looked for beside that."""
+    values = _values(text)
+    name, enhance = values.pop("output", None), values.pop("enhance", enhancing.every)
+    if not isinstance(enhance, bool):
+        raise RequestError(f"enhance = {reprlib.repr(enhance)}: must be true or false; nearest that works: true")
+    request = _located(make_request(**values), beside)
+    # Of the prompt as it was given: however it is made whole, the film has its name.
+    return _Line(number, request, folder / _name(name, number, request.prompt), enhance)
+
+
+def _enhanced(lines: list[_Line], enhancing: Enhancing, wrong: dict[int, str]) -> Iterator[tuple[_Line, list[str]]]:
+    """Lines with their prompts made whole, and what is said of them; why that fails goes to `wrong`."""
+    whole = enhancing.begin()
+    for line in lines:
+        try:
+            request, said = whole(line.request)
+        except (ValueError, OSError) as error:
+            wrong[line.number] = str(error)
+            if isinstance(error, UnreachableError):  # nobody answers the next line either
+                return
+        else:
+            yield replace(line, request=request), said
+
+
+def _check_likely(line: _Line, card: ModelCard) -> None:
+    """Of a line whose prompt is yet to be made whole, all that can be said before somebody is asked."""
+    plan = make_plan(line.request, card)
+    if not line.output.exists():
+        read_pictures(plan.request)
+        _check_place(line.output)
+
+
+def _item(line: _Line, card: ModelCard, maker: Maker, tokenizer: Tokenizer) -> BatchItem:
     """The film of a line. What only its beginning needs is checked only where it is still to begin."""
-    plan = make_plan(request, card)
-    status, threads = _standing(plan.request, output, maker)
+    plan = make_plan(line.request, card)
+    status, threads = _standing(plan.request, line.output, maker)
     notes: list[str] = []
     if status == "new":
         notes = [note for picture in read_pictures(plan.request).values() for note in picture.notes]
         check_prompts(plan.request, tokenizer)
-    return BatchItem(number, plan.request, output, status, threads, plan.describe(), tuple(notes))
+    if status != "finished":
+        _check_place(line.output)
+    return BatchItem(line.number, plan.request, line.output, status, threads, plan.describe(), tuple(notes))
+
+
+def _check_place(output: Path) -> None:
+    if output.parent.is_dir():
+        making.check_output(output)
 
 
 def _standing(request: VideoRequest, output: Path, maker: Maker) -> tuple[Literal["new", "stopped", "finished"], int]:

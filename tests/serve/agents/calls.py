@@ -13,6 +13,7 @@ from mcp.client import Client
 from mcp_types import CallToolResult
 from PIL import Image
 
+from everreel.serve.agents.files import Folders
 from everreel.serve.agents.server import make_server
 from everreel.serve.jobs.service import Jobs
 from tests.serve.agents.house import HEIGHT, WIDTH
@@ -22,8 +23,10 @@ MODES = ("auto", "legacy")
 
 
 @asynccontextmanager
-async def calling(jobs: Jobs, *, local: bool = True, mode: str = "auto") -> AsyncIterator[Client]:
-    async with Client(make_server(jobs, local=local), mode=mode, cache=None) as client:
+async def calling(
+    jobs: Jobs, *, local: bool = True, mode: str = "auto", files: Folders | None = None
+) -> AsyncIterator[Client]:
+    async with Client(make_server(jobs, local=local, files=files), mode=mode, cache=None) as client:
         yield client
 
 

@@ -60,8 +60,9 @@ class FrameOf(Arguments):
 Picture = FrameOf | str
 PICTURE = (
     "{which} Either {{'film': id, 'frame': number}} for a frame of a film made here, or a PNG, JPEG or WebP as base64 "
-    "(a data: address works too), or the id of an upload, 'file_...'. Never a path or a web address. Default: none."
+    "(a data: address works too), or the id of an upload, 'file_...'. Default: none."
 )
+NO_PATH = "Never a path or a web address."
 
 
 class Part(Arguments):

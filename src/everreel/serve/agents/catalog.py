@@ -33,6 +33,8 @@ class Entry:
     deletes: bool = False
     again: bool = False
     """The same call a second time changes nothing."""
+    files: tuple[str, ...] = ()
+    """The arguments that may be paths, where the user has allowed any."""
 
 
 # The ones that are needed most come first.
@@ -45,6 +47,7 @@ TOOLS: dict[str, Entry] = {
         "Make a film from words, and from pictures if there are any. Use it for every new film; to go on with one "
         "that is there, use extend_film or continue_story. Answers at once with the film's id unless wait is true. "
         "Example: {'prompt': 'a red fox runs through a snowy forest', 'seconds': 4}.",
+        files=("image", "end_image", "keyframes"),
     ),
     "wait_for_film": Entry(
         Tools.wait,
@@ -80,6 +83,7 @@ TOOLS: dict[str, Entry] = {
         "What a film would be and cost (frames, size, blocks, seconds of work, memory), without making it. Takes "
         "what generate_film takes. Use it before long or large films, and to check values.",
         reads=True,
+        files=("image", "end_image", "keyframes"),
     ),
     "extend_film": Entry(
         Tools.extend,
@@ -88,6 +92,7 @@ TOOLS: dict[str, Entry] = {
         "Make a film longer",
         "A new, longer film that begins with a completed one and goes on from its last moments without a cut. For "
         "several things that happen one after the other, use continue_story.",
+        files=("film",),
     ),
     "continue_story": Entry(
         Tools.go_on,
@@ -104,6 +109,7 @@ TOOLS: dict[str, Entry] = {
         "Make a film again with pictures",
         "The same order again with pictures at frames, or with another first or last picture: a new film, the old "
         "one stays. Frames of other films can be the pictures.",
+        files=("image", "end_image", "keyframes"),
     ),
     "enhance_prompt": Entry(
         Tools.enhance,
@@ -122,6 +128,7 @@ TOOLS: dict[str, Entry] = {
         "What a small captioner, which knows this package's cartoon world, sees in a film: subject, action, shot, "
         "camera, place, light. To see for yourself, use look_at_film.",
         reads=True,
+        files=("film",),
     ),
     "list_films": Entry(
         Tools.films,

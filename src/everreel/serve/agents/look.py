@@ -12,15 +12,18 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from everreel.film.request import RequestError
 from everreel.media import Pixels, Video, contact_sheet
-from everreel.serve.jobs.job import NotFoundError, Owner
-from everreel.serve.jobs.service import Jobs
+from everreel.serve.jobs.job import Limits, NotFoundError, Owner
+from everreel.serve.jobs.service import Jobs, naming
+
+if TYPE_CHECKING:
+    from everreel.caption.schema import Captioner, StructuralCaption
 
 MOST_BYTES = 500_000
 """Of a picture: as base64 it stays below the MiB that a client takes in one message."""
@@ -43,6 +46,27 @@ def opened(jobs: Jobs, film: str, owner: Owner) -> Iterator[Video]:
         raise NotFoundError(f"film = {film}: has no frames yet, it is {status}; wait_for_film says when") from None
     with file, _on_disk(file) as path:
         yield Video(path)
+
+
+def captioned(field: str, path: Path, captioner: Captioner, limits: Limits) -> StructuralCaption:
+    """What a captioner sees in a film that was sent, which is read first where all uploads are.
+
+    Raises:
+        RequestError: it is none that can be used, or is beyond a limit.
+        JobError: it cannot be read now.
+    """
+    from everreel.caption.runs import caption_file
+    from everreel.serve.jobs.uploads import inspect
+
+    def seen() -> StructuralCaption:
+        if inspect(path, limits).kind != "video":
+            raise RequestError("film: is a picture; give a film")
+        try:
+            return caption_file(captioner, path)
+        except ValueError as error:  # its end is missing, or a frame that is looked at
+            raise RequestError(str(error)) from None
+
+    return naming(field, seen)
 
 
 def number_of(frame: int, video: Video, field: str = "frame") -> int:

@@ -1,18 +1,20 @@
 """From what an agent gave to an order: times become frames, and pictures become uploads.
 
-The one invariant: everything that can be checked without a picture is checked before one is read; and a picture that
-came as base64 or out of a film is an upload like any other, read where all uploads are.
+The one invariant: everything that can be checked without a picture is checked before one is read; and what came as
+base64, out of a film or from a path is an upload like any other, read where all uploads are.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -29,20 +31,22 @@ from everreel.serve.agents.asked import (
     Picture,
     Planned,
 )
+from everreel.serve.agents.files import Folders, is_path
 from everreel.serve.agents.look import number_of, opened
 from everreel.serve.jobs.job import Owner
 from everreel.serve.jobs.order import Order, make_order
-from everreel.serve.jobs.service import Jobs
+from everreel.serve.jobs.service import Jobs, naming
 
 MOST_PICTURE = 16_000_000
 """Bytes of a picture that comes as base64."""
 UPLOAD = re.compile(r"file_[0-9a-f]{32}")
+STAND_IN = "file_" + "0" * 32
 _DATA = re.compile(r"data:[\w.+/-]*(?:;[\w.+=-]+)*;base64,", re.ASCII)
 _OPEN = ("seconds", "num_frames", "aspect", "seed", "model", "negative_prompt", "loop", "enhance")
 
 
-def order_of(asked: Planned, jobs: Jobs, owner: Owner) -> Order:
-    """The order of a new film.
+def order_of(asked: Planned, jobs: Jobs, owner: Owner, files: Folders | None = None) -> Order:
+    """The order of a new film; `files` are those that may be named by path.
 
     Raises:
         RequestError: it cannot be made, with the field, the value, the rule and what works.
@@ -51,17 +55,22 @@ def order_of(asked: Planned, jobs: Jobs, owner: Owner) -> Order:
     values = {name: getattr(asked, name) for name in _OPEN} | _size(asked.size)
     values["model"] = asked.model or jobs.default_model
     plain = make_order(prompt=asked.prompt, story=_story(asked.story), **values)
-    return _with_pictures(plain, asked.image, asked.end_image, asked.keyframes, jobs, owner)
+    return _with_pictures(plain, asked, jobs, owner, files)
 
 
-def longer(asked: Extend, jobs: Jobs, owner: Owner) -> Order:
+def longer(asked: Extend, jobs: Jobs, owner: Owner, files: Folders | None = None) -> Order:
     """The order of a film that goes on with another. Raises as `order_of`."""
+    by_path = files if is_path(asked.film) else None
     values = {"prompt": asked.prompt, "seconds": asked.seconds, "num_frames": asked.num_frames, "seed": asked.seed}
-    if not UPLOAD.fullmatch(asked.film):
+    if not by_path and not UPLOAD.fullmatch(asked.film):
         return jobs.extension(asked.film, owner, **{name: value for name, value in values.items() if value is not None})
     if asked.prompt is None:
         raise Refusal("prompt: must be given for an uploaded film, since nobody here knows what it shows")
-    return make_order(follows=asked.film, model=jobs.default_model, **values)
+    order = make_order(follows=STAND_IN if by_path else asked.film, model=jobs.default_model, **values)
+    if by_path:
+        with copied("film", asked.film, jobs, by_path) as place:
+            order = order.model_copy(update={"follows": _kept("film", place, jobs, owner, "video")})
+    return order
 
 
 def next_parts(asked: Continue, jobs: Jobs, owner: Owner) -> Order:
@@ -74,7 +83,7 @@ def next_parts(asked: Continue, jobs: Jobs, owner: Owner) -> Order:
     return jobs.extension(asked.film, owner, prompt=asked.parts[0].prompt, **values)
 
 
-def with_keyframes(asked: AddKeyframes, jobs: Jobs, owner: Owner) -> Order:
+def with_keyframes(asked: AddKeyframes, jobs: Jobs, owner: Owner, files: Folders | None = None) -> Order:
     """The order of a film again, with pictures. Raises as `order_of`."""
     old = jobs.get(asked.film, owner).order
     if not (asked.keyframes or asked.image or asked.end_image):
@@ -85,31 +94,37 @@ def with_keyframes(asked: AddKeyframes, jobs: Jobs, owner: Owner) -> Order:
     if asked.seed is not None:
         request = make_request(**request.model_dump(exclude_unset=True) | {"seed": asked.seed})
     again = Order(**old.model_dump(exclude={"request"}) | {"request": request, "remixed_from": asked.film})
-    return _with_pictures(again, asked.image, asked.end_image, asked.keyframes, jobs, owner)
+    return _with_pictures(again, asked, jobs, owner, files)
+
+
+@contextmanager
+def copied(field: str, path: str, jobs: Jobs, files: Folders) -> Iterator[Path]:
+    """A copy of a file that an agent names, as if it had been sent; it is gone afterwards. Raises as `order_of`."""
+    place = _new_place(jobs)
+    try:
+        files.copy(field, path, place, jobs.limits.upload_bytes)
+        yield place
+    finally:
+        place.unlink(missing_ok=True)
 
 
 def _with_pictures(
-    order: Order,
-    image: Picture | None,
-    end_image: Picture | None,
-    keyframes: Sequence[Keyframe],
-    jobs: Jobs,
-    owner: Owner,
+    order: Order, given: Planned | AddKeyframes, jobs: Jobs, owner: Owner, files: Folders | None
 ) -> Order:
     """The order with pictures beside those that it has."""
     named: dict[str, Picture] = {}
-    for field, picture in (("image", image), ("end_image", end_image)):
+    for field, picture in (("image", given.image), ("end_image", given.end_image)):
         if picture is not None:
             named[field] = picture
-    asked = _by_frame(keyframes)
+    asked = _by_frame(given.keyframes)
     if not named and not asked:
         return order
     # A stand-in of the right form tells whether the rest goes together, before anything is read.
-    stand_in = "file_" + "0" * 32
-    likely = _changed(order, dict.fromkeys(named, stand_in), dict.fromkeys(asked, stand_in))
-    likely.whole(dict.fromkeys(likely.uploads, Path(stand_in)))
-    kept = {field: _uploaded(field, picture, jobs, owner) for field, picture in named.items()}
-    placed = {frame: _uploaded(f"keyframes[{frame}]", picture, jobs, owner) for frame, picture in asked.items()}
+    likely = _changed(order, dict.fromkeys(named, STAND_IN), dict.fromkeys(asked, STAND_IN))
+    likely.whole(dict.fromkeys(likely.uploads, Path(STAND_IN)))
+    upload = functools.partial(_uploaded, jobs=jobs, owner=owner, files=files)
+    kept = {field: upload(field, picture) for field, picture in named.items()}
+    placed = {frame: upload(f"keyframes[{frame}]", picture) for frame, picture in asked.items()}
     return _changed(order, kept, placed)
 
 
@@ -130,7 +145,7 @@ def _by_frame(keyframes: Sequence[Keyframe]) -> dict[int, Picture]:
     return found
 
 
-def _uploaded(field: str, picture: Picture, jobs: Jobs, owner: Owner) -> str:
+def _uploaded(field: str, picture: Picture, jobs: Jobs, owner: Owner, files: Folders | None) -> str:
     """The id of the upload that a picture is, or becomes."""
     if isinstance(picture, FrameOf):
         with opened(jobs, picture.film, owner) as video:
@@ -141,7 +156,10 @@ def _uploaded(field: str, picture: Picture, jobs: Jobs, owner: Owner) -> str:
     text = picture.strip()
     if UPLOAD.fullmatch(text):
         return text
-    data = _decoded(field, text, min(MOST_PICTURE, jobs.limits.upload_bytes))
+    if files is not None and is_path(text):
+        with copied(field, text, jobs, files) as place:
+            return _kept(field, place, jobs, owner)
+    data = _decoded(field, text, min(MOST_PICTURE, jobs.limits.upload_bytes), files)
     place = _new_place(jobs)
     place.write_bytes(data)
     return _kept(field, place, jobs, owner)
@@ -151,17 +169,18 @@ def _new_place(jobs: Jobs) -> Path:
     return jobs.store.incoming() / secrets.token_hex(16)
 
 
-def _kept(field: str, place: Path, jobs: Jobs, owner: Owner) -> str:
+def _kept(field: str, place: Path, jobs: Jobs, owner: Owner, kind: Literal["image", "video"] = "image") -> str:
     try:
-        upload = jobs.upload(place, owner)
+        upload = naming(field, lambda: jobs.upload(place, owner))
     finally:
         place.unlink(missing_ok=True)
-    if upload.kind != "image":
-        raise Refusal(f"{field}: is a film; give a picture, or go on with the film by extend_film")
+    if upload.kind != kind:
+        is_film = "is a film; give a picture, or go on with the film by extend_film"
+        raise Refusal(f"{field}: {is_film if kind == 'image' else 'is a picture; give a film'}")
     return upload.id
 
 
-def _decoded(field: str, text: str, most: int) -> bytes:
+def _decoded(field: str, text: str, most: int, files: Folders | None) -> bytes:
     """The bytes of a base64 text, which is measured before it is decoded."""
     if found := _DATA.match(text):
         text = text[found.end() :]
@@ -174,7 +193,8 @@ def _decoded(field: str, text: str, most: int) -> bytes:
     if not data:
         shown = f"{text[:40]}..." if len(text) > 40 else text
         rule = "must be base64 of a picture, the id of an upload, or {'film': id, 'frame': number}"
-        raise Refusal(f"{field} = {shown!r}: {rule}")
+        path = f", or a whole path in {files.describe()}" if files is not None else ""
+        raise Refusal(f"{field} = {shown!r}: {rule}{path}")
     return data
 
 

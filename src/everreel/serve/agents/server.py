@@ -1,7 +1,7 @@
 """The server that agents talk to: which tools there are, films as resources, and errors in one line.
 
 On the official SDK (`mcp`, the extra `serve`). The one invariant: what goes wrong reaches the agent as one line that
-says which field, which rule and what works, and never with a path or a trace.
+says which field, which rule and what works, and with no trace and no path but those that the agent may name.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from copy import copy
 from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context, MCPServer
@@ -26,6 +27,7 @@ from pydantic import BaseModel, Field, ValidationError
 from everreel import __version__
 from everreel.film.request import RequestError
 from everreel.serve.agents.catalog import TOOLS, Entry
+from everreel.serve.agents.files import Folders
 from everreel.serve.agents.resources import LISTED, add_films, listed
 from everreel.serve.agents.tools import Tools
 from everreel.serve.jobs.job import JobError, NotFoundError
@@ -113,7 +115,7 @@ class FilmServer(MCPServer[None]):
             ctx = values.pop("ctx")
             return await entry.work(self._tools, entry.takes(**values), ctx)
 
-        parameters = [_parameter(field, info) for field, info in self._described(entry.takes).items()]
+        parameters = [_parameter(field, info) for field, info in self._described(entry).items()]
         parameters.append(inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=Context))
         gives: Any = Annotated[CallToolResult, entry.gives]
         run.__name__ = name
@@ -128,26 +130,38 @@ class FilmServer(MCPServer[None]):
         )
         self.add_tool(run, name=name, title=entry.title, description=entry.description, annotations=hints)
 
-    def _described(self, takes: type[BaseModel]) -> dict[str, Any]:
-        """The fields; the one of models says which there are."""
-        fields: dict[str, Any] = dict(takes.model_fields)
+    def _described(self, entry: Entry) -> dict[str, Any]:
+        """The fields; the one of models says which there are, and those that may be paths say which."""
+        fields: dict[str, Any] = dict(entry.takes.model_fields)
         if "model" in fields:
             served = list(self._tools.jobs.models)
             says = f"{fields['model'].description} One of: {', '.join(served)}. Default: {served[0]}."
             fields["model"] = Field(default=None, description=says)
             fields["model"].annotation = str | None
+        for name in entry.files:
+            if says := self._tools.says_of_paths("film" if name == "film" else "picture"):
+                fields[name] = copy(fields[name])
+                fields[name].description += f" {says}"
         return fields
 
 
-def make_server(jobs: Jobs, *, local: bool, content: str | None = None, lifespan: Lifespan | None = None) -> FilmServer:
+def make_server(
+    jobs: Jobs,
+    *,
+    local: bool,
+    content: str | None = None,
+    lifespan: Lifespan | None = None,
+    files: Folders | None = None,
+) -> FilmServer:
     """The server of these jobs.
 
     Args:
         local: the agent runs on this machine, for its user: no key is needed, and paths are told.
         content: where films are to be fetched over HTTP, with `{film}` in it.
         lifespan: what runs as long as it does.
+        files: whose files a local agent may name by path.
     """
-    return FilmServer(Tools(jobs, local=local, content=content), lifespan)
+    return FilmServer(Tools(jobs, local=local, content=content, files=files), lifespan)
 
 
 def _parameter(name: str, field: Any) -> inspect.Parameter:  # noqa: ANN401 -- pydantic's FieldInfo

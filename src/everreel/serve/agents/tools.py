@@ -9,7 +9,7 @@ import asyncio
 import base64
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from anyio import to_thread
 from mcp.server.mcpserver import Context
@@ -17,6 +17,7 @@ from mcp_types import CallToolResult, ImageContent
 
 from everreel.serve.agents import asked, look, orders
 from everreel.serve.agents.caller import caller
+from everreel.serve.agents.files import Folders, is_path
 from everreel.serve.agents.told import (
     FILM_FILE,
     DeletedFilm,
@@ -46,10 +47,13 @@ class Tools:
     Args:
         local: the agent runs on this machine, for its user, so paths are told.
         content: where films are to be fetched over HTTP, with `{film}` in it.
+        files: whose files a local agent may name by path.
     """
 
-    def __init__(self, jobs: Jobs, *, local: bool, content: str | None) -> None:
-        self.jobs, self.local, self._content = jobs, local, content
+    def __init__(self, jobs: Jobs, *, local: bool, content: str | None, files: Folders | None = None) -> None:
+        assert local or files is None, "paths of this machine are nobody else's business"
+        self.jobs, self.local, self._content, self._files = jobs, local, content, files
+        self._order_of = functools.partial(orders.order_of, files=files)
         self._captioner: Any = None
         self._captioning = asyncio.Lock()
 
@@ -59,20 +63,26 @@ class Tools:
         path = str(self.jobs.store.workplace(job.id) / FILM_FILE) if self.local and job.num_frames else None
         return film_of(job, content=content, path=path)
 
+    def says_of_paths(self, what: Literal["picture", "film"]) -> str:
+        """What an argument that may be a picture or a film says of paths."""
+        if self._files is None:
+            return asked.NO_PATH if what == "picture" else ""
+        return f"Or the whole path of a {what} in {self._files.describe()}; never another path or a web address."
+
     async def generate(self, given: asked.Generate, ctx: Context[Any]) -> CallToolResult:
         """A new film."""
-        return await self._make(orders.order_of, given, given.wait, ctx)
+        return await self._make(self._order_of, given, given.wait, ctx)
 
     async def plan(self, given: asked.Planned, ctx: Context[Any]) -> CallToolResult:
         """What it would cost."""
         owner = caller(self.local)
-        order = await in_thread(orders.order_of, given, self.jobs, owner)
+        order = await in_thread(self._order_of, given, self.jobs, owner)
         plan = plan_of(await in_thread(self.jobs.outlook, order, owner))
         return told(plan, "\n".join((plan.summary, *plan.details)))
 
     async def extend(self, given: asked.Extend, ctx: Context[Any]) -> CallToolResult:
         """A longer film."""
-        return await self._make(orders.longer, given, given.wait, ctx)
+        return await self._make(functools.partial(orders.longer, files=self._files), given, given.wait, ctx)
 
     async def go_on(self, given: asked.Continue, ctx: Context[Any]) -> CallToolResult:
         """The next parts of a story."""
@@ -80,7 +90,8 @@ class Tools:
 
     async def keyframes(self, given: asked.AddKeyframes, ctx: Context[Any]) -> CallToolResult:
         """A film again, with pictures."""
-        return await self._make(orders.with_keyframes, given, given.wait, ctx)
+        to_order = functools.partial(orders.with_keyframes, files=self._files)
+        return await self._make(to_order, given, given.wait, ctx)
 
     async def enhance(self, given: asked.Enhance, ctx: Context[Any]) -> CallToolResult:
         """A prompt made whole."""
@@ -194,9 +205,13 @@ class Tools:
         from everreel.caption.fusion import BuiltInFusion
         from everreel.caption.tiny import TinyCaptioner
 
-        with look.opened(self.jobs, film, owner) as video:
-            self._captioner = self._captioner or TinyCaptioner()
-            found = self._captioner.caption(video.frames, video.fps)
+        self._captioner = self._captioner or TinyCaptioner()
+        if self._files is not None and is_path(film):
+            with orders.copied("film", film, self.jobs, self._files) as place:
+                found = look.captioned("film", place, self._captioner, self.jobs.limits)
+        else:
+            with look.opened(self.jobs, film, owner) as video:
+                found = self._captioner.caption(video.frames, video.fps)
         return FilmCaption(film=film, caption=BuiltInFusion().fuse(found, "t2v"), fields=found.model_dump())
 
     def picture(self, film: str, frame: int, owner: Owner) -> bytes:

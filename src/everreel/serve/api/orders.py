@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,9 +19,9 @@ from everreel.film.request import RequestError, one_line
 from everreel.serve.api.body import Body, Sent, Spool, json_value
 from everreel.serve.api.errors import ApiError
 from everreel.serve.api.schema import FilmReference, VideoCreate, VideoExtend
-from everreel.serve.jobs.job import JobError, Owner
+from everreel.serve.jobs.job import Owner
 from everreel.serve.jobs.order import REQUEST_FIELDS, Order, make_order
-from everreel.serve.jobs.service import Jobs
+from everreel.serve.jobs.service import Jobs, naming
 
 MERGED = ("extra_body", "extra_params")
 PICTURES: tuple[str, ...] = ("input_reference", "end_image", "keyframes")
@@ -202,11 +202,11 @@ class _Take:
     def _known(self, upload: str, name: str) -> tuple[str, str]:
         if not re.fullmatch(r"file_[0-9a-f]{32}", upload):
             raise ApiError(400, f"{name} = {upload[:60]!r}: is no id of a file", name, "invalid_value")
-        path = _naming(name, lambda: self._jobs.store.upload(upload, self._owner.name))
+        path = naming(name, lambda: self._jobs.store.upload(upload, self._owner.name))
         return "image" if path.suffix == ".png" else "video", upload
 
     def _upload(self, path: Path, name: str) -> tuple[str, str]:
-        upload = _naming(name, lambda: self._jobs.upload(path, self._owner))
+        upload = naming(name, lambda: self._jobs.upload(path, self._owner))
         return upload.kind, upload.id
 
     def _from_url(self, url: str, name: str) -> Path:
@@ -214,23 +214,14 @@ class _Take:
 
         limits, inbox = self._jobs.limits, self._spool.inbox
         if url[:5].lower() == "data:":
-            return self._spool.own(_naming(name, lambda: data_image(url, limits, inbox)))
+            return self._spool.own(naming(name, lambda: data_image(url, limits, inbox)))
         if not url.lower().startswith(("http://", "https://")):
             rule = "must be a file, the id of one, or a data: URL of a picture in base64"
             raise ApiError(400, f"{name} = {url[:60]!r}: {rule}", name, "invalid_value")
         if not self._fetch:
             rule = "this server fetches nothing; send the picture itself, or a data: URL of it"
             raise ApiError(400, f"{name}: {rule}", name, "invalid_value")
-        return self._spool.own(_naming(name, lambda: fetch_image(url, limits, inbox)))
-
-
-def _naming(name: str, do: Callable[[], Any]) -> Any:  # noqa: ANN401 -- what it does
-    """Do it, and let what is wrong be said of the field that the client sent."""
-    try:
-        return do()
-    except (RequestError, JobError) as error:
-        said = re.sub(r"^(?:upload|image|video|source|file|film|url)(?: = [^:]*)?: ", "", str(error))
-        raise type(error)(f"{name}: {said}") from None
+        return self._spool.own(naming(name, lambda: fetch_image(url, limits, inbox)))
 
 
 def _merged(body: Body) -> dict[str, Any]:

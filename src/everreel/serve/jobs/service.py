@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import difflib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from everreel.checkpoint.catalog import ModelCard
 from everreel.film.loading import EMBEDDED, ModelOptions
@@ -23,6 +23,7 @@ from everreel.serve.jobs.job import (
     ConflictError,
     FilmStore,
     Job,
+    JobError,
     JobQueue,
     Limits,
     NotFoundError,
@@ -38,6 +39,7 @@ from everreel.serve.jobs.order import Order
 if TYPE_CHECKING:
     from everreel.model.text_encoder import Tokenizer
 
+R = TypeVar("R")
 PULSE = 0.15  # seconds between two looks at a job that somebody watches
 
 
@@ -330,3 +332,12 @@ def _source(path: Path) -> Any:  # noqa: ANN401 -- a SourceFilm; its module is o
 def nameless(line: str) -> str:
     """A line of the engine without the paths of this machine."""
     return re.sub(r"(?:/[^\s/:;,']+)*/((?:file|video)_[0-9a-f]{32})[^\s:;,']*", r"\1", line)
+
+
+def naming(field: str, do: Callable[[], R]) -> R:
+    """What `do` gives; what is wrong with it is said of the field that a client sent, and not of where it lies here."""
+    try:
+        return do()
+    except (RequestError, JobError) as error:
+        said = re.sub(r"^(?:upload|image|video|source|file|film|url)(?: = [^:]*)?: ", "", str(error))
+        raise type(error)(f"{field}: {said}") from None
