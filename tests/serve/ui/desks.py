@@ -1,5 +1,6 @@
 """A server of the page for tests: the real jobs and routes, and a worker that draws small films instead of a model."""
 
+import asyncio
 import os
 import threading
 from contextlib import contextmanager, suppress
@@ -103,6 +104,25 @@ def make_app(jobs, home, keys=None, **more):
         return keys.owner(key) if keys.any() else Owner()
 
     return mount(app, jobs, owner_of, tokens, **more)
+
+
+def held_back(app):
+    """An application whose streams come late, as on a busy machine or behind a proxy; it goes on meanwhile."""
+
+    async def held(scope, receive, send):
+        streams = False
+
+        async def late(message):
+            nonlocal streams
+            if message["type"] == "http.response.start":
+                streams = b"text/event-stream" in dict(message["headers"]).get(b"content-type", b"")
+            elif streams:
+                await asyncio.sleep(0.3)
+            await send(message)
+
+        await app(scope, receive, late)
+
+    return held
 
 
 @contextmanager

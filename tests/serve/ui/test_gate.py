@@ -45,7 +45,7 @@ def test_with_keys_one_gives_one_and_is_in_until_one_leaves():
     asked = client.get("/")
     assert asked.status_code == 200
     assert 'name="key"' in asked.text
-    assert client.post("/gradio_api/queue/join", headers=OURS).status_code == 401
+    assert client.post("/gradio_api/run/predict", headers=OURS).status_code == 401
     assert client.get("/assets/index.js").status_code == 401
     given = client.post("/login", data={"key": KEY}, headers=OURS)
     assert (given.status_code, given.headers["location"]) == (303, "/")
@@ -53,7 +53,7 @@ def test_with_keys_one_gives_one_and_is_in_until_one_leaves():
     assert "httponly" in kept
     assert "samesite=strict" in kept
     assert client.get("/").text == "/ 0"
-    assert client.post("/gradio_api/queue/join", content=b"{}", headers=OURS).text == "/gradio_api/queue/join 2"
+    assert client.post("/gradio_api/run/predict", content=b"{}", headers=OURS).text == "/gradio_api/run/predict 2"
     client.post("/logout", headers=OURS)
     assert 'name="key"' in client.get("/").text
 
@@ -71,12 +71,12 @@ def test_a_key_that_is_not_known_opens_nothing(key):
 @pytest.mark.parametrize("cookie", [f"{COOKIE}=", f"{COOKIE}=wrong", '"', "a=b; ;;=", f"x={KEY}"])
 def test_a_cookie_that_is_none_opens_nothing(cookie):
     client = client_of({KEY})
-    assert client.post("/gradio_api/queue/join", headers={**OURS, "Cookie": cookie}).status_code == 401
+    assert client.post("/gradio_api/run/predict", headers={**OURS, "Cookie": cookie}).status_code == 401
 
 
 @pytest.mark.parametrize("headers", THEIRS)
 def test_other_sites_cannot_press_the_buttons(headers):
-    assert client_of().post("/gradio_api/queue/join", headers=headers).status_code == 403
+    assert client_of().post("/gradio_api/run/predict", headers=headers).status_code == 403
     assert client_of({KEY}).post("/login", data={"key": KEY}, headers=headers).status_code == 403
 
 
@@ -91,6 +91,7 @@ def test_other_sites_cannot_press_the_buttons(headers):
         "/gradio_api/run-history/buckets",
         "/gradio_api/component_server",
         "/gradio_api/run/something",
+        "/gradio_api/queue/join",
         "/gradio_api/stream/x",
         "/monitoring",
         "/custom_component/x",
@@ -103,7 +104,7 @@ def test_what_the_page_has_no_use_for_is_not_there(path):
 
 
 @pytest.mark.parametrize(
-    ("path", "most"), [("/gradio_api/upload", 5_010_000), ("/gradio_api/queue/join", LONGEST_EVENT)]
+    ("path", "most"), [("/gradio_api/upload", 5_010_000), ("/gradio_api/run/predict", LONGEST_EVENT)]
 )
 def test_bodies_have_an_end(path, most):
     client = client_of()

@@ -58,9 +58,14 @@ class Desk:
         return self._view(owner, first.id if first else "", A_PAGE)
 
     def look(self, request: gr.Request, current: str, count: float, mark: str) -> list[Any]:
-        """The same, each second while something is being made; nothing is sent where nothing changed."""
+        """The same, each second while something is being made; nothing is sent where nothing changed.
+
+        Which film it is stays: what was asked before a press may be answered after it, and then the next look, whose
+        mark is another film's, puts the pressed one back.
+        """
         try:
-            return self._view(self.owner(request), current, _count(count), mark)
+            screen, gallery, _, *rest = self._view(self.owner(request), current, _count(count), mark)
+            return [screen, gallery, gr.skip(), *rest]
         except JobError as error:
             return self._noticed(str(error))
 
@@ -118,9 +123,7 @@ class Desk:
             return self._noticed(str(error), current, request)
 
     def draft(self, request: gr.Request, event: gr.EventData) -> list[Any]:
-        """The order of a film, back on the desk, where that was asked for; in the order of `FIELDS`."""
-        if _said(event, "action") != "edit":
-            return [gr.skip()] * len(FIELDS)
+        """The order of a film, back on the desk; in the order of `FIELDS`."""
         try:
             order = self.jobs.get(_said(event, "id"), self.owner(request)).order
         except JobError:
@@ -173,7 +176,7 @@ class Desk:
                 film = self.jobs.get(current, owner)
         if film is None and shown:
             film = shown[0]
-        now = _mark([*shown, *([film] if film else [])], more)
+        now = _mark([*shown, *([film] if film else [])], more, film.id if film else "")
         if now == mark:
             return [gr.skip()] * 5
         token = self._token
@@ -218,8 +221,8 @@ def _form(values: Sequence[object]) -> Form:
     return form_of(dict(zip(FIELDS, values, strict=True)))
 
 
-def _mark(films: Sequence[Job], more: bool) -> str:
-    told = repr([(job.id, job.version) for job in films]) + repr(more)
+def _mark(films: Sequence[Job], more: bool, current: str) -> str:
+    told = repr(([(job.id, job.version) for job in films], more, current))
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 

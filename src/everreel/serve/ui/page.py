@@ -31,7 +31,7 @@ from everreel.serve.ui.form import SECONDS
 from everreel.serve.ui.gate import Gate, key_in
 
 SECOND = 1.0
-AT_ONCE = 4  # events of a kind that are worked on at the same time
+AT_ONCE = 16  # events that are worked on at the same time; the other threads are for the rest of the server
 LARGEST_PICTURE = 32_000_000  # bytes
 SCRIPTS = ("common.js", "live.js", "timeline.js", "screen.js", "gallery.js")
 DICE = "() => Math.floor(Math.random() * 2 ** 31)"
@@ -115,7 +115,7 @@ def _blocks(desk: Desk) -> gr.Blocks:
                 make = gr.Button("Make the film", variant="primary", size="lg", elem_id="er-make")
                 refused = gr.HTML(elem_id="er-refused", padding=False)
             with gr.Column(scale=5, min_width=320, elem_id="er-right"):
-                screen = _part("screen", ("act",), {})
+                screen = _part("screen", ("act", "draft"), {})
         gallery = _part("gallery", ("open", "older"), {})
         answers = _part("answers", (), {})
         current = gr.Textbox(visible=False)
@@ -126,9 +126,11 @@ def _blocks(desk: Desk) -> gr.Blocks:
         form = [prompt, timeline, *settings.values()]
         view = [screen, gallery, current, mark, timer]
         # Private: agents and programs have the HTTP interface, and need not know how the page is made.
-        own: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": AT_ONCE}
-        latest = own | {"trigger_mode": "always_last"}
-        each = own | {"trigger_mode": "multiple"}  # also one that comes while the last is being answered
+        # Without Gradio's queue: it answers on a stream, closes that when nothing is left to say, and what is asked at
+        # that moment stays without an answer.
+        own: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+        # Of what comes while the last is being answered: the newest state of the fields, or every press with its data.
+        latest, each = own | {"trigger_mode": "always_last"}, own | {"trigger_mode": "multiple"}
         blocks.load(desk.open, None, view, **own)
         timer.tick(desk.look, [current, count, mark], view, **own)
         gr.on([blocks.load, *(field.change for field in form)], desk.plan, form, plan, **latest)
@@ -139,10 +141,10 @@ def _blocks(desk: Desk) -> gr.Blocks:
         make.click(desk.make, [current, count, *form], [*view, refused], **own)
         timeline.picture(desk.picture, None, answers, **own)
         screen.act(desk.act, [count], view, **each)
-        screen.act(desk.draft, None, form, **each)
-        gallery.open(desk.show, [count], view, **latest)
+        screen.draft(desk.draft, None, form, **each)
+        gallery.open(desk.show, [count], view, **each)
         gallery.older(desk.older, [current, count], [*view, count], **own)
-    blocks.queue(default_concurrency_limit=AT_ONCE, max_size=200, api_open=False)
+    blocks.max_threads = AT_ONCE
     return blocks
 
 

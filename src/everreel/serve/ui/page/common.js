@@ -13,6 +13,14 @@ window.everreel = (() => {
 
   const button = (text, onclick, props = {}) => el("button", { type: "button", onclick, textContent: text, ...props });
 
+  // Just these, in this order; what is there already stays where it is. A press on an element that is replaced before it
+  // is let go is none, so what can be pressed is kept while all around it is drawn anew.
+  const arrange = (parent, nodes) => {
+    const kept = new Set(nodes);
+    for (const child of [...parent.children]) if (!kept.has(child)) child.remove();
+    nodes.forEach((node, index) => parent.children[index] !== node && parent.insertBefore(node, parent.children[index] ?? null));
+  };
+
   const copy = async (text) => {
     if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);
     const area = el("textarea", { value: text, className: "er-off" });
@@ -28,5 +36,5 @@ window.everreel = (() => {
     return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")} min`;
   };
 
-  return { el, button, copy, seconds };
+  return { el, button, arrange, copy, seconds };
 })();

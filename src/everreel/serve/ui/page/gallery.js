@@ -1,35 +1,43 @@
 // All films of whoever looks, the newest first.
 everreel.gallery = ({ element, trigger, props, watch }) => {
-  const { el, button, seconds: told } = everreel;
-  const card = (film, chosen) => {
+  const { el, button, arrange, seconds: told } = everreel;
+  const cards = new Map(); // by film
+  const make = (id) => {
     const frame = el("span", { className: "er-thumb" });
-    if (film.picture) frame.append(el("img", { src: film.picture, alt: "", loading: "lazy" }));
-    if (film.status === "in_progress") {
-      const bar = el("i");
+    const picture = el("img", { alt: "", loading: "lazy" });
+    const bar = el("i");
+    const name = el("span", { className: "er-name" });
+    const label = el("small");
+    const node = el("button", { type: "button", onclick: () => trigger("open", { id }) }, frame, name, label);
+    const show = (film, chosen) => {
+      node.className = `er-card${id === chosen ? " er-chosen" : ""}`;
+      node.dataset.status = film.status;
+      if (film.picture && film.picture !== picture.getAttribute("src")) picture.src = film.picture;
       bar.style.width = `${film.percent}%`;
-      frame.append(bar);
-    }
-    const made = film.seconds ? ` · ${told(film.seconds)}` : "";
-    const node = el(
-      "button",
-      { type: "button", className: `er-card${film.id === chosen ? " er-chosen" : ""}`, onclick: () => trigger("open", { id: film.id }) },
-      frame,
-      el("span", { className: "er-name", textContent: film.prompt }),
-      el("small", { textContent: film.label + made }),
-    );
-    node.dataset.id = film.id;
-    node.dataset.status = film.status;
-    return node;
+      arrange(frame, [...(film.picture ? [picture] : []), ...(film.status === "in_progress" ? [bar] : [])]);
+      name.textContent = film.prompt;
+      label.textContent = film.label + (film.seconds ? ` · ${told(film.seconds)}` : "");
+    };
+    node.dataset.id = id;
+    return { node, show };
   };
+  const title = el("h3", { textContent: "Your films" });
+  const list = el("div", { className: "er-cards" });
+  const none = el("p", { className: "er-nothing", textContent: "No films yet. What you make is kept here." });
+  const older = button("Older films", () => trigger("older"), { className: "er-quiet" });
+  const box = el("div", { className: "er-gallery" });
   const draw = () => {
     const { films = [], chosen = "", more = false } = props.value || {};
-    const focused = element.contains(document.activeElement) ? document.activeElement.dataset.id : null;
-    const list = el("div", { className: "er-cards" }, ...films.map((film) => card(film, chosen)));
-    const none = films.length ? null : el("p", { className: "er-nothing", textContent: "No films yet. What you make is kept here." });
-    const older = more ? button("Older films", () => trigger("older"), { className: "er-quiet" }) : null;
-    element.replaceChildren(el("div", { className: "er-gallery" }, el("h3", { textContent: "Your films" }), none, list, older));
-    if (focused) element.querySelector(`[data-id="${focused}"]`)?.focus();
+    const shown = films.map((film) => {
+      if (!cards.has(film.id)) cards.set(film.id, make(film.id));
+      cards.get(film.id).show(film, chosen);
+      return cards.get(film.id).node;
+    });
+    arrange(list, shown);
+    for (const [id, { node }] of cards) if (!node.parentNode) cards.delete(id);
+    arrange(box, [title, ...(films.length ? [] : [none]), list, ...(more ? [older] : [])]);
   };
+  element.replaceChildren(box);
   watch("value", draw);
   draw();
 };

@@ -5,7 +5,8 @@ everreel.screen = ({ element, trigger, props, watch }) => {
   let film = null;
   let shown = ""; // what the video plays: an address without its token
   let since = null; // { time, percent }: to tell how long it still takes
-  let sure = 0;
+  let sure = null; // the film that is deleted when the button is pressed once more
+  let doubt = 0;
   let opened = false; // what is there when the page opens does not scroll it
 
   const video = el("video", { controls: true, muted: true, autoplay: true, playsInline: true, loop: false, id: "er-video" });
@@ -24,7 +25,7 @@ everreel.screen = ({ element, trigger, props, watch }) => {
   const facts = el("span", { id: "er-facts" });
   const wrong = el("p", { className: "er-wrong", role: "alert" });
   const title = el("p", { className: "er-title" });
-  const buttons = el("div", { className: "er-buttons" });
+  const download = el("a", { className: "er-download", textContent: "Download" });
   const next = el("textarea", { rows: 2, id: "er-next", placeholder: "What happens next? Empty: more of the same" });
   next.setAttribute("aria-label", "What happens next");
   const more = el("input", { type: "number", min: 0.1, max: 3600, step: "any", value: 2, inputMode: "decimal", id: "er-more" });
@@ -51,26 +52,31 @@ everreel.screen = ({ element, trigger, props, watch }) => {
   const made = el("details", { className: "er-made" }, el("summary", { textContent: "How to make it again" }), commandBox, bodyBox);
 
   const act = (action, rest = {}) => {
-    for (const press of buttons.querySelectorAll("button")) press.disabled = true;
-    go.disabled = true;
+    for (const press of [...Object.values(presses), go]) press.disabled = true;
     trigger("act", { action, id: film.id, ...rest });
-    setTimeout(() => ((go.disabled = false), drawButtons()), 3000);
+    setTimeout(drawButtons, 3000);
   };
+  const press = (action) => {
+    if (action === "edit") trigger("draft", { id: film.id });
+    else if (action === "delete" && sure !== film.id) {
+      sure = film.id;
+      clearTimeout(doubt);
+      doubt = setTimeout(() => ((sure = null), drawButtons()), 4000);
+      drawButtons();
+    } else act(action);
+  };
+  // The same elements for every film, as the screen is drawn anew each second; see `arrange`.
+  const presses = Object.fromEntries(Object.keys(NAMES).map((action) => [action, button("", () => press(action), { className: `er-${action}` })]));
+  const buttons = el("div", { className: "er-buttons" }, download, ...Object.values(presses));
   const drawButtons = () => {
-    buttons.replaceChildren();
-    for (const action of film?.can || []) {
-      const press = button(NAMES[action], () => {
-        if (action === "delete" && sure !== film.id) {
-          sure = film.id;
-          press.textContent = "Really delete?";
-          setTimeout(() => ((sure = 0), drawButtons()), 4000);
-        } else act(action);
-      }, { className: `er-${action}` });
-      buttons.append(press);
+    for (const [action, press] of Object.entries(presses)) {
+      press.hidden = !film?.can.includes(action);
+      press.disabled = false;
+      press.textContent = action === "delete" && film && sure === film.id ? "Really delete?" : NAMES[action];
     }
-    if (film?.status === "completed") {
-      buttons.prepend(el("a", { href: film.video, download: `${film.id}.mp4`, className: "er-download", textContent: "Download" }));
-    }
+    go.disabled = false;
+    download.hidden = film?.status !== "completed";
+    if (!download.hidden) Object.assign(download, { href: film.video, download: `${film.id}.mp4` });
   };
 
   let stop = () => {};
@@ -140,7 +146,6 @@ everreel.screen = ({ element, trigger, props, watch }) => {
     command.textContent = film.command;
     where.textContent = `JSON for POST ${film.address}`;
     body.textContent = film.body;
-    go.disabled = false;
     drawButtons();
   };
 

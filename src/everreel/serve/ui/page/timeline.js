@@ -1,6 +1,6 @@
 // The strip under the prompt: parts of the story and pictures, by time. Its value is what the order is made of.
 everreel.timeline = ({ element, trigger, props, upload, watch }) => {
-  const { el, button, seconds: told } = everreel;
+  const { el, button, arrange, seconds: told } = everreel;
   const STEPS = [0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 36000];
   const clean = (value) => ({ seconds: 4, parts: [], pictures: [], loop: false, endless: false, ...(value || {}) });
   let state = clean(structuredClone(props.value));
@@ -180,60 +180,63 @@ everreel.timeline = ({ element, trigger, props, upload, watch }) => {
   };
 
   const isSelected = (item) => selected && selected.item === item;
+  const placeOf = (item) => (typeof item.at === "string" ? item.at : "time");
+  const nodes = new WeakMap(); // of parts and pictures: { node, where }
+  const nodeOf = (item, where, make) => {
+    if (nodes.get(item)?.where !== where) nodes.set(item, { node: make(), where });
+    return nodes.get(item).node;
+  };
+  const opening = button("", () => document.querySelector("#er-prompt textarea")?.focus(), {
+    className: "er-part er-opening",
+    title: "The prompt, from the start",
+  });
+  opening.style.left = "0";
   const story = () => {
-    const track = el("div", { className: "er-track er-story" });
-    const first = document.querySelector("#er-prompt textarea")?.value.trim() || "your prompt";
     const parts = [...state.parts].sort((a, b) => a.at - b.at);
-    const opening = button(first, () => document.querySelector("#er-prompt textarea")?.focus(), {
-      className: "er-part er-opening",
-      title: "The prompt, from the start",
-    });
-    opening.style.left = "0";
+    opening.textContent = document.querySelector("#er-prompt textarea")?.value.trim() || "your prompt";
     opening.style.width = percent(parts[0]?.at ?? state.seconds);
-    track.append(opening);
-    parts.forEach((item, index) => {
+    const shown = parts.map((item, index) => {
       const until = parts[index + 1]?.at ?? state.seconds;
-      const node = button(item.text.trim() || "…", () => {}, {
-        className: `er-part${isSelected(item) ? " er-chosen" : ""}${item.at >= state.seconds ? " er-late" : ""}`,
-        title: `From ${told(item.at)}`,
+      const node = nodeOf(item, "part", () => {
+        const made = button("", () => {});
+        movable(made, { kind: "part", item }, 0.1);
+        return made;
       });
+      node.textContent = item.text.trim() || "…";
+      node.className = `er-part${isSelected(item) ? " er-chosen" : ""}${item.at >= state.seconds ? " er-late" : ""}`;
+      node.title = `From ${told(item.at)}`;
       node.style.left = percent(item.at);
       node.style.width = `calc(${percent(Math.max(until, item.at))} - ${percent(item.at)})`;
-      movable(node, { kind: "part", item }, 0.1);
-      track.append(node);
+      return node;
     });
-    return track;
+    return [opening, ...shown];
   };
   const picture = (item) => {
-    const name = typeof item.at === "string" ? `Picture at the ${item.at}` : `Picture at ${told(item.at)}`;
-    const node = el("button", {
-      type: "button",
-      className: `er-picture er-at-${typeof item.at === "string" ? item.at : "time"}${isSelected(item) ? " er-chosen" : ""}`,
-      title: name,
+    const where = placeOf(item);
+    const entry = { kind: "picture", item };
+    const node = nodeOf(item, where, () => {
+      const press = where === "time" ? {} : { onclick: () => ((selected = entry), draw()) };
+      const made = el("button", { type: "button", ...press });
+      made.append(item.thumb ? el("img", { src: item.thumb, alt: "", draggable: false }) : "🖼");
+      if (where === "time") movable(made, entry, 0);
+      return made;
     });
-    node.setAttribute("aria-label", name);
-    node.append(item.thumb ? el("img", { src: item.thumb, alt: "", draggable: false }) : "🖼");
-    if (typeof item.at === "string") {
-      node.addEventListener("click", () => {
-        selected = { kind: "picture", item };
-        draw();
-      });
-    } else {
-      node.style.left = percent(item.at);
-      movable(node, { kind: "picture", item }, 0);
-    }
+    node.className = `er-picture er-at-${where}${isSelected(item) ? " er-chosen" : ""}`;
+    node.title = where === "time" ? `Picture at ${told(item.at)}` : `Picture at the ${where}`;
+    node.setAttribute("aria-label", node.title);
+    if (where === "time") node.style.left = percent(item.at);
     return node;
   };
+  const slots = ["start", "end"].map((end) => [
+    end,
+    button(end === "start" ? "+ Start" : "+ End", () => ask(end), {
+      className: `er-slot er-at-${end}`,
+      title: end === "start" ? "A picture that the film begins with" : "A picture that the film ends with",
+    }),
+  ]);
   const pictures = () => {
-    const track = el("div", { className: "er-track er-pictures" });
-    for (const end of ["start", "end"]) {
-      if (state.pictures.some((item) => item.at === end)) continue;
-      const add = button(end === "start" ? "+ Start" : "+ End", () => ask(end), { className: `er-slot er-at-${end}` });
-      add.title = end === "start" ? "A picture that the film begins with" : "A picture that the film ends with";
-      track.append(add);
-    }
-    track.append(...state.pictures.map(picture));
-    return track;
+    const free = slots.filter(([end]) => !state.pictures.some((item) => item.at === end));
+    return [...free.map(([, slot]) => slot), ...state.pictures.map(picture)];
   };
   const ruler = () => {
     const step = STEPS.find((size) => state.seconds / size <= 6) || 36000;
@@ -248,10 +251,15 @@ everreel.timeline = ({ element, trigger, props, upload, watch }) => {
   };
 
   const timeRow = (item, low) => {
-    const range = el("input", { type: "range", min: low, max: Math.max(state.seconds - 0.1, low), step: 0.1 });
-    range.value = item.at;
+    const range = el("input", { type: "range", min: low, step: 0.1 });
     range.setAttribute("aria-label", "Time in seconds");
-    const shown = el("output", { textContent: told(item.at) });
+    const shown = el("output");
+    edited.again = () => {
+      range.max = Math.max(state.seconds - 0.1, low);
+      range.value = item.at;
+      shown.textContent = told(item.at);
+    };
+    edited.again();
     range.addEventListener("input", () => {
       item.at = +range.value;
       shown.textContent = told(item.at);
@@ -272,7 +280,9 @@ everreel.timeline = ({ element, trigger, props, upload, watch }) => {
   };
   const editPicture = (item) => {
     const choices = el("div", { className: "er-choices", role: "group" });
-    const put = (at) => () => {
+    const where = placeOf(item);
+    const put = (to) => () => {
+      const at = to === where ? item.at : to === "time" ? snap(state.seconds / 2) : to;
       if (at !== item.at && state.pictures.some((other) => other !== item && other.at === at)) {
         note = `There is a picture at the ${at} already.`;
       } else {
@@ -281,20 +291,21 @@ everreel.timeline = ({ element, trigger, props, upload, watch }) => {
       }
       changed();
     };
-    const timed = typeof item.at === "number";
-    for (const [text, at, on] of [["Start", "start", item.at === "start"], ["At a time", timed ? item.at : snap(state.seconds / 2), timed], ["End", "end", item.at === "end"]]) {
-      const choice = button(text, put(at));
-      choice.setAttribute("aria-pressed", on);
+    for (const [text, to] of [["Start", "start"], ["At a time", "time"], ["End", "end"]]) {
+      const choice = button(text, put(to));
+      choice.setAttribute("aria-pressed", to === where);
       choices.append(choice);
     }
-    return [choices, ...(timed ? [timeRow(item, 0)] : [])];
+    return [choices, ...(where === "time" ? [timeRow(item, 0)] : [])];
   };
+  let edited = {}; // what the editor was made for
   const drawEditor = () => {
-    editor.replaceChildren();
     editor.hidden = !selected;
     if (!selected) return;
     const { kind, item } = selected;
-    editor.append(
+    if (edited.item === item && edited.where === placeOf(item)) return edited.again();
+    edited = { item, where: placeOf(item), again: () => {} };
+    editor.replaceChildren(
       el("div", { className: "er-editor-head" },
         el("b", { textContent: kind === "part" ? "Story part" : "Picture" }),
         button("Remove", remove, { className: "er-quiet" }),
@@ -302,7 +313,14 @@ everreel.timeline = ({ element, trigger, props, upload, watch }) => {
       ...(kind === "part" ? editPart(item) : editPicture(item)),
     );
   };
-  const drawStrip = () => strip.replaceChildren(ruler(), el("div", { className: "er-tracks" }, story(), pictures()));
+  const storyTrack = el("div", { className: "er-track er-story" });
+  const pictureTrack = el("div", { className: "er-track er-pictures" });
+  const tracks = el("div", { className: "er-tracks" }, storyTrack, pictureTrack);
+  const drawStrip = () => {
+    arrange(strip, [ruler(), tracks]);
+    arrange(storyTrack, story());
+    arrange(pictureTrack, pictures());
+  };
   const said = el("p", { className: "er-note", role: "status" });
   const draw = () => {
     if (document.activeElement !== length) length.value = state.seconds;
