@@ -1,4 +1,4 @@
-"""Up to which noise level guidance helps: films of the same prompts and seeds with several levels, and what each costs.
+"""From which noise level on guidance is needed: films of the same prompts and seeds, and what each level costs.
 
 `python -m benchmarks.guidance` makes them with the embedded model, every prompt by all levels in turn, and writes
 docs/guidance.md; a run that was stopped goes on behind the films that are there. The one invariant: a level is held
@@ -89,11 +89,11 @@ def page(films: Evaluations, read: Reader, card: ModelCard, settings: FilmSettin
         "models take 1, for nobody has measured them here."
     )
     source = (
-        "Why it helps: at the highest levels there is nothing to guide yet, and what guidance adds there is an average "
-        "of all films of the words (Kynkäänniemi et al., arXiv 2404.07724)."
+        "Why it can be left out: at the highest levels there is nothing to guide yet, and what guidance adds there is "
+        "an average of all films of the words (Kynkäänniemi et al., arXiv 2404.07724)."
     )
     head = ("--guidance-level", "steps of one row", "seconds a film", "all fields", "gain", "subject")
-    lines = ["# Guidance, and where it helps", "", "This page is written by a program:", "", f"    {command}", ""]
+    lines = ["# The level that guidance begins at", "", "This page is written by a program:", "", f"    {command}", ""]
     lines += [*table(("machine", ""), machine().items()), "", *paragraph(about), "", *paragraph(source), ""]
     return "\n".join([*lines, *table(head, rows, "lrrrlr"), ""])
 

@@ -42,6 +42,7 @@ def vbench_films(
     num_frames: Annotated[int, typer.Option(help="Of each film.")] = 97,
     num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the words; 1 is off.")] = None,
+    guidance_level: Annotated[float | None, typer.Option(help="The noise level from which on guidance works.")] = None,
     shift: Annotated[float | None, typer.Option(help="Shift of the noise levels.")] = None,
     height: Annotated[int | None, typer.Option(help="In pixels; by default the model's.")] = None,
     width: Annotated[int | None, typer.Option(help="In pixels; by default the model's.")] = None,
@@ -60,6 +61,7 @@ def vbench_films(
         width=width,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
+        guidance_level=guidance_level,
         shift=shift,
     )
     films = SuiteFilms(model.card(), chosen, making, output, seeds=seeds, seed=seed)

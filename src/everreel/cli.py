@@ -382,6 +382,7 @@ def evaluate(
     num_films: Annotated[int, typer.Option(help="Films, each of a prompt that was never trained on.")] = 64,
     num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the words; 1 is off.")] = None,
+    guidance_level: Annotated[float | None, typer.Option(help="The noise level from which on guidance works.")] = None,
     shift: Annotated[float | None, typer.Option(help="Shift of the noise levels.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same prompts and films.")] = 0,
     model_card: Annotated[Path | None, typer.Option(help="A card to write, with films.png beside it.")] = None,
@@ -404,6 +405,7 @@ def evaluate(
         num_films=num_films,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
+        guidance_level=guidance_level,
         shift=shift,
         seed=seed,
     )

@@ -155,9 +155,13 @@ def _what_it_is(card: ModelCard, folder: Path) -> Iterator[str]:
     yield from table(("part", "what", "parameters", "MB"), rows, "llrr")
     yield ""
     yield from paragraph(
-        f"It recommends {card.num_inference_steps} steps, a guidance scale of {card.guidance_scale:g} and a shift of "
-        f"{card.shift:g}. What it needs: {card.needs}."
+        f"It recommends {card.num_inference_steps} steps, a guidance scale of {card.guidance_scale:g}"
+        f"{_from_level(card.guidance_level)} and a shift of {card.shift:g}. What it needs: {card.needs}."
     )
+
+
+def _from_level(level: float | None) -> str:
+    return "" if level is None or level >= 1 else f" from noise level {level:g} on"
 
 
 def _training(card: ModelCard, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -216,8 +220,9 @@ def _following(report: Report, sheet: str | None) -> Iterator[str]:
     yield from paragraph(
         f"{films} of {settings['num_frames']} frames, {settings['width']}×{settings['height']} at {settings['fps']} a "
         "second, for prompts whose combination of subject, colour, place and action is held out of training: "
-        f"{settings['num_inference_steps']} steps, guidance {settings['guidance_scale']:g}, shift "
-        f"{settings['shift']:g}, seeds from {settings['seed']}. A critic reads each field off each film; a field "
+        f"{settings['num_inference_steps']} steps, guidance {settings['guidance_scale']:g}"
+        f"{_from_level(settings.get('guidance_level'))}, shift {settings['shift']:g}, seeds from {settings['seed']}. "
+        "A critic reads each field off each film; a field "
         "counts where it can be seen."
     )
     yield ""
@@ -308,7 +313,9 @@ def _repeat(card: ModelCard, report: Report, facts: Mapping[str, Any]) -> Iterat
     yield ""
     yield f"    everreel evaluate --model {name} --num-films {len(report.films)} --seed {settings['seed']} \\"
     steps, guidance, shift = (settings[name] for name in ("num_inference_steps", "guidance_scale", "shift"))
-    yield f"      --num-inference-steps {steps} --guidance-scale {guidance:g} --shift {shift:g} \\"
+    level = settings.get("guidance_level")
+    guided = f"--guidance-scale {guidance:g}" + ("" if level is None else f" --guidance-level {level:g}")
+    yield f"      --num-inference-steps {steps} {guided} --shift {shift:g} \\"
     yield "      --model-card docs/model-card.md"
     yield ""
     if name == "tiny":
