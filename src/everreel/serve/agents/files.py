@@ -160,4 +160,4 @@ def _reason(error: Exception) -> str:
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
+    return repr(text if len(text) <= SHOWN else f"...{text[-SHOWN:]}")  # a path's end is what tells it from others
