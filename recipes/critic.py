@@ -53,6 +53,7 @@ GROWN = replace(
 )
 
 # These stages were run while Muon added up the gradients of convolutions from step to step. Put right, 3,800 steps more
-# on 6,760 other films halve the training loss and leave held-out films where they were (subject 87 % for 85, action 75
-# for 77): two thirds of the wrong subjects are in long shots. What comes next is finer eyes, not more of the same.
+# on 6,760 other films bring the training loss from 4.7 to 0.9 and leave held-out films where they were (subject 87 %
+# for 85, action 75 for 77): two thirds of the wrong subjects are in long shots. What comes next is finer eyes, not more
+# of the same.
 recipe = (("images", IMAGES), ("films", FILMS), ("grown", GROWN))
