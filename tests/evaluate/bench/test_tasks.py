@@ -57,8 +57,9 @@ def test_a_repeat_comes_later_with_its_sides_changed(study):
     tasks = tasks_for(study, "anna", 0)
     repeats = [(place, task) for place, task in enumerate(tasks) if task.repeat]
     assert Counter(task.kind for _, task in repeats) == {"scores": 4, "pairs": 4}
+    asked = [(n, task) for n, task in enumerate(tasks) if not task.check]  # a check may show what a repeat shows
     for place, task in repeats:
-        first = next(n for n, t in enumerate(tasks) if t.kind == task.kind and set(t.films) == set(task.films))
+        first = next(n for n, t in asked if t.kind == task.kind and set(t.films) == set(task.films))
         assert first < place and tasks[first].films == task.films[::-1] and not tasks[first].repeat
 
 
