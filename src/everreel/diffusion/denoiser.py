@@ -152,20 +152,24 @@ class Denoiser:
         window is seen by itself and whole: full attention, nothing of the caches. `guess_T` says which frames move;
         where it is given the velocity may be one that was computed before.
         """
-        guided_T = timestep_T <= 1000 * self.guidance_level
-        # Clean frames do not move: a pass has guidance for those between them and the level.
-        branches = self.branches if bool((guided_T & (timestep_T > 0)).any()) else self._alone()
-        velocity = self._velocity(x_CTHW, timestep_T, blocks, start, guess_T, branches)
+        velocity = self._velocity(x_CTHW, timestep_T, blocks, start, guess_T, self._needed(timestep_T))
         if velocity.shape[0] == 1:
             return velocity[0]
         conditional, unconditional = velocity
         guided: Tensor = unconditional + self.guidance_scale * (conditional - unconditional)
-        return torch.where(guided_T.to(guided.device)[None, :, None, None], guided, conditional)
+        if self.guidance_level >= 1:
+            return guided
+        guided_T = (timestep_T <= 1000 * self.guidance_level).to(guided.device)
+        return torch.where(guided_T[None, :, None, None], guided, conditional)
 
-    def _alone(self) -> Sequence[Branch]:
-        """The conditional row, where it may be computed without the other: what a cache holds is of both."""
+    def _needed(self, timestep_T: Tensor) -> Sequence[Branch]:
+        """The conditional row alone, where no frame has guidance and it may be: what a cache holds is of both."""
         first = self.branches[0]
-        if first.cache is not None or self.guidance_scale == 1.0:
+        # What is known without the timesteps comes first: to read them is to wait for a GPU.
+        if self.guidance_level >= 1 or self.guidance_scale == 1.0 or first.cache is not None:
+            return self.branches
+        # Clean frames do not move: a pass has guidance for those between them and the level.
+        if bool(((timestep_T > 0) & (timestep_T <= 1000 * self.guidance_level)).any()):
             return self.branches
         return self.branches[:1] if first.batch == 1 else [first.alone or first]
 

@@ -119,7 +119,8 @@ def estimate(
     step = max(1, rows // SAMPLED_ROWS)
     while math.gcd(step, plan.schedule.num_steps) > 1:  # else it meets the same levels of every block
         step += 1
-    sampled = [_branches(row, plan, card) * _work(row, plan, card, per_frame) for row in plan.schedule[::step]]
+    branches = _branches(plan, card)
+    sampled = [branches(row) * _work(row, plan, card, per_frame) for row in plan.schedule[::step]]
     work = rows * sum(sampled) / len(sampled)
     is_here = where.type != "cuda" or torch.cuda.is_available()
     known = Calibration.find(card.name, where, placement.dtype) if is_here else None
@@ -176,17 +177,17 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
     return sorted(times[1:])[1]
 
 
-def _branches(row: Row, plan: Plan, card: ModelCard) -> int:
-    """How many rows of guidance a pass computes."""
-    request = plan.request
+def _branches(plan: Plan, card: ModelCard) -> Callable[[Row], int]:
+    """How many rows of guidance the pass of a row of the schedule computes."""
+    request, steps = plan.request, plan.schedule.num_steps
     if request.guidance_scale == 1.0:
-        return 1
+        return lambda row: 1
     if plan.remembers or request.guidance_level is None:
-        return 2
+        return lambda row: 2
     assert request.num_inference_steps and request.shift
-    sigmas = solver_for(card.solver, request.num_inference_steps, request.shift).sigmas
-    guided = (float(sigmas[level]) <= request.guidance_level for level in row.levels if level < plan.schedule.num_steps)
-    return 2 if any(guided) else 1
+    sigmas: list[float] = solver_for(card.solver, request.num_inference_steps, request.shift).sigmas.tolist()
+    guided = [sigma <= request.guidance_level for sigma in sigmas]
+    return lambda row: 2 if any(guided[level] for level in row.levels if level < steps) else 1
 
 
 def _work(row: Row, plan: Plan, card: ModelCard, per_frame: int) -> float:
