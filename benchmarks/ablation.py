@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import say
-from benchmarks.recipe import bootstrap, interval
+from benchmarks.measure import bootstrap, say
+from benchmarks.recipe import interval
 from everreel.caption.critic import shipped_critic
 from everreel.checkpoint.catalog import find_model
 from everreel.checkpoint.load import load_vae

@@ -41,6 +41,8 @@ from everreel.world.caption import sentence
 Frames = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 SHOWN = 6  # clips of the sheet
+REPORT = "first-frame.json"
+HEAD = ("films", "frame 0, dB", "95 %", "the VAE alone", "frame 0 to that", "motion", "to the reference", "95 %")
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     results.append(Result("the clips themselves", [], [], [], [motion_of(one.clip, one.fps) for one in asked]))
     rows = rows_of(results, reference=results[-2])
-    head = ("films", "frame 0, dB", "95 %", "the VAE alone", "frame 0 to that", "motion", "to the reference", "95 %")
-    sys.stdout.write("\n".join(table(head, [list(row.values()) for row in rows])) + "\n")
+    sys.stdout.write("\n".join(table(HEAD, [list(row.values()) for row in rows])) + "\n")
     report = {"rows": rows, "films": [asdict(result) for result in results], "prompts": [one.prompt for one in asked]}
-    (options.output / "first-frame.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (options.output / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     write_image(options.output / "first-frame.png", sheet_of(made, asked))
-    say(f"wrote {options.output}/first-frame.json and .png")
+    say(f"wrote {options.output}/{REPORT} and .png")
 
 
 def asked_of(store: ClipStore, count: int, num_frames: int) -> list[Asked]:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 Options = argparse.ArgumentParser | argparse._ArgumentGroup  # what takes a flag
 PROMPT = "a red fox runs right through a snowy forest at dusk, wide shot, camera pans right"
+RESAMPLES = 2000
 DRIFT = 0.1  # how far from its own float32 a form may be, root mean square (guidance multiplies the error of a step)
 
 
@@ -106,6 +107,14 @@ def relative_error(found: Tensor, truth: Tensor) -> float:
     """Root mean square of the difference, in those of the truth."""
     difference = (found.float() - truth.float()).square().mean().sqrt()
     return float(difference / truth.float().square().mean().sqrt())
+
+
+def bootstrap(of_films: Sequence[float]) -> tuple[float, float, float]:
+    """The mean of a figure that each film has, and its 95 % bootstrap interval."""
+    values = torch.tensor(of_films)
+    drawn = torch.randint(len(values), (RESAMPLES, len(values)), generator=torch.Generator().manual_seed(0))
+    low, high = values[drawn].mean(1).quantile(torch.tensor([0.025, 0.975])).tolist()
+    return float(values.mean()), low, high
 
 
 def elapsed(work: Callable[[], object]) -> float:

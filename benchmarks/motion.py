@@ -2,12 +2,13 @@
 
     everreel evaluate --model BEFORE -o runs/before
     everreel evaluate --model AFTER -o runs/after
-    python -m benchmarks.motion runs/before runs/after --json motion.json
+    python -m benchmarks.motion runs/before runs/after --json runs/motion.json
     python -m benchmarks.motion --check --clips 60
 
-The one invariant: only films of one prompt and one seed are held against each other, each film is read once, and the
-unit of an interval is a film (or a pair of them). `--check` holds renders against what `benchmarks/motion_kinds.py`
-makes of them, with renders whose seed the judge never saw.
+`python -m benchmarks.recipe runs` puts `motion.json` on its page. The one invariant: only films of one prompt and one
+seed are held against each other, each film is read once, and the unit of an interval is a film (or a pair of them).
+`--check` holds renders against what `benchmarks/motion_kinds.py` makes of them, with renders whose seed the judge never
+saw.
 """
 
 from __future__ import annotations
@@ -25,9 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import say
+from benchmarks.measure import bootstrap, say
 from benchmarks.motion_kinds import COARSE, KINDS, wrong_films
-from benchmarks.recipe import bootstrap
 from everreel.evaluate.drift import MEASURES as LIGHT
 from everreel.evaluate.drift import measure
 from everreel.evaluate.expected import expected_of
@@ -48,6 +48,8 @@ FROZEN = math.log(0.25)
 """A film in which everything together moves less than a quarter as much as it should is frozen."""
 FRAMES, FPS, HEIGHT, WIDTH = 33, 24, 96, 160
 GOAL = 0.9
+WIN_RATE, LOSS = 0.65, 0.01
+"""What a stage of motion should reach, and what it may cost of the other fields."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,11 @@ def render_summary(figures: Mapping[str, Any], before: str, after: str) -> str:
     lines += table(
         head, [_row(name.replace("_", " "), row, 1) for name, row in figures["looks"].items() if row], "lrrrrr"
     )
-    lines += ["", *_signs(figures)]
+    goals = [(f"a win rate of {WIN_RATE:.0%}", rate >= WIN_RATE)]
+    if figures["other_fields"]:
+        goals.append((f"all but motion within {100 * LOSS:g} point", abs(figures["other_fields"]["change"][0]) <= LOSS))
+    lines += ["", *_signs(figures), ""]
+    lines += [f"Goals: {'; '.join(f'{what}: {_met(reached)}' for what, reached in goals)}."]
     return "\n".join(lines)
 
 
@@ -230,10 +236,14 @@ def render_check(figures: Mapping[str, Any]) -> str:
     rows = []
     for kind, row in figures["kinds"].items():
         share, low, high = row["accuracy"]
-        goal = ("met" if round(share, 4) >= GOAL else "missed") if kind in COARSE else ""
+        goal = _met(round(share, 4) >= GOAL) if kind in COARSE else ""
         rows.append((kind, str(row["films"]), f"{share:.0%} ({low:.0%} to {high:.0%})", f"{row['lower_by']:.2f}", goal))
     head = ("kind", "films", "told from the render", "score lower by", f"goal {GOAL:.0%}")
     return "\n".join([*lines, *table(head, rows, "lrrrl")])
+
+
+def _met(reached: bool) -> str:
+    return "met" if reached else "missed"
 
 
 def _kinds(

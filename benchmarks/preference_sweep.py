@@ -17,8 +17,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from benchmarks.measure import say
-from benchmarks.recipe import bootstrap
+from benchmarks.measure import bootstrap, say
 from everreel.evaluate.markdown import paragraph, table
 
 REFERENCE, FILMS, REPORT = "reference", "films.json", "report.json"

@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.measure import say
+from benchmarks import first_frame
+from benchmarks.measure import bootstrap, say
+from benchmarks.motion import render_summary
 from everreel.evaluate.follow import FIELDS, Report
 from everreel.evaluate.markdown import paragraph, table
 from everreel.train.progress import read_metrics
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipe.md"
 STAGES = ("text", "vae", "diffusion_forcing", "distill")  # what a whole recipe trains
-GAINS = "gains.json"
+GAINS, MOTION = "gains.json", "motion.json"
+REWARD, FIRST_FRAME = "reward/report.json", f"first-frame/{first_frame.REPORT}"
 POST_TRAINING = ("balanced", "camera", "best", "motion")  # what follows it, each from the same model
-RESAMPLES = 2000
 FIRST_AND_LAST = 0.05  # of a stage's log lines: their mean is its first loss, or its last
 
 
@@ -88,14 +88,6 @@ def interval(report: Report, field: str) -> tuple[float, float, float] | None:
     return bootstrap([float(answer.read == answer.asked) for answer in hits])
 
 
-def bootstrap(of_films: Sequence[float]) -> tuple[float, float, float]:
-    """The mean of a figure that each film has, and its 95 % bootstrap interval."""
-    values = torch.tensor(of_films)
-    drawn = torch.randint(len(values), (RESAMPLES, len(values)), generator=torch.Generator().manual_seed(0))
-    low, high = values[drawn].mean(1).quantile(torch.tensor([0.025, 0.975])).tolist()
-    return float(values.mean()), low, high
-
-
 def render_page(runs: Sequence[Path], before: str = "") -> str:
     """The whole page, of one folder of runs or several, and of what stood on the page before of any other."""
     sections = {part.split("\n", 1)[0]: part.rstrip().split("\n") for part in before.split("\n## ")[1:]}
@@ -131,10 +123,10 @@ def _section(runs: Path) -> Iterator[str]:
         yield ""
         yield from table(("films", "how many", *(field.replace("_", " ") for field in named)), shown)
         yield ""
-    path = runs / GAINS
-    if path.is_file():
-        yield from _gains(json.loads(path.read_text(encoding="utf-8")))
-    wanted = POST_TRAINING if path.is_file() else STAGES
+    for name, lines_of in ((GAINS, _gains), (REWARD, _reward), (MOTION, _motion), (FIRST_FRAME, _first_frame)):
+        if (runs / name).is_file():
+            yield from lines_of(json.loads((runs / name).read_text(encoding="utf-8")))
+    wanted = POST_TRAINING if (runs / GAINS).is_file() else STAGES
     missing = [name for name in wanted if not any(stage.name.split("/")[0] == name for stage in stages)]
     words = [f"no run of {', '.join(missing)}"] if missing else []
     words += [] if films else ["no films that a critic has read"]
@@ -164,6 +156,46 @@ def _gains(record: dict[str, Any]) -> Iterator[str]:
         rows = [(value or "nothing", f"{100 * a:.1f} %", f"{100 * b:.1f} %") for value, (a, b) in shares.items()]
         yield from table(("value", "before", "after"), rows, "lrr")
         yield ""
+
+
+def _reward(record: dict[str, Any]) -> Iterator[str]:
+    """What the reward model of motion is worth."""
+    pairs, rules = record["pairs"], record["baseline"]
+    yield from paragraph(
+        f"The reward model of motion learnt from {pairs['train']} pairs. Of {pairs['held_out']} pairs of clips that it "
+        "never saw it tells so many apart, in percent, and so many would three rules that need no network:"
+    )
+    yield ""
+    kinds = [
+        (kind, str(found["pairs"]), _share(found), *(_share(rule["accuracy"][kind]) for rule in rules.values()))
+        for kind, found in record["accuracy"].items()
+    ]
+    named = (f"{rule['better']} {name}" for name, rule in rules.items())
+    yield from table(("pairs", "how many", "reward", *named), kinds)
+    yield ""
+
+
+def _share(found: dict[str, Any]) -> str:
+    if found["share"] is None:
+        return ""
+    return "{:.0f} ({:.0f} to {:.0f})".format(*(100 * value for value in (found["share"], *found["interval"])))
+
+
+def _motion(record: dict[str, Any]) -> Iterator[str]:
+    """What `benchmarks.motion` has found."""
+    yield from render_summary(record, "before", "motion").split("\n")
+    yield ""
+
+
+def _first_frame(record: dict[str, Any]) -> Iterator[str]:
+    """What `benchmarks.first_frame` has found."""
+    yield from paragraph(
+        f"{len(record['prompts'])} films of a held-out clip's first frame and sentence, and of the sentence alone, "
+        "which is the reference: frame 0 against the picture, and how far what is seen moves, in short sides a second."
+    )
+    yield ""
+    yield from table(first_frame.HEAD, [tuple(row.values()) for row in record["rows"]])
+    yield ""
 
 
 def _row(stage: Stage) -> tuple[str, ...]:

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.length import FilmCost, Setting, film_in_own_process
-from benchmarks.measure import machine, say
-from benchmarks.recipe import bootstrap
+from benchmarks.measure import bootstrap, machine, say
 from everreel.evaluate.follow import FIELDS, Report
 from everreel.evaluate.markdown import paragraph, table, verdict
 from everreel.film.loading import model_options

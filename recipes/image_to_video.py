@@ -2,6 +2,7 @@
 
 `everreel train recipes/image_to_video.py --run-dir runs/image_to_video`, after world, latents and clip. What comes out
 is `runs/image_to_video/model`: `everreel generate --model runs/image_to_video/model --image first.png "..."`.
+What it keeps of the picture and how it moves: `python -m benchmarks.first_frame runs/image_to_video/model`.
 """
 
 from dataclasses import replace

@@ -3,7 +3,8 @@ from its own best and worst films.
 
 `everreel train recipes/motion.py --run-dir runs/post_training`, after recipes/post_training.py, whose films it takes
 and whose `before` are its films before. Source: section 4b of the paper. Then what was gained:
-`python -m benchmarks.motion runs/post_training/before runs/post_training/after/motion`.
+`python -m benchmarks.motion runs/post_training/before runs/post_training/after/motion --json
+runs/post_training/motion.json`.
 """
 
 from dataclasses import replace
@@ -44,7 +45,7 @@ PAIRS = AutomaticPairsRecipe(
 # Both films are the model's, so a reward cannot tell them by what is real. With a person in the place of the physics,
 # RatedPairsRecipe makes such a store of what `everreel rate` exports; `pairs` below then names its folder too.
 LABELLED = LabelledPairsRecipe(
-    latents=LATENTS, prompts=64, films=4, judge=judge, prefer=prefer, seed=1, processes=2, threads=1
+    latents=LATENTS, prompts=40, films=4, judge=judge, prefer=prefer, seed=1, processes=2, threads=1
 )
 
 # AdamW as the reward was tried with; Muon had added up gradients of its convolutions, and has been put right since.
@@ -74,7 +75,7 @@ MOTION = MotionStagesRecipe(
     prompts=((LATENTS, 1.0),),
     reward=f"{RUNS}/reward/reward",
     stages=2,
-    prompts_per_stage=80,
+    prompts_per_stage=48,
     samples=4,
     match=Matching(),
     mixed=((f"{RUNS}/pairs", 0.15), (f"{RUNS}/labelled", 0.25)),

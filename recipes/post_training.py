@@ -76,8 +76,12 @@ BEST = replace(
 )
 STAGES = {"as-is": AS_IS, "balanced": BALANCED, "camera": CAMERA, "best": BEST}
 
-FILMS = FilmSettings(num_films=64, num_frames=33, height=96, width=160, num_inference_steps=20)
-LARGER = replace(FILMS, height=144, width=240)
+# Before and after in one way, whatever the embedded model recommends: guidance in all steps, or, for the large ones,
+# from the level on that it recommends, which saves a fifth of their time.
+FILMS = FilmSettings(
+    num_films=64, num_frames=33, height=96, width=160, num_inference_steps=20, guidance_level=1.0
+)  # fmt: skip
+LARGER = replace(FILMS, height=144, width=240, guidance_level=0.85)
 
 # Each stage's model as `everreel generate --model` reads it, and its films of held-out prompts.
 PACK = PackRecipe(

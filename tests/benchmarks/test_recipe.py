@@ -75,3 +75,36 @@ def test_gains_stand_on_the_page(runs):
     assert "| camera | motion | 64 | 20.0 | 31.2 | +11.2 (+1.0 to +20.0) |" in page
     assert "| Human | 80.0 % | 40.0 % |" in page and "| nothing | 20.0 % | 60.0 % |" in page
     assert "Missing here: no run of balanced, camera, best, motion;" in page
+
+
+def change(before, after):
+    return {"films": 64, "before": before, "after": after, "change": [after - before, after - before - 0.01, 0.05]}
+
+
+def test_motion_its_reward_and_the_first_frame_stand_on_the_page(runs):
+    found = {"right": 30, "pairs": 40, "share": 0.75, "interval": [0.6, 0.86]}
+    nothing = {"right": 0, "pairs": 0, "share": None, "interval": [0, 1]}
+    kinds = {"all": found, "reversed": nothing}
+    reward = {
+        "pairs": {"train": 200, "held_out": 40}, "accuracy": kinds,
+        "baseline": {"sharpness": {"better": "less", "accuracy": kinds}},
+    }  # fmt: skip
+    (runs / "reward").mkdir()
+    (runs / "reward" / "report.json").write_text(json.dumps(reward))
+    motion = {
+        "films": 64, "wins": 30, "ties": 20, "losses": 14, "win_rate": [0.625, 0.53, 0.72], "score": change(0.5, 0.6),
+        "axes": {"amplitude": change(0.5, 0.5)}, "other_fields": change(0.7, 0.67), "text_alignment": change(0.6, 0.6),
+        "fields": {}, "looks": {}, "frozen": {},
+    }  # fmt: skip
+    (runs / "motion.json").write_text(json.dumps(motion))
+    (runs / "first-frame").mkdir()
+    row = dict.fromkeys(
+        ("films", "kept", "kept_interval", "ceiling", "decoded", "motion", "ratio", "ratio_interval"), "x"
+    )
+    (runs / "first-frame" / "first-frame.json").write_text(json.dumps({"rows": [row], "prompts": ["a", "b"]}))
+    page = render_page([runs])
+    assert "| all | 40 | 75 (60 to 86) | 75 (60 to 86) |" in page and "less sharpness" in page
+    assert "| reversed | 0 |  |  |" in page
+    assert "win rate 62.5% (53.0% to 72.0%)" in page
+    assert "a win rate of 65%: missed; all but motion within 1 point: missed" in page
+    assert "2 films of a held-out clip's first frame" in page and "| x | x | x |" in page
