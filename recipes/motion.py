@@ -57,18 +57,21 @@ REWARD = RewardRecipe(
     pairs=(f"{RUNS}/pairs", f"{RUNS}/labelled"),
 )  # fmt: skip
 
+# With beta 100 and nothing of the plain loss, pairs were told apart by growing worse at both of their films.
 PREFERENCE = PreferenceRecipe(
     settings=TrainerSettings(
-        steps=150, learning_rate=5e-5, weight_decay=0.0, warmup=10, decay="constant", ema_decay=0.95, precision="bf16",
+        steps=150, learning_rate=2e-5, weight_decay=0.0, warmup=10, decay="constant", ema_decay=0.95, precision="bf16",
         checkpoint_every=50, sample_every=1_000, log_every=10,
     ),
     model=AS_IS.model,
-    beta=100.0,
+    beta=500.0,
+    sft=20.0,
     tokens=8 * 9 * 60,
     mixture=AS_IS.mixture,
     causal=AS_IS.causal,
     stop_at=0.85,
     stop_over=30,
+    check_pairs=60,
 )  # fmt: skip
 MOTION = MotionStagesRecipe(
     preference=PREFERENCE,
@@ -85,7 +88,7 @@ MOTION = MotionStagesRecipe(
 # How much beta matters: the pairs of the first stage, each beta from the same model.
 SWEEP = SweepRecipe(
     preference=replace(PREFERENCE, pairs=f"{RUNS}/motion/stage-1/pairs", stop_at=None),
-    betas=(30.0, 100.0, 300.0),
+    betas=(100.0, 500.0, 2500.0),
     reward=MOTION.reward,
     prompts=MOTION.prompts,
     processes=2,

@@ -199,6 +199,12 @@ class Trainer:
                 for role, module in self.modules.items():
                     module.train(modes[role])
 
+    def autocast(self) -> AbstractContextManager[None]:
+        """What a step is computed in: the precision of the settings."""
+        if self.settings.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
     @contextmanager
     def _swapped(self) -> Iterator[None]:
         if self.sharded is not None:
@@ -259,7 +265,7 @@ class Trainer:
         torch.manual_seed(seed_for(seed, "global", *place))
         generator = generator_for(seed, "losses", self.step, number)
         compute = self.objective.losses if self.sharded is None else self.sharded.losses
-        with self._autocast():
+        with self.autocast():
             losses = compute(batches.move(batch, self.device), generator)
         unknown = set(losses) - set(self.modules)
         assert not unknown, f"losses for roles without a module: {unknown}"
@@ -383,11 +389,6 @@ class Trainer:
             said = batches.describe(self.objective, [number], [batch])
             line = memory.out_of_memory(f"step {self.step}", said, self.device, self.settings)
             raise TrainingFailed(f"{line}; {self._kept()}") from error
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        if self.settings.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ numbers of a prompt.
 from __future__ import annotations
 
 import math
+import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -131,8 +132,10 @@ class PreferenceRecipe:
         if self.adapter is not None:
             write_policy_lora(run_dir / LORA_FILE, trainer, self.lora, objective.policy.config)
         if outcome.finished:
-            with trainer.averaged():
+            with trainer.averaged(), trainer.autocast():
                 if trainer.first:
+                    if not quiet:
+                        sys.stderr.write("the pairs of each split are looked at\n")
                     write_json(run_dir / REPORT, objective.report(trainer.device, outcome))
         return outcome
 
