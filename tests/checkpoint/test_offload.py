@@ -134,6 +134,21 @@ def test_quantised_blocks_stream_as_well():
     assert torch.equal(result(model), expected)
 
 
+def test_what_did_not_fit_goes_home_whole(monkeypatch):
+    """A device that is full half-way: nothing stays there, and the module works where it was."""
+
+    class Half(torch.nn.Linear):
+        def _apply(self, fn, recurse=True):
+            super()._apply(fn, recurse)
+            raise torch.OutOfMemoryError("full")
+
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), Half(2, 2))
+    with pytest.raises(torch.OutOfMemoryError), parked(module, "meta"):
+        pass
+    assert {parameter.device.type for parameter in module.parameters()} == {"cpu"}
+    assert module(torch.ones(1, 2)).isfinite().all()
+
+
 @pytest.mark.parametrize(("resident", "nearest"), [(-1, 0), (LAYERS + 1, LAYERS)])
 def test_more_resident_blocks_than_there_are_is_refused(resident, nearest):
     with pytest.raises(ValueError, match=f"resident = {resident}: .* nearest that works: {nearest}"):

@@ -47,7 +47,8 @@ def test_no_more_is_decoded_at_a_time_than_may_be(pipe, monkeypatch):
     for decoder in (whole, piecemeal):
         decoder.look_back(latents(9))
         decoder.join(latents(9)[:, -3:])
-    assert counts == [9, 3, 2, 2, 2, 2, 1, 2, 1]
+        decoder(latents(4))
+    assert counts == [9, 3, 4, 2, 2, 2, 2, 1, 2, 1, 2, 2]
     torch.testing.assert_close(whole.tail, piecemeal.tail, rtol=1e-4, atol=1e-4)
     counts.clear()
     request = make_request(prompt="a red fox", num_frames=17, height=32, width=48, num_inference_steps=1)
@@ -139,3 +140,39 @@ def test_windows_fade_into_each_other_and_no_frame_is_lost(pipe):
     share = np.arange(1, 10)[:, None, None, None] / 10
     assert np.abs(new[8:17] - (old[8:17] * (1 - share) + made.astype(int) * share)).max() <= 1
     assert len(plain.flush()) == 0
+
+
+def test_the_decoder_keeps_nothing_of_a_window_that_is_over(pipe):
+    """What it keeps is gigabytes at full size, and the next window is denoised in the meantime."""
+    states = {}
+    for join in ("carry", "reencode", "hybrid"):
+        request = make_request(
+            prompt="a red fox", num_frames=41, height=32, width=48, num_inference_steps=2, join=join, overlap_history=9
+        )
+        states[join] = [block.state for block in pipe.stream(request) if block.state is not None]
+    assert len(states["carry"]) == 2 and all(state.decoder is not None for state in states["carry"])
+    for join in ("reencode", "hybrid"):
+        ends, last = states[join]
+        assert ends.decoder is None and last.decoder is not None
+    decoder, _ = played(pipe, "reencode")
+    decoder.join(latents(9)[:, -3:])
+    assert decoder.state is None, "it stands behind the front before the window's own latents come"
+
+
+def test_joins_are_computed_in_all_of_float32(pipe, monkeypatch):
+    """NVIDIA's convolutions round to 10 bits where they may."""
+    seen = []
+    for name in ("encode", "decode_stream"):
+        method = getattr(CausalVAE, name)
+
+        def told(self, *args, method=method, name=name):
+            seen.append((name, torch.backends.cudnn.conv.fp32_precision))
+            return method(self, *args)
+
+        monkeypatch.setattr(CausalVAE, name, told)
+    before = torch.backends.cudnn.conv.fp32_precision
+    decoder, _ = played(pipe, "reencode")
+    decoder.join(latents(9)[:, -3:])
+    decoder(latents(4))
+    assert {name for name, _ in seen} == {"encode", "decode_stream"} and {how for _, how in seen} == {"ieee"}
+    assert torch.backends.cudnn.conv.fp32_precision == before

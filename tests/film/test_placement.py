@@ -1,14 +1,20 @@
 """A film of a placed model: the same where only places changed, nearly the same where numbers did."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from everreel.film.budget import fits_as_batch
+from everreel.film.decoding import at_work
+from everreel.film.making import follow
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.placement import Placement
 from everreel.film.request import make_request
+from everreel.film.source import SourceFilm
+from tests.film.films import natural, write
 
 PLAIN = Placement(torch.device("cpu"), torch.float32)
 
@@ -65,3 +71,42 @@ def test_pictures_and_windows_that_are_encoded_again_work_parked(tiny_folder, tm
     options = {"image": path, "base_num_frames": 17, "overlap_history": 5, "join": "reencode"}
     expected = film(tiny_folder, PLAIN, **options)
     assert np.array_equal(film(tiny_folder, replace(PLAIN, parked=True), **options), expected)
+
+
+def test_a_story_brings_the_text_encoder_to_work_once(tiny_folder, monkeypatch):
+    moved = []
+    monkeypatch.setattr(
+        "everreel.film.pipeline.at_work",
+        lambda module, device: (moved.append(type(module).__name__), at_work(module, device))[1],
+    )
+    story = {"story": {9: "a blue duck swims", 17: "a white owl flies"}}
+    expected = film(tiny_folder, PLAIN, **story)
+    moved.clear()
+    assert np.array_equal(film(tiny_folder, replace(PLAIN, parked=True), **story), expected)
+    assert moved.count("TextEncoder") == 1
+
+
+def test_another_film_is_looked_back_at_where_the_vae_works(tiny_folder, tmp_path, monkeypatch):
+    """Parked, it is elsewhere until it is wanted."""
+    source = write(tmp_path / "source.mp4", natural(24, 96, 96))
+    pipe = VideoPipeline.from_pretrained(str(tiny_folder), placement=replace(PLAIN, parked=True))
+    where = []
+    monkeypatch.setattr(
+        "everreel.film.making.at_work", lambda module, device: (where.append(device), at_work(module, device))[1]
+    )
+    request = make_request(prompt="a red fox runs", num_frames=8, num_inference_steps=2)
+    follow(pipe, request, SourceFilm.open(source))
+    assert where == [torch.device("cpu")]
+
+
+def test_whether_guidance_is_one_batch_does_not_depend_on_what_is_free(monkeypatch):
+    card = SimpleNamespace(total_memory=10e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: pytest.fail("what is free was asked for"))
+    weight = torch.nn.Module()  # anything that can be told from others
+    weight.device, weight.numel, weight.itemsize = torch.device("cuda"), lambda: 10**9, 2
+    part = SimpleNamespace(parameters=lambda: iter([weight]), config=SimpleNamespace(dim=1024))
+    fits = [fits_as_batch(tokens, part, [part]) for tokens in (1_000, 50_000, 60_000)]
+    assert fits == [True, True, False]  # 128 KiB a token in 9 GB less 2 GB of weights
+    card.total_memory = 20e9
+    assert fits_as_batch(60_000, part, [part])

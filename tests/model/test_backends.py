@@ -129,8 +129,8 @@ def test_what_is_absent_is_silent_unless_it_was_asked_for(device):
 def test_cudnn_is_asked_for_as_torch_has_it(device):
     """The CPU has no such kernel, and torch says so."""
     device(BLACKWELL)
-    with pytest.warns(RuntimeWarning, match="'auto': cudnn raises RuntimeError"):
-        assert choose("auto") is None
+    with pytest.warns(RuntimeWarning, match="'cudnn': cudnn raises RuntimeError"):
+        assert choose("cudnn") is None
 
 
 def test_a_kernel_that_breaks_later_gives_way_once_and_for_all(device):
@@ -181,10 +181,10 @@ def test_a_bias_goes_to_torch(device):
 @pytest.mark.parametrize(
     ("capability", "dtype", "head_dim", "order"),
     [
-        (HOPPER, torch.bfloat16, 128, ("flash3", "cudnn")),
+        (HOPPER, torch.bfloat16, 128, ("flash3",)),
         (HOPPER, torch.float32, 128, ()),
         (HOPPER, torch.float16, 512, ()),
-        (BLACKWELL, torch.bfloat16, 128, ("cudnn",)),
+        (BLACKWELL, torch.bfloat16, 128, ()),
         (AMPERE, torch.bfloat16, 128, ()),
         (None, torch.bfloat16, 128, ()),
     ],

@@ -174,8 +174,8 @@ def parked(module: nn.Module, device: str | torch.device) -> Iterator[None]:
     stores: list[dict[str, Any]] = [s for owner in module.modules() for s in (owner._parameters, owner._buffers)]
     at_home = [(store, name, tensor) for store in stores for name, tensor in store.items() if tensor is not None]
     data = [tensor.data for _, _, tensor in at_home]  # torch moves a parameter by giving it other data
-    module.to(device)
-    try:
+    try:  # all of it: where the device is full, what came is given back too
+        module.to(device)
         yield
     finally:
         for (store, name, tensor), kept in zip(at_home, data, strict=True):

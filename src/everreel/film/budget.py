@@ -7,11 +7,12 @@ fits wins, and they are tried in the order of what they cost: first time alone, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from everreel.checkpoint.catalog import ModelCard
 from everreel.checkpoint.offload import SLOTS
@@ -25,15 +26,19 @@ from everreel.film.plan import Plan, make_plan
 from everreel.film.request import make_request
 from everreel.model.attention import QUERY_CHUNK
 from everreel.model.config import Quantization
+from everreel.model.dit import DiT
+from everreel.parallel.shared import SharedDiT
 from everreel.shapes import PATCH, SPATIAL, TEMPORAL
 
 TILES = (64, 48, 32, 24)  # latents a side
 _LATENT_BYTES = PATCH**2 * 16 * 4 * 10  # of a token: ten copies of its latents in float32, the solver's and the loop's
 _ROTATION_BYTES = 64 * 8  # of a token: complex numbers for half a head's width
 _DECODING_WIDTHS = {"cuda": 7.0, "cpu": 14.5}  # activations of a full-size frame, in `base_dim` numbers a pixel
-_TAIL_WIDTHS = 44  # what the decoder keeps of the frames before, as many numbers a pixel; old and new
+_TAIL_WIDTHS = 25  # what the decoder keeps of the frames before, as many numbers a pixel
 _PROGRAM_BYTES = {"cuda": 0.2e9, "cpu": 32e6}  # workspaces, compiled kernels, threads: beside what is counted
 HOST_PROGRAM_BYTES = 420e6  # Python and its libraries
+SCORES_BYTES_PER_TOKEN = 64  # activations alive at once, in model widths of bfloat16 a token (measured, rounded up)
+DEVICE_SHARE = 0.9  # of a device's memory, that a film may take without a budget
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,11 @@ def needs(plan: Plan, card: ModelCard, placement: Placement, parts: Parts | None
     latents = tokens * _LATENT_BYTES if kind != "cpu" else 0.0  # a CPU's program gave these back and takes them again
     weights = stays + beside
     common = program + weights
+    kept = _tail_bytes(plan, parts, decodes) if _decodes_on(plan) else 0.0
     return Needs(
         common + max(arriving["text"], arriving["image"], arriving["vae"] + _encoding_bytes(plan, parts, placement)),
-        common + cache + _step_bytes(plan, card, placement),
-        common + cache + latents + arriving["vae"] + working,
+        common + cache + kept + _step_bytes(plan, card, placement),
+        common + cache + kept + latents + arriving["vae"] + working,
         weights,
         program,
     )
@@ -145,6 +151,23 @@ def place(
         f"memory = {_size(budget)}: {card.name} needs at least {most:.2f} GB for "
         f"{plan.request.width}x{plan.request.height}; {_advice(needs(plan, card, least, parts), plan, budget - fixed)}"
     )
+
+
+def fits_as_batch(tokens: int, transformer: DiT | SharedDiT, parts: Iterable[nn.Module]) -> bool:
+    """Whether both branches of guidance can run as one batch, of so many video tokens each; `parts` have the weights.
+
+    By the device's whole memory and not by what is free of it: one batch and two round otherwise, so a film that is
+    made again would not have the same bytes. Whoever shares a device gives a budget.
+    """
+    device = next(transformer.parameters()).device
+    if device.type != "cuda":
+        return True
+    if isinstance(transformer, SharedDiT):
+        tokens = -(-tokens // transformer.processes)
+    need = 2 * tokens * transformer.config.dim * SCORES_BYTES_PER_TOKEN
+    tensors = {tensor for part in parts for tensor in part.parameters() if tensor.device == device}
+    weights = sum(tensor.numel() * tensor.itemsize for tensor in tensors)
+    return need < DEVICE_SHARE * torch.cuda.get_device_properties(device).total_memory - weights
 
 
 def _ways(first: Placement, card: ModelCard, plan: Plan) -> Iterator[Placement]:
@@ -216,9 +239,22 @@ def _decoding_bytes(plan: Plan, parts: Parts, placement: Placement) -> float:
     pixels = inside = height * breadth
     if placement.tile is not None:
         inside = min(placement.tile * SPATIAL, height) * min(placement.tile * SPATIAL, breadth)
-    kept = pixels if on_cpu else inside  # of other tiles it waits in host memory
     faded = 0 if placement.tile is None else 2 * 3 * 4 * frames * pixels
-    return (widths * frames * inside + _TAIL_WIDTHS * kept) * parts.base_dim * width + faded
+    old_and_new = 1.8 * _tail_bytes(plan, parts, placement)  # while a piece is decoded; not all are alive at once
+    return widths * frames * inside * parts.base_dim * width + old_and_new + faded
+
+
+def _tail_bytes(plan: Plan, parts: Parts, placement: Placement) -> float:
+    """What the decoder keeps of the frames before; of other tiles it waits in host memory."""
+    height, breadth = plan.shape.pixel_height, plan.shape.pixel_width
+    if placement.tile is not None and placement.device.type != "cpu":
+        height, breadth = (min(placement.tile * SPATIAL, side) for side in (height, breadth))
+    return _TAIL_WIDTHS * height * breadth * parts.base_dim * placement.dtype.itemsize
+
+
+def _decodes_on(plan: Plan) -> bool:
+    """Whether the decoder stands in the middle of the film while later frames are denoised."""
+    return plan.schedule.num_finished > 1 and (plan.join == "carry" or plan.request.ar_step > 0)
 
 
 def _encoding_bytes(plan: Plan, parts: Parts, placement: Placement) -> float:

@@ -10,7 +10,8 @@ Shape suffixes: B batch, C channels, T frames, H height, W width.
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -70,6 +71,9 @@ class FrameDecoder:
         """The newest frames (C, T, H, W), as many as a join needs."""
         self.held: Tensor | None = None
         """Frames (C, T, H, W) that are not handed out yet, because the next window may fade into them."""
+        self._front: Tensor | None = None
+        """What a window has at its front, decoded when its first latents come: what the decoder keeps is gigabytes at
+        full size, which the window in between has better use for."""
         self._held_frames = self._tail_frames if blend else 0
 
     @torch.no_grad()
@@ -92,6 +96,11 @@ class FrameDecoder:
         """Stand behind these latents, which were shown before: the next ones decode without a seam."""
         self._next(latents_CTHW)
 
+    def end_window(self) -> None:
+        """What comes next is joined to what was decoded so far, for which nothing but its newest frames is needed."""
+        if self._join != "carry":
+            self.state = None
+
     @torch.no_grad()
     def join(self, history_CTHW: Tensor) -> Tensor:
         """What the next window has at its front, and decoding begins anew from there."""
@@ -100,23 +109,29 @@ class FrameDecoder:
         assert self.tail is not None
         count = history_CTHW.shape[1]
         pixels_BCTHW = self.tail[None, :, -video_frames(count) :]
-        with at_work(self.vae, self._device):
+        with at_work(self.vae, self._device), _full_float32():
             if self._join == "reencode":
                 joined_CTHW = self.vae.encode(pixels_BCTHW)[0]
             else:
                 first_CTHW = self.vae.encode(pixels_BCTHW[:, :, :1])[0]
                 joined_CTHW = torch.cat([first_CTHW, history_CTHW[:, 1:].float()], dim=1)
-        self.state = None
-        again_CTHW = self._decode(joined_CTHW)
+        self.state, self._front = None, joined_CTHW
+        return joined_CTHW.to(history_CTHW.dtype)
+
+    def _begin(self, front_CTHW: Tensor) -> None:
+        """Stand behind the front of a window, into which the frames that wait are faded."""
+        again_CTHW = self._decode(front_CTHW)
         if self.held is not None:
             faded = min(self.held.shape[1], again_CTHW.shape[1])
             share_T = torch.linspace(0, 1, faded + 2, device=again_CTHW.device)[1:-1, None, None]
             seen_CTHW = torch.lerp(self.held[:, -faded:], again_CTHW[:, -faded:], share_T.to(again_CTHW))
             self.held = torch.cat([self.held[:, :-faded], seen_CTHW], dim=1)
-        return joined_CTHW.to(history_CTHW.dtype)
 
     def _next(self, latents_CTHW: Tensor) -> Tensor:
         """The frames of the next latents, (C, T, H, W), and of them and earlier ones what a join needs."""
+        front_CTHW, self._front = self._front, None
+        if front_CTHW is not None:
+            self._begin(front_CTHW)
         video_CTHW = self._decode(latents_CTHW)
         if self._tail_frames:
             seen = [video_CTHW] if self.tail is None else [self.tail, video_CTHW]
@@ -126,10 +141,11 @@ class FrameDecoder:
     def _decode(self, latents_CTHW: Tensor) -> Tensor:
         """Frames in the VAE's dtype, (C, T, H, W)."""
         height, width = (SPATIAL * size for size in latents_CTHW.shape[2:])
-        dtype, at_once = next(self.vae.parameters()).dtype, self._at_once or latents_at_once(height, width)
+        at_once = self._at_once or latents_at_once(height, width)
         video = []
-        with at_work(self.vae, self._device):
-            for piece in latents_CTHW.to(dtype).split(at_once, dim=1):
+        with at_work(self.vae, self._device), nullcontext() if self._join == "carry" else _full_float32():
+            weight = next(self.vae.parameters())
+            for piece in latents_CTHW.to(weight.device, weight.dtype).split(at_once, dim=1):
                 if self._tile is None:
                     video_BCTHW, self.state = self.vae.decode_stream(piece[None], self.state)
                 else:
@@ -141,6 +157,17 @@ class FrameDecoder:
 def at_work(module: nn.Module, device: torch.device | None) -> AbstractContextManager[None]:
     """Have a module on a device for a while; None leaves it where it is."""
     return nullcontext() if device is None else parked(module, device)
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Convolutions in float32 are that: NVIDIA's would round their factors to 10 bits, as torch lets them."""
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = before
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ import torch
 
 from everreel.checkpoint.catalog import CATALOG, ModelCard
 from everreel.film.control import Control
+from everreel.film.decoding import at_work
 from everreel.film.given import encode_frames
 from everreel.film.journal import Journal, Maker, Source, fingerprint, read_journal
 from everreel.film.loading import ModelOptions, model_options
@@ -205,7 +206,8 @@ def follow(pipe: VideoPipeline, request: VideoRequest, source: SourceFilm, *, sp
     seen_THWC = source.tail(most, resolved.fps)
     seen_THWC = seen_THWC[(len(seen_THWC) - 1) % TEMPORAL :]
     tail_THWC = np.stack([resize_cover(frame, resolved.height, resolved.width) for frame in seen_THWC])
-    latents_CTHW = encode_frames(tail_THWC, pipe.vae)
+    with at_work(pipe.vae, pipe.parks):
+        latents_CTHW = encode_frames(tail_THWC, pipe.vae)
     return Journal(
         resolved,
         maker_of(pipe),

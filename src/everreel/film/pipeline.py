@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from everreel.checkpoint.catalog import ModelCard
 from everreel.checkpoint.load import load_image_encoder, load_text_encoder, load_tokenizer, load_transformer, load_vae
@@ -32,7 +32,7 @@ from everreel.diffusion.noise import draw_noise
 from everreel.diffusion.rollout import Glimpse, LatentBlock, RolloutState, rollout
 from everreel.diffusion.solver import solver_for
 from everreel.film.anchor import ColorAnchor
-from everreel.film.budget import placed
+from everreel.film.budget import fits_as_batch, placed
 from everreel.film.control import Control
 from everreel.film.decoding import FrameDecoder, at_work, latents_at_once, preview_of
 from everreel.film.given import encode_frames, encode_pictures, read_pictures
@@ -53,8 +53,6 @@ from everreel.model.text_encoder import TextEncoder, Tokenizer
 from everreel.model.vae import CausalVAE
 from everreel.parallel.crew import Crew
 from everreel.parallel.shared import SharedDiT
-
-SCORES_BYTES_PER_TOKEN = 64  # activations alive at once, in model widths of bfloat16 a token (measured, rounded up)
 
 
 @dataclass(frozen=True)
@@ -263,9 +261,9 @@ class VideoPipeline:
         plan = make_plan(request, self.card)
         pictures, ring = read_pictures(plan.request), plan.ring
         if self.image_encoder is not None:
-            with at_work(self.vae, self._parks), at_work(self.image_encoder, self._parks):
+            with at_work(self.vae, self.parks), at_work(self.image_encoder, self.parks):
                 return image_beginning(pictures[0].pixels_HWC, plan.shape.frames, self.vae, self.image_encoder)
-        with at_work(self.vae, self._parks):
+        with at_work(self.vae, self.parks):
             known = encode_pictures(pictures, self.vae)
         if ring is None:
             return Beginning(known)
@@ -277,7 +275,7 @@ class VideoPipeline:
         # The first of a stream is a latent of another kind, so the frame before them is encoded with them.
         met_THWC = shown[ring.met.start - 1 : ring.met.stop]
         known |= dict(enumerate(latents_CTHW.unbind(1)))
-        with at_work(self.vae, self._parks):
+        with at_work(self.vae, self.parks):
             known[ring.num_latents - 1] = encode_frames(met_THWC, self.vae)[:, -1]
         return Beginning(known)
 
@@ -293,6 +291,7 @@ class VideoPipeline:
         request, shape = plan.request, plan.shape
         assert request.num_inference_steps and request.shift and request.guidance_scale and request.num_frames
         device = self.device
+        known = {frame: latent.to(device) for frame, latent in beginning.known.items()}
         caches = [branch.cache for branch in branches if branch.cache is not None]
         if state is not None:
             for cache, held in zip(caches, state.caches, strict=True):
@@ -313,14 +312,14 @@ class VideoPipeline:
             decoder.state, decoder.tail, decoder.held = state.decoder, state.tail, state.held
             anchor.reference = state.anchor
         elif beginning.history:
-            decoder.look_back(torch.stack([beginning.known[frame] for frame in range(beginning.history)], dim=1))
+            decoder.look_back(torch.stack([known[frame] for frame in range(beginning.history)], dim=1))
         size = (self.vae.config.z_dim, shape.height, shape.width)
         blocks = rollout(
             plan.schedule,
             denoiser,
             solver,
             Conditioning(
-                beginning.known,
+                known,
                 request.addnoise_condition / 1000,
                 request.seed,
                 beginning.offset,
@@ -379,6 +378,9 @@ class VideoPipeline:
                 made = Block(start, frames)
                 start += len(frames)
             spare = np.concatenate([left, spare]) if len(left) else spare
+            row = block.state.row
+            if row < len(plan.schedule) and plan.schedule[row].joined:
+                decoder.end_window()
             yield Block(made.start, made.frames, stands(block.state, start, spare, num_made))
 
     def _branches(self, plan: Plan, state: FilmState | None, image_BND: Tensor | None = None) -> list[Branch]:
@@ -387,11 +389,19 @@ class VideoPipeline:
         tokens = plan.schedule.longest_window * plan.shape.tokens_per_frame
         # A film that is taken up goes on as it began, whatever memory is free now.
         fits = self.placement.together if self.placement else None
-        fits = fits_as_batch(tokens, self.transformer) if fits is None else fits
+        fits = fits_as_batch(tokens, self.transformer, self._parts) if fits is None else fits
         together = len(state.caches) == 1 if state and state.caches else fits
         story = zip(plan.turns, request.story.items(), strict=True)
         parts = [("prompt", 0, request.prompt), *((f"story[{frame}]", turn, told) for turn, (frame, told) in story)]
-        told = [(latent, self._contexts(plan, field, prompt, together, image_BND)) for field, latent, prompt in parts]
+        guided = request.guidance_scale != 1.0
+        on_host = self.placement is not None and self.placement.text_on_host
+        with at_work(self.text_encoder, None if on_host else self.parks):  # once for all of them: it is large
+            rows = [self._embedding(field, prompt) for field, _, prompt in parts]
+            other = [self._embedding("negative_prompt", request.negative_prompt or "")] if guided else []
+        told = [
+            (latent, self._contexts(plan, [row, *other], together, image_BND))
+            for (_, latent, _), row in zip(parts, rows, strict=True)
+        ]
         branches = [
             Branch(
                 first,
@@ -405,20 +415,16 @@ class VideoPipeline:
         return branches
 
     def _contexts(
-        self, plan: Plan, field: str, prompt: str, together: bool, image_BND: Tensor | None = None
+        self, plan: Plan, rows: list[tuple[Tensor, int]], together: bool, image_BND: Tensor | None = None
     ) -> list[Context]:
-        """The contexts of one prompt, one a branch; both branches read the same picture.
+        """The contexts of one prompt and the negative one, one a branch; both branches read the same picture.
 
         Of both rows together the conditional one may come once more, for passes without guidance.
         """
         request = plan.request
-        prompts = [(field, prompt)]
-        if request.guidance_scale != 1.0:
-            prompts.append(("negative_prompt", request.negative_prompt or ""))
-        rows = [self._embedding(field, prompt) for field, prompt in prompts]
         if len(rows) == 2 and together:
             longest = max(length for _, length in rows)
-            padded = [torch.nn.functional.pad(text, (0, 0, 0, longest - length)) for text, length in rows]
+            padded = [nn.functional.pad(text, (0, 0, 0, longest - length)) for text, length in rows]
             image = None if image_BND is None else image_BND.expand(2, -1, -1)
             both = self.transformer.encode_context(torch.cat(padded), [length for _, length in rows], image)
             sometimes = request.guidance_level is not None and request.guidance_level < 1
@@ -429,10 +435,8 @@ class VideoPipeline:
     def _embedding(self, field: str, prompt: str) -> tuple[Tensor, int]:
         tokens = self.tokenizer([prompt])
         length = check_tokens(field, tokens, self.transformer.config.text_len)
-        on_host = self.placement is not None and self.placement.text_on_host
-        where = torch.device("cpu") if on_host else self.device
-        with at_work(self.text_encoder, None if on_host else self._parks):
-            embedding = self.text_encoder(tokens.ids.to(where), tokens.mask.to(where))
+        where = next(self.text_encoder.parameters()).device
+        embedding = self.text_encoder(tokens.ids.to(where), tokens.mask.to(where))
         return embedding[:, :length].to(self.device), length
 
     @property
@@ -440,12 +444,18 @@ class VideoPipeline:
         """In which pieces and where frames are decoded."""
         if self.placement is None:
             return {}
-        return {"tile": self.placement.tile, "at_once": self.placement.decode_latents, "device": self._parks}
+        return {"tile": self.placement.tile, "at_once": self.placement.decode_latents, "device": self.parks}
 
     @property
-    def _parks(self) -> torch.device | None:
+    def parks(self) -> torch.device | None:
         """Where encoders and VAE have to be brought to work; None: they are there."""
         return self.device if self.placement is not None and self.placement.parked else None
+
+    @property
+    def _parts(self) -> list[nn.Module]:
+        """All that has weights."""
+        parts = (self.transformer, self.vae, self.text_encoder, self.image_encoder)
+        return [part for part in parts if part is not None]
 
     @property
     def device(self) -> torch.device:
@@ -482,14 +492,3 @@ def _temporary() -> Path:
     for file_of_it in (path, journal_path(path)):  # its frames are read as long as the program runs
         atexit.register(file_of_it.unlink, missing_ok=True)
     return path
-
-
-def fits_as_batch(tokens: int, transformer: DiT | SharedDiT) -> bool:
-    """Whether both branches of guidance can run as one batch, of so many video tokens each, in what memory is free."""
-    device = next(transformer.parameters()).device
-    if device.type != "cuda":
-        return True
-    if isinstance(transformer, SharedDiT):
-        tokens = -(-tokens // transformer.processes)
-    need = 2 * tokens * transformer.config.dim * SCORES_BYTES_PER_TOKEN
-    return need < torch.cuda.mem_get_info(device)[0]

@@ -141,7 +141,7 @@ def norm_and_rotate(x_BLC: Tensor, norm: RMSNorm, heads: int, table_LD2: Tensor 
     return x_BLHD if table_LD2 is None else rotate(x_BLHD, table_LD2)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=8)  # 57 MB each at 720P, which no budget counts
 def rope_table(
     start: int,
     frames: int,
