@@ -355,11 +355,13 @@ def train(
     max_seconds: Annotated[float | None, typer.Option(help="Stop, resumable, after this time.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or auto, instead of the recipe's.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads, instead of the recipe's.")] = None,
+    accumulation: Annotated[int | None, typer.Option(help="Micro-batches of a step, which processes share.")] = None,
 ) -> None:
     """Run a training recipe, or resume it."""
     from everreel.train.run import start
 
-    if code := start(recipe, run_dir, max_seconds=max_seconds, device=device, threads=threads):
+    options = {"max_seconds": max_seconds, "device": device, "threads": threads, "accumulation": accumulation}
+    if code := start(recipe, run_dir, **options):
         sys.exit(code)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -257,6 +258,23 @@ def test_the_data_of_diffusion_forcing_is_a_teachers(recipe, teacher):
     batch = GuidanceRecipe(recipe.settings, data).objective().batch(3, generator_for(3))
     other = DiffusionForcing(replace(data, empty=0.0)).batch(3, generator_for(3))
     assert torch.equal(batch.x0_BCTHW, other.x0_BCTHW) and torch.equal(batch.ids_BL, other.ids_BL)
+
+
+@pytest.mark.parametrize("stage", ["guidance", "strides", "scores"])
+def test_samples_are_made_where_the_adapter_is_before_there_was_a_batch(stage, recipe, teacher, regression, dmd):
+    """A finished run that is started again begins with its samples, and the trainer has moved the adapter alone."""
+    student = Student(teacher, adapter=AdapterShape(rank=4, alpha=4.0))
+    objective = {
+        "guidance": lambda: GuidanceRecipe(recipe.settings, replace(recipe, init=teacher), adapter=student.adapter),
+        "strides": lambda: replace(regression, student=student),
+        "scores": lambda: replace(dmd, student=student),
+    }[stage]().objective()
+    objective.modules()["lora"].to("meta")
+    seen = []
+    objective._samples = SimpleNamespace(write=lambda folder, step, model: seen.append(model))
+    objective.sample(None, 3)
+    (model,) = seen
+    assert model is objective.student and {p.device.type for p in model.parameters()} == {"meta"}
 
 
 def test_a_student_that_is_an_adapter_becomes_a_lora(recipe, teacher, trajectories, regression, tmp_path):

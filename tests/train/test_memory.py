@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from everreel.model.config import VAEConfig
 from everreel.model.vae import CausalVAE
 from everreel.train.blocks import blocks_of, recompute_blocks
-from everreel.train.memory import Need, need_of
+from everreel.train.memory import Need, free_memory, need_of
 from everreel.train.trainer import Trainer, TrainerSettings, TrainingFailed
 from tests.train.together import Films, Regression
 
@@ -98,6 +100,31 @@ def test_a_network_that_cannot_fit_is_refused_before_it_is_trained(tmp_path: Pat
         Trainer(objective, SETTINGS, tmp_path)
     assert "(gradients 4e+04, averages 4e+04, optimizers 8e+04), and " in str(said.value)
     assert "optimizer='muon', more processes, a smaller network would need less" in str(said.value)
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_what_an_earlier_stage_has_left_on_a_gpu_is_given_back_before_it_is_asked(used, monkeypatch) -> None:
+    done: list[object] = []
+
+    @contextmanager
+    def on(device: torch.device) -> Iterator[None]:
+        done.append(device)
+        yield
+
+    def free(device: torch.device) -> tuple[int, int]:
+        done.append("asked")
+        return 7, 9
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    monkeypatch.setattr(torch.cuda, "device", on)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("emptied"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", free)
+    monkeypatch.setattr("everreel.train.memory.gc.collect", lambda: done.append("collected"))
+    device = torch.device("cuda", 1)
+    assert free_memory(device) == 7
+    assert done == ["collected", device, "emptied"] * used + ["asked"]
+    done.clear()
+    assert free_memory(torch.device("cpu")) != 7 and not done
 
 
 def test_a_batch_that_does_not_fit_is_named_and_costs_nothing(tmp_path: Path) -> None:

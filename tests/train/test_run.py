@@ -6,12 +6,15 @@ import os
 import signal
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from everreel.cli import app
 from everreel.data.clips import StoreLayout
+from everreel.train import run
 from everreel.train.progress import read_metrics
 from everreel.train.run import WorldRecipe, load_recipe, main, run_recipe
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
@@ -105,13 +108,51 @@ def test_options_reach_the_recipe_inside_a_recipe(tmp_path: Path) -> None:
     class Around:
         inner: Sums
         threads: int | None = None
+        device: str = "mine"
 
         def run(self, run_dir: Path, quiet: bool = False) -> None:
-            found.append((self.threads, self.inner.settings.threads, self.inner.settings.device, self.inner.signal_at))
+            settings = self.inner.settings
+            found.append((self.threads, settings.threads, settings.accumulation, self.inner.signal_at))
+            devices.append((self.device, settings.device))
 
     found: list[object] = []
-    run_recipe((("one", Around(Sums(signal_at=7))),), tmp_path, threads=1, device="auto")
-    assert found == [(1, 1, "auto", 7)]
+    devices: list[tuple[str, str]] = []
+    recipe = (("one", Around(Sums(signal_at=7))), ("more", (("two", Around(Sums())),)))
+    run_recipe(recipe, tmp_path, threads=1, device="meta", accumulation=8)
+    assert found == [(1, 1, 8, 7), (1, 1, 8, None)]
+    assert devices == [("meta", "meta")] * 2
+
+
+@pytest.mark.parametrize(("there", "name"), [(False, "cpu"), (True, "cuda")])
+def test_auto_is_a_device_for_what_does_not_train(there, name, tmp_path: Path, monkeypatch) -> None:
+    @dataclass(frozen=True)
+    class Encodes:
+        device: str = "cpu"
+        inner: Sums = field(default_factory=Sums)
+
+        def run(self, run_dir: Path, quiet: bool = False) -> None:
+            found.append((self.device, self.inner.settings.device))
+
+    found: list[object] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    run_recipe((("one", Encodes()), ("more", (("two", Encodes()),))), tmp_path, device="auto")
+    assert found == [(name, name)] * 2
+    others = SimpleNamespace(device=torch.device("cuda", 3))
+    assert run._automatic(others) == "cuda"  # as settings name what the processes have met on
+
+
+def test_accumulation_is_an_option_and_part_of_a_run(tmp_path: Path, capsys, monkeypatch) -> None:
+    file, given = tmp_path / "sums.py", [str(tmp_path / "sums.py"), "--run-dir", str(tmp_path / "run")]
+    file.write_text("from tests.train.test_run import Sums\nrecipe = Sums()\n")
+    assert main([*given, "--accumulation", "2"]) == 0
+    assert steps(tmp_path / "run") == [1, 2, 3, 4]
+    capsys.readouterr()
+    assert main(given) == 2
+    assert "accumulation=1" in capsys.readouterr().err
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(run, "start", lambda recipe, run_dir, **options: asked.append(options))
+    app(["train", str(file), "--accumulation", "8"], standalone_mode=False)
+    assert asked == [{"max_seconds": None, "device": None, "threads": None, "accumulation": 8}]
 
 
 @pytest.mark.parametrize("kind", [Sums, OwnRun])

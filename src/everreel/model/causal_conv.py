@@ -317,7 +317,8 @@ def _reorder(weight: Tensor, form: str) -> Tensor:
 def _inverse_norm(x_BTHWC: Tensor) -> Tensor:
     """One over each pixel's Euclidean norm, as a column (N, 1)."""
     norm_N1: Tensor = torch.linalg.vector_norm(x_BTHWC.reshape(-1, x_BTHWC.shape[-1]), dim=-1, keepdim=True)
-    return norm_N1.clamp_min_(_TINY).reciprocal_()
+    # CUDA's autocast gives norms in float32, the CPU's leaves bfloat16: what follows is to be one arithmetic on both.
+    return norm_N1.to(x_BTHWC.dtype).clamp_min_(_TINY).reciprocal_()
 
 
 def _scale(x_BTHWC: Tensor, inverse_N1: Tensor, gamma_C: Tensor) -> Tensor:

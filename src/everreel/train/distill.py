@@ -11,6 +11,7 @@ Shape suffixes: B batch, C channels, T latent frames, H W latent height and widt
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -126,6 +127,7 @@ class GuidanceDistillation:
 
     def sample(self, folder: Path, step: int) -> None:
         """A contact sheet of the data's prompts, made without guidance."""
+        follow_trained(self._roles, self.student)
         self._samples.write(folder, step, self.student)
 
 
@@ -229,6 +231,7 @@ class TrajectoryRegression:
 
     def sample(self, folder: Path, step: int) -> None:
         """A contact sheet of the recipe's prompts, made as the student is served."""
+        follow_trained(self._roles, self.student)
         self._samples.write(folder, step, self.student)
 
 
@@ -256,6 +259,16 @@ def roles_of(student: DiT, adapter: AdapterShape | None, seed: int) -> dict[str,
     if adapter is None:
         return {"transformer": student}
     return {"lora": Adapter.into(student.requires_grad_(False), adapter, seed)}
+
+
+def follow_trained(roles: Mapping[str, nn.Module], student: DiT) -> None:
+    """All of a student goes where the trainer has put what is trained of it.
+
+    Of a student that is an adapter the trainer moves the adapter alone, and a finished run that is started again asks
+    for samples before it has shown the objective a batch to follow.
+    """
+    (trained,) = roles.values()
+    follow(next(trained.parameters()).device, student)
 
 
 def write_student(path: Path, trainer: Trainer, strides: Strides) -> None:

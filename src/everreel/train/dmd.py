@@ -28,7 +28,7 @@ from everreel.diffusion.rollout import Glimpse
 from everreel.diffusion.solver import sigmas_for, timesteps_for
 from everreel.model.config import TransformerConfig
 from everreel.train.batches import follow
-from everreel.train.distill import SAMPLE_SIZE, Student, guided_velocity, write_student
+from everreel.train.distill import SAMPLE_SIZE, Student, follow_trained, guided_velocity, write_student
 from everreel.train.generate import SampleFilms, Wanted, context_of, dit_of, latents_of
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
 from everreel.train.trajectories import Strides
@@ -161,6 +161,7 @@ class DistributionMatching:
 
     def sample(self, folder: Path, step: int) -> None:
         """A contact sheet of the recipe's prompts, made as the student is served."""
+        follow_trained(self._roles, self.student)
         self._samples.write(folder, step, self.student)
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ let through may still run out, and a run that is refused would have.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -78,6 +79,11 @@ def check_memory(
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can still be had of a device; None where nobody says."""
     if device.type == "cuda":
+        if torch.cuda.is_initialized():
+            # What an earlier stage has left, torch keeps for itself, and the driver counts it as taken.
+            gc.collect()
+            with torch.cuda.device(device):
+                torch.cuda.empty_cache()
         return int(torch.cuda.mem_get_info(device)[0])
     table = Path("/proc/meminfo")
     if device.type != "cpu" or not table.exists():

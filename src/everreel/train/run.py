@@ -24,7 +24,7 @@ from everreel.data.clips import ClipStore, StoreLayout, has_shard, render_store
 from everreel.memory import keep_freed_memory
 from everreel.parallel.talk import LostError
 from everreel.train import processes
-from everreel.train.trainer import Outcome, Trainer, TrainerSettings, TrainingFailed
+from everreel.train.trainer import Outcome, Trainer, TrainerSettings, TrainingFailed, device_for
 
 
 @runtime_checkable
@@ -119,10 +119,12 @@ def load_recipe(path: str | Path) -> Any:  # noqa: ANN401 (a recipe is any of th
 
 
 def run_recipe(recipe: Any, run_dir: str | Path, quiet: bool = False, **overrides: Any) -> bool:  # noqa: ANN401
-    """Run a recipe in a folder; `overrides` (max_seconds, device, threads, …) replace values of it or of
-    its settings. Whether it came to its end is returned: what is named behind one that did not is not begun.
+    """Run a recipe in a folder; `overrides` (max_seconds, device, threads, accumulation, …) replace values of it or
+    of its settings. Whether it came to its end is returned: what is named behind one that did not is not begun.
     """
     run_dir, together = Path(run_dir), processes.here()
+    if overrides.get("device") == "auto":
+        overrides["device"] = _automatic(together)
     if isinstance(recipe, tuple):
         return all(run_recipe(stage, run_dir / name, quiet, **overrides) for name, stage in recipe)
     recipe, done = _overridden(recipe, overrides), True
@@ -160,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", help="cpu, cuda or auto")
     parser.add_argument("--threads", type=int, help="processor threads")
     parser.add_argument("--processes", type=int, help="processes that render")
+    parser.add_argument("--accumulation", type=int, help="micro-batches of a step")
     options = vars(parser.parse_args(arguments))
     keep_freed_memory()
     return start(Path(options.pop("recipe")), options.pop("run_dir"), **options)
@@ -197,6 +200,13 @@ def _failed(error: Exception) -> int:
 
 def _trains(recipe: Any) -> bool:  # noqa: ANN401
     return isinstance(getattr(recipe, "settings", None), TrainerSettings)
+
+
+def _automatic(together: processes.Processes | None) -> str:
+    """The device that trainers take for "auto", by its name: recipes that do not train know no "auto"."""
+    if together is not None:
+        return together.device.type
+    return device_for(TrainerSettings(steps=1, device="auto"), None).type
 
 
 def _device_of(recipe: Any) -> str:  # noqa: ANN401

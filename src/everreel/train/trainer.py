@@ -98,7 +98,7 @@ class Trainer:
         self.first = self.together is None or self.together.first
         if self.first:
             self.run_dir.mkdir(parents=True, exist_ok=True)
-        self.device = _device(settings, self.together)
+        self.device = device_for(settings, self.together)
         self.modules = objective.modules()
         memory.check_memory(self.modules, settings, self.device, self.together)
         if settings.checkpointing == "blocks":
@@ -463,7 +463,7 @@ class _Window:
         return (step - self._first) / max(time.monotonic() - self._since, 1e-9)
 
 
-def _device(settings: TrainerSettings, together: processes.Processes | None) -> torch.device:
+def device_for(settings: TrainerSettings, together: processes.Processes | None) -> torch.device:
     """What is computed on.
 
     Raises:

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -178,6 +179,19 @@ def test_pairs_that_are_told_apart_end_a_run(preference, tmp_path):
     assert resumed == last.step
     one, two = (load_file(tmp_path / name / "transformer.safetensors") for name in ("one", "two"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("adapter", [None, ADAPTER])
+def test_samples_are_made_where_the_trained_part_is_before_there_was_a_batch(preference, adapter):
+    """A finished run that is started again begins with its samples, and the trainer has moved what is trained alone."""
+    objective = replace(preference, adapter=adapter).objective()
+    for module in objective.modules().values():
+        module.to("meta")
+    seen = []
+    objective._samples = SimpleNamespace(write=lambda folder, step, model: seen.append(model))
+    objective.sample(None, 3)
+    (model,) = seen
+    assert model is objective.policy.transformer and {p.device.type for p in model.parameters()} == {"meta"}
 
 
 def test_an_adapter_leaves_one_lora_with_that_it_began_with(preference, recipe, begun, tmp_path):

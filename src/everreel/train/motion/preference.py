@@ -243,6 +243,9 @@ class Preference:
 
     def sample(self, folder: Path, step: int) -> None:
         """A contact sheet of the recipe's prompts."""
+        # Of a finished run that is started again no batch has been seen, and the trainer has moved the adapter alone.
+        (trained,) = self.policy.roles.values()
+        self.policy.follow(next(trained.parameters()).device)
         self._samples.write(folder, step, self.policy.transformer)
 
     def told(self, values: Mapping[str, float]) -> None:
