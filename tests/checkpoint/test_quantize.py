@@ -10,6 +10,7 @@ import torch
 from everreel.checkpoint import quantize as quantizing
 from everreel.checkpoint.offload import OffloadedBlocks
 from everreel.checkpoint.quantize import check_quantization, quantisation_error, quantize, recorded
+from everreel.model.int8 import Int8Linear
 from tests.checkpoint.conftest import random_transformer
 
 LAYERS = 3
@@ -114,13 +115,32 @@ def test_quantising_twice_is_refused(model, first):
         quantize(quantised, "int8")
 
 
+@pytest.mark.parametrize("tokens", [(1, 3), (2, 40), (50,)])
+def test_the_product_of_integers_is_exact(tokens):
+    generator = torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(24, 16).requires_grad_(False)
+    layer.weight.copy_(torch.randint(-126, 127, (16, 24), generator=generator) / 127)
+    layer.weight[:, 0] = 1
+    x = torch.randint(-126, 127, (*tokens, 24), generator=generator) / 127.0
+    x[..., 1] = -1
+    found = Int8Linear(layer)(x)
+    assert found.shape == (*tokens, 16)
+    torch.testing.assert_close(found, layer(x), rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_of_the_input_is_read_on_the_host(monkeypatch):
+    """On a GPU each look waits for all that is under way."""
+    layer = Int8Linear(torch.nn.Linear(24, 16).requires_grad_(False)).to("meta")
+    assert layer(torch.ones(2, 40, 24, device="meta", dtype=torch.bfloat16)).shape == (2, 40, 16)
+
+
 def test_torchao_says_nothing():
     code = (
         "import warnings; warnings.simplefilter('always')\n"
         "import torch\nfrom everreel.checkpoint.quantize import quantize\n"
         "from everreel.model.config import TransformerConfig\nfrom everreel.model.dit import DiT\n"
         "model = DiT(TransformerConfig(dim=64, ffn_dim=96, freq_dim=32, text_dim=24, num_heads=4, num_layers=1))\n"
-        "block = quantize(model, 'int8_dynamic').blocks[0]\n"
+        "block = quantize(model, 'int8').blocks[0]\n"
         "with torch.no_grad(): block.ffn(torch.ones(1, 3, 64))\n"
     )
     assert what_it_says(code) == ""

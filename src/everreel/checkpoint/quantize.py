@@ -1,8 +1,8 @@
 """A transformer with smaller numbers: the weights of its blocks' linear layers in 8 or 4 bits, and what that costs.
 
-Through torchao for int8 and fp8, of weights alone or ("dynamic") of matrix products whole, and in the blocks of GGUF
-files for q8_0 and q4_0. The one invariant: embeddings, modulation, norms and the head keep every bit, and a way that
-the device cannot compute is refused before a weight is touched.
+Of weights alone or ("dynamic") of matrix products whole: through torchao for int8 and fp8, in the blocks of GGUF files
+for q8_0 and q4_0, and `Int8Linear` for int8_dynamic. The one invariant: embeddings, modulation, norms and the head keep
+every bit, and a way that the device cannot compute is refused before a weight is touched.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from everreel.model.config import Quantization
 from everreel.model.dit import DiT
+from everreel.model.int8 import SIDE, Int8Linear
 from everreel.model.packed import PackedLinear
 from everreel.model.quiet import quiet
 
@@ -59,6 +60,11 @@ def quantize(model: DiT, how: Quantization, device: str | torch.device | None = 
     if how == "q8_0" or how == "q4_0":
         for owner, name, layer in linears:
             setattr(owner, name, _packed(layer, how))
+        return model
+    if how == "int8_dynamic":
+        for owner, name, layer in linears:
+            home = layer.weight.device
+            setattr(owner, name, Int8Linear(layer.to(where)).to(home))
         return model
     with quiet():
         torchao = _package("torchao.quantization", how)
@@ -153,11 +159,15 @@ def _linears(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
 def _check_layers(model: DiT, linears: Sequence[tuple[nn.Module, str, nn.Linear]], how: Quantization) -> None:
     """What would fail half-way fails before the first layer."""
     smaller = [layer for _, _, layer in linears if hasattr(layer.weight, "__tensor_flatten__")]
-    if smaller or any(isinstance(module, PackedLinear) for module in model.blocks.modules()):
+    if smaller or any(isinstance(module, PackedLinear | Int8Linear) for module in model.blocks.modules()):
         raise ValueError(f"quantization = {how}: the weights are quantised already; load them as they were published")
     odd = [layer.in_features for _, _, layer in linears if layer.in_features % 32]
     if odd and how in ("q8_0", "q4_0"):
         rule = f"needs layers whose inputs are a multiple of 32, one has {odd[0]}"
+        raise ValueError(f"quantization = {how}: {rule}; nearest that works: int8")
+    sides = [side for _, _, layer in linears for side in layer.weight.shape if side % SIDE]
+    if sides and how == "int8_dynamic":
+        rule = f"needs layers whose sides are multiples of {SIDE}, one has {sides[0]}"
         raise ValueError(f"quantization = {how}: {rule}; nearest that works: int8")
 
 
@@ -173,7 +183,6 @@ def _config(torchao: Any, how: Quantization) -> object:  # noqa: ANN401 -- a mod
     configs = {
         "int8": torchao.Int8WeightOnlyConfig,
         "fp8": torchao.Float8WeightOnlyConfig,
-        "int8_dynamic": torchao.Int8DynamicActivationInt8WeightConfig,
         "fp8_dynamic": torchao.Float8DynamicActivationFloat8WeightConfig,
     }
     config: object = configs[how](set_inductor_config=False)
