@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,12 +163,13 @@ def at_work(module: nn.Module, device: torch.device | None) -> AbstractContextMa
 @contextmanager
 def _full_float32() -> Iterator[None]:
     """Convolutions in float32 are that: NVIDIA's would round their factors to 10 bits, as torch lets them."""
-    before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # the stubs do not know it
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.backends.cudnn.conv.fp32_precision = before
+        convolutions.fp32_precision = before
 
 
 @torch.no_grad()

@@ -43,10 +43,11 @@ class Int8Linear(nn.Module):
         if tokens < FEWEST_ROWS:
             x_NI = nn.functional.pad(x_NI, (0, 0, 0, FEWEST_ROWS - tokens))
         sums_NO = torch._int_mm(x_NI, self.weight.t())[:tokens]
-        out_NO = (sums_NO * scale_N1).mul_(self.scale.float()).to(x.dtype)
+        out_NO: Tensor = (sums_NO * scale_N1).mul_(self.scale.float()).to(x.dtype)
         if self.bias is not None:
             out_NO += self.bias
-        return out_NO.unflatten(0, x.shape[:-1])
+        out: Tensor = out_NO.unflatten(0, x.shape[:-1])
+        return out
 
     def extra_repr(self) -> str:
         """What stands in the brackets of a printed network."""
