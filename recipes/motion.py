@@ -87,8 +87,16 @@ MOTION = MotionStagesRecipe(
 )
 # How much beta matters: the pairs of the first stage, each beta from the same model.
 SWEEP = SweepRecipe(
-    preference=replace(PREFERENCE, pairs=f"{RUNS}/motion/stage-1/pairs", stop_at=None),
+    preference=replace(
+        PREFERENCE,
+        settings=replace(PREFERENCE.settings, steps=60),
+        pairs=f"{RUNS}/motion/stage-1/pairs",
+        others=MOTION.mixed,
+        stop_at=None,
+        check_pairs=40,
+    ),
     betas=(100.0, 500.0, 2500.0),
+    count=16,
     reward=MOTION.reward,
     prompts=MOTION.prompts,
     processes=2,
