@@ -2,8 +2,8 @@
 
 `everreel train recipes/image_to_video.py --run-dir runs/image_to_video`, after world, latents and clip. What comes out
 is `runs/image_to_video/model`: `everreel generate --model runs/image_to_video/model --image first.png "..."`.
-What it keeps of the picture and how it moves: `python -m benchmarks.first_frame runs/image_to_video/model`. The run that
-docs/recipe.md tells of is one of 200 steps, with a CLIP of 500: so few do not teach it to keep the picture.
+What it keeps of the picture and how it moves: `python -m benchmarks.first_frame runs/image_to_video/model`. The run of
+which docs/recipe.md tells is one of 200 steps, with a CLIP of 500: so few do not teach it to keep the picture.
 """
 
 from dataclasses import replace
