@@ -119,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.write(json.dumps(one(**json.loads(options.one))) + "\n")
         return
     found = run(options.model, options.steps, options.threads)
+    torch.set_num_threads(options.threads)  # so that the page says with how many it was
     command = f"python -m benchmarks.plan_truth {shlex.join(arguments)}".strip()
     options.output.write_text(page(found, command), encoding="utf-8")
     say(f"wrote {options.output}")
