@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         sys.stderr.write(f"benchmarks.preference_sweep: {error}\n")
         return 2
-    names = " ".join(folder.name for folder in options.runs)
+    names = " ".join(folder.as_posix() for folder in options.runs)
     lines = ["# How much preference", "", *paragraph("This page is written by a program from the folders of runs:")]
     lines += ["", f"    python -m benchmarks.preference_sweep {names}"]
     for sweep in sweeps:
