@@ -105,13 +105,15 @@ SWEEP = SweepRecipe(
 
 PACK = replace(dict(POST["models"])["as-is"], transformer=f"{RUNS}/motion/transformer.safetensors")
 FILMS = replace(dict(POST["after"])["as-is"], model=f"{RUNS}/models/motion")
+# The gentlest policy of the sweep, for what it gains with so few steps.
+GENTLE = replace(PACK, transformer=f"{RUNS}/sweep/beta-2500/policy/transformer.safetensors")
 
 recipe = (
     ("pairs", PAIRS),
     ("labelled", LABELLED),
     ("reward", REWARD),
     ("motion", MOTION),
-    ("models", (("motion", PACK),)),
-    ("after", (("motion", FILMS),)),
     ("sweep", SWEEP),
+    ("models", (("motion", PACK), ("motion-2500", GENTLE))),
+    ("after", (("motion", FILMS), ("motion-2500", replace(FILMS, model=f"{RUNS}/models/motion-2500")))),
 )
