@@ -176,9 +176,7 @@ def _reward(record: dict[str, Any]) -> Iterator[str]:
 
 
 def _share(found: dict[str, Any]) -> str:
-    if found["share"] is None:
-        return ""
-    return "{:.0f} ({:.0f} to {:.0f})".format(*(100 * value for value in (found["share"], *found["interval"])))
+    return "" if found["share"] is None else _percents((found["share"], *found["interval"]))
 
 
 def _motion(record: dict[str, Any]) -> Iterator[str]:
@@ -210,7 +208,11 @@ def _row(stage: Stage) -> tuple[str, ...]:
 def _accuracies(report: Report) -> Iterator[str]:
     for field in FIELDS:
         found = interval(report, field)
-        yield "" if found is None else "{:.0f} ({:.0f} to {:.0f})".format(*(100 * value for value in found))
+        yield "" if found is None else _percents(found)
+
+
+def _percents(share_low_high: Sequence[float]) -> str:
+    return "{:.0f} ({:.0f} to {:.0f})".format(*(100 * value for value in share_low_high))
 
 
 def _ends(records: Sequence[dict[str, Any]], name: str) -> tuple[float, float]:

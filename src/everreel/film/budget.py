@@ -235,21 +235,22 @@ def _decoding_bytes(plan: Plan, parts: Parts, placement: Placement) -> float:
     at_once = placement.decode_latents or latents_at_once(plan.shape.pixel_height, plan.shape.pixel_width)
     frames = TEMPORAL * min(at_once, plan.shape.frames)
     widths = _DECODING_WIDTHS["cpu" if on_cpu else "cuda"] + (0.5 if on_cpu and width == 4 else 0)
-    height, breadth = plan.shape.pixel_height, plan.shape.pixel_width
-    pixels = inside = height * breadth
-    if placement.tile is not None:
-        inside = min(placement.tile * SPATIAL, height) * min(placement.tile * SPATIAL, breadth)
-    faded = 0 if placement.tile is None else 2 * 3 * 4 * frames * pixels
+    inside = _pixels(plan, placement.tile)
+    faded = 0 if placement.tile is None else 2 * 3 * 4 * frames * _pixels(plan)
     old_and_new = 1.8 * _tail_bytes(plan, parts, placement)  # while a piece is decoded; not all are alive at once
     return widths * frames * inside * parts.base_dim * width + old_and_new + faded
 
 
 def _tail_bytes(plan: Plan, parts: Parts, placement: Placement) -> float:
     """What the decoder keeps of the frames before; of other tiles it waits in host memory."""
-    height, breadth = plan.shape.pixel_height, plan.shape.pixel_width
-    if placement.tile is not None and placement.device.type != "cpu":
-        height, breadth = (min(placement.tile * SPATIAL, side) for side in (height, breadth))
-    return _TAIL_WIDTHS * height * breadth * parts.base_dim * placement.dtype.itemsize
+    pixels = _pixels(plan, None if placement.device.type == "cpu" else placement.tile)
+    return _TAIL_WIDTHS * pixels * parts.base_dim * placement.dtype.itemsize
+
+
+def _pixels(plan: Plan, tile: int | None = None) -> int:
+    """Of a frame, or of a tile of it."""
+    sides = plan.shape.pixel_height, plan.shape.pixel_width
+    return math.prod(sides if tile is None else (min(tile * SPATIAL, side) for side in sides))
 
 
 def _decodes_on(plan: Plan) -> bool:

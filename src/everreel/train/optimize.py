@@ -10,13 +10,13 @@ Shape suffixes: N matrices of one shape, R rows, C columns.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim._muon import _adjust_lr
 
 EMA_WARMUP = 10
 _AT_ONCE = 2**26  # numbers of matrices that are turned together: larger ones keep a GPU busy one by one
@@ -209,7 +209,7 @@ def _turn_together(
     # Of the weights' own type and layout, without which a list is added one by one after all.
     updates = turned_NRC.to(moved[0].dtype, memory_format=torch.contiguous_format).unbind()
     torch._foreach_mul_(moved, 1 - rate * group["weight_decay"])
-    torch._foreach_add_(moved, updates, alpha=-rate * _stretch(group["adjust_lr_fn"], moved[0].shape))
+    torch._foreach_add_(moved, updates, alpha=-_adjust_lr(rate, group["adjust_lr_fn"], moved[0].shape))
 
 
 def _orthogonal(matrices_NRC: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
@@ -223,14 +223,6 @@ def _orthogonal(matrices_NRC: Tensor, coefficients: tuple[float, float, float], 
         gram = wide @ wide.mT
         wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
     return wide.mT if rows > columns else wide
-
-
-def _stretch(rule: str | None, shape: torch.Size) -> float:
-    """What Muon multiplies the learning rate of a matrix of this shape with."""
-    rows, columns = shape
-    if rule == "match_rms_adamw":
-        return 0.2 * math.sqrt(max(rows, columns))
-    return math.sqrt(max(1.0, rows / columns)) if rule in (None, "original") else 1.0
 
 
 def _copy(value: Tensor) -> Tensor:
