@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from everreel.data.clips import ClipStore, StoreLayout, clip_label, render_store, to_bytes, to_unit_range
+from everreel.world.render import coverage
 from everreel.world.scene import Scene, is_held_out
 from everreel.world.style import off_inks, printed
 
@@ -93,6 +94,19 @@ def test_the_shares_of_sizes_and_rates_are_kept() -> None:
     assert abs(sizes[96, 160] - 80) <= 2 and abs(sizes[160, 96] - 10) <= 2
     slow = sum(layout.shard_fps(shard) == 16 for shard in range(100))
     assert abs(slow - 15) <= 2
+
+
+def test_a_picture_shows_the_subject_that_it_is_labelled_with() -> None:
+    layout = StoreLayout(count=80, num_frames=1, sizes=((48, 80, 1.0),), seed=51)
+    resting = []
+    for index in range(80):
+        label = clip_label(layout, index)
+        assert label == clip_label(layout, index)
+        seen = coverage(label.scene, 1, height=48, width=80, fps=label.fps, start=label.start)
+        assert seen.mean() > 0.006 * 255, (index, label)
+        blind = [coverage(label.scene, 1, height=48, width=80, start=second).mean() for second in (0.0, 2.0, 4.0, 6.0)]
+        resting.append(min(blind) == 0)
+    assert any(resting)  # of these scenes some have moments without their subject
 
 
 def test_splits_do_not_meet() -> None:

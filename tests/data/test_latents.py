@@ -22,6 +22,7 @@ from everreel.model.config import TextEncoderConfig, VAEConfig
 from everreel.model.text_encoder import TextEncoder
 from everreel.model.vae import CausalVAE
 from everreel.train.text import save_text_encoder, save_tokenizer, train_tokenizer
+from everreel.world.render import coverage
 from everreel.world.scene import sample_scene
 
 SETTINGS = EncodeSettings(stills=3, sentences=2, batch=9, dtype=torch.float32)
@@ -76,6 +77,21 @@ def test_a_still_is_the_second_latent_of_five_equal_frames(tmp_path: Path, clips
     errors = (candidates - torch.from_numpy(np.array(stills[0])).float()).abs().amax((1, 2, 3))
     assert float(errors.min()) < 5e-3
     assert store.stills(3)[0] == ()
+
+
+def test_a_store_knows_where_subjects_are(tmp_path: Path, clips: ClipStore, vae: CausalVAE) -> None:
+    store = encode_store(tmp_path, clips, vae, SETTINGS)
+    label = clips.labels[0]
+    pixels = coverage(label.scene, 9, height=16, width=32, fps=label.fps, start=label.start)
+    found = store.subjects([0, 2], [(0, 2), (1, 3)])
+    assert found.shape == (2, 2, 2, 4)
+    # The first latent is of one frame, the second of the next four; cells are of eight pixels.
+    expected = [pixels[0, :8, 8:16].mean() / 255, pixels[1:5, :8, 8:16].mean() / 255]
+    torch.testing.assert_close(found[0, :, 0, 1].double(), torch.tensor(expected), atol=1e-3, rtol=0)
+    assert store.subjects([3], [(0, 1)]).shape == (1, 1, 4, 2)
+    (tmp_path / "subject-00000.npy").unlink()
+    with pytest.raises(ValueError, match=r"^subject_weight: .* does not say where subjects are; .* 0 works$"):
+        store.subjects([0], [(0, 1)])
 
 
 def test_encoding_goes_on_where_it_stopped(tmp_path: Path, clips: ClipStore, vae: CausalVAE) -> None:

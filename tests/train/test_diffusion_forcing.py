@@ -124,6 +124,33 @@ def test_blocks_of_any_partition():
         assert sum(blocks) == 11 and max(blocks) <= 5 and min(blocks) >= 1
 
 
+def test_a_weight_moves_the_loss_of_a_frame_to_its_subject(recipe):
+    weighted = DiffusionForcing(replace(recipe, subject_weight=4.0, windows=((3, 1.0),), stills=0.0))
+    batch = weighted.batch(0, generator_for(3))
+    plain = batch._replace(subject_BTHW=None)
+    left = torch.zeros(batch.x0_BCTHW[:, 0].shape)
+    left[..., :2] = 1.0
+    halves = (
+        weighted.errors(batch._replace(subject_BTHW=left), generator_for(1)),
+        weighted.errors(batch._replace(subject_BTHW=1 - left), generator_for(1)),
+    )
+    of_plain = weighted.errors(plain, generator_for(1))
+    # With half of a frame under the weight, the two halves' errors can be had back from the two means.
+    more = 1 + 4.0 * (1 - batch.sigma_BT)
+    torch.testing.assert_close(halves[0] + halves[1], 2 * of_plain)
+    assert ((halves[0] - of_plain).abs() > 1e-4)[more > 1.5].all()
+    everywhere = weighted.errors(batch._replace(subject_BTHW=torch.ones_like(left)), generator_for(1))
+    torch.testing.assert_close(everywhere, of_plain)
+    noise_alone = batch._replace(sigma_BT=torch.ones_like(batch.sigma_BT))
+    torch.testing.assert_close(
+        weighted.errors(noise_alone, generator_for(1)),
+        weighted.errors(noise_alone._replace(subject_BTHW=None), generator_for(1)),
+    )
+    assert batch.subject_BTHW is not None and batch.subject_BTHW.shape == left.shape
+    with pytest.raises(ValueError, match=r"^subject_weight=-1: must be 0 or more; the nearest that works is 0$"):
+        replace(recipe, subject_weight=-1)
+
+
 def test_training_lowers_the_loss_and_stages_follow(recipe, tmp_path):
     objective = DiffusionForcing(recipe)
     batch = objective.batch(0, generator_for(0))

@@ -8,9 +8,10 @@ import torch
 
 pytest.importorskip("skia")
 
+from everreel.data.draws import generator_for
 from everreel.world.backdrop import Layer, Stage, Strip, sky_layers, weather_layers
 from everreel.world.camera import SWEEP_PERIOD, Camera, wrap
-from everreel.world.render import puppets, render
+from everreel.world.render import Theatre, coverage, puppets, render
 from everreel.world.scene import (
     PEOPLE,
     SUBJECT_ACTIONS,
@@ -199,6 +200,28 @@ def test_the_subject_has_its_colour_by_day():
         frame = render(still, 1)[0].astype(int).reshape(-1, 3)
         most, *others = test
         assert np.mean([(frame[:, most] > frame[:, o] + 20) for o in others]) > 0.4
+
+
+def test_coverage_is_where_another_colour_changes_the_picture():
+    for seed in range(12):
+        scene = dataclasses.replace(sample_scene(generator_for(seed)), color="blue")
+        other = dataclasses.replace(scene, color="yellow")
+        at = {"height": 48, "width": 80, "start": 1.3, "fps": 24}
+        covered = coverage(scene, 3, **at)
+        changed = np.abs(render(scene, 3, **at).astype(int) - render(other, 3, **at)).max(-1) > 30
+        assert covered.shape == (3, 48, 80) and covered.dtype == np.uint8
+        assert not changed[covered < 16].any(), seed
+
+
+def test_what_stands_in_front_of_a_subject_is_not_the_subject():
+    swims = dataclasses.replace(
+        CITY, subject="boat", action="swims", direction="left", place="lake", shot_type="full_shot"
+    )
+    theatre = Theatre(swims, 96, 160)
+    seen = theatre.coverage(0.5)
+    theatre.strips = [strip for strip in theatre.strips if not strip.layer.front]
+    whole = theatre.coverage(0.5)
+    assert (seen <= whole).all() and 0 < int(seen.sum()) < int(whole.sum())
 
 
 def test_bad_numbers_are_refused():

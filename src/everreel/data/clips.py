@@ -35,6 +35,7 @@ Size = tuple[int, int]
 
 FRAME_RATES = (16, 24)
 STARTS_SECONDS = 60
+MOST_STARTS = 20  # that are tried
 
 
 @dataclass(frozen=True)
@@ -191,12 +192,21 @@ class ClipStore:
 
 
 def clip_label(layout: StoreLayout, index: int) -> ClipLabel:
-    """The scene, frame rate and start of clip `index`: a pure function of the layout."""
+    """The scene, frame rate and start of clip `index`: a pure function of the layout.
+
+    The start is drawn until the subject is in view, since the labels name it.
+    """
+    from everreel.world.render import is_in_view
+
     generator = generator_for(layout.seed, layout.split, "clip", index)
     scene = sample_scene(generator, layout.split, layout.odds)
     fps = layout.shard_fps(index // layout.shard_clips)
-    start = draw_float(generator) * STARTS_SECONDS
-    return ClipLabel(scene, fps, round(start, 3))
+    _, num_frames, height, width = layout.shard_shape(index // layout.shard_clips)
+    for _ in range(MOST_STARTS):
+        start = round(draw_float(generator) * STARTS_SECONDS, 3)
+        if is_in_view(scene, num_frames, height=height, width=width, fps=fps, start=start):
+            break
+    return ClipLabel(scene, fps, start)
 
 
 @contextmanager
@@ -204,7 +214,7 @@ def shard_writer(
     path: Path, shard: int, shape: tuple[int, int, int, int], labels: Sequence[ClipLabel]
 ) -> Iterator[Frames]:
     """An array on the disk to fill with frames; the shard is complete once this context ends without an
-    error.
+    error, and by then has to have its labels.
     """
     target, half_done = _frames_path(path, shard), _frames_path(path, shard).with_suffix(".part")
     frames = np.lib.format.open_memmap(half_done, mode="w+", dtype=np.uint8, shape=(*shape, 3))
@@ -264,9 +274,11 @@ def _render_shard(path: Path, layout: StoreLayout, shard: int) -> int:
 
     shape = layout.shard_shape(shard)
     clips, num_frames, height, width = shape
-    labels = [clip_label(layout, shard * layout.shard_clips + row) for row in range(clips)]
+    labels: list[ClipLabel] = []
     with shard_writer(path, shard, shape, labels) as frames:
-        for row, label in enumerate(labels):
+        for row in range(clips):
+            label = clip_label(layout, shard * layout.shard_clips + row)
+            labels.append(label)  # one after the other: what was prepared to look at a scene also draws it
             size = {"height": height, "width": width}
             frames[row] = render(label.scene, num_frames, **size, fps=label.fps, start=label.start, style=layout.style)
     return shard

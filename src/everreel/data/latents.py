@@ -3,7 +3,8 @@
 A store is a folder of shards; all clips of one have one size. A shard is `latents-00000.npy` (clips, channels, frames,
 height, width; float16), `stills-00000.npy` (clips, stills, channels, height, width) and `shard-00000.jsonl` with what
 is known of each clip: `fps`, `sentences`, `stills`, and `scene` where it is one of the film world. A still is what a
-picture looks like that is given later than frame 0: the second latent of five equal frames. Where sentences were
+picture looks like that is given later than frame 0: the second latent of five equal frames. For clips of the film world
+`subject-00000.npy` (clips, frames, height, width) says how much of each latent the subject covers. Where sentences were
 embedded ahead, `text-00000.npy` (positions, channels; float16) holds them one after the other, none padded, the `text`
 of a clip's record says where, and `prompts.npy` with `prompts.json` holds those of no clip, the empty one first.
 
@@ -38,7 +39,7 @@ from everreel.data.clips import (
 )
 from everreel.data.draws import draw_int, generator_for
 from everreel.model.vae import CausalVAE
-from everreel.shapes import TEMPORAL, LatentShape, latent_index
+from everreel.shapes import SPATIAL, TEMPORAL, LatentShape, latent_index
 from everreel.world.caption import sentence
 from everreel.world.scene import Scene
 
@@ -168,6 +169,21 @@ class LatentStore:
         frames = self._still_frames[index]
         return frames, self._open("stills", shard)[row] if frames else np.zeros((0, 0, 0, 0), np.float16)
 
+    def subjects(self, indices: Sequence[int], windows: Sequence[Span]) -> Tensor:
+        """How much of each latent the subject covers, (B, frames, height, width) of 0..1, in windows of a group.
+
+        Raises:
+            ValueError: the store does not say so.
+        """
+        parts = []
+        for index, (start, stop) in zip(indices, windows, strict=True):
+            shard, row = self._where[index]
+            if not _path(self.path, "subject", shard).is_file():
+                rule = "encode its clips again; only those of the film world say where their subject is"
+                raise ValueError(f"subject_weight: {self.path} does not say where subjects are; {rule}, or 0 works")
+            parts.append(self._open("subject", shard)[row, start:stop])
+        return torch.from_numpy(np.stack(parts)).float()
+
     def scene(self, index: int) -> Scene:
         """What one clip of the film world shows; any other has none, and asking is a defect."""
         label = self.labels[index]
@@ -258,6 +274,17 @@ def encode_video(vae: CausalVAE, video: Tensor) -> Latents:
     return latents
 
 
+def subject_of(label: ClipLabel, frames: int, height: int, width: int) -> Latents:
+    """How much of each latent (T, H, W) the subject covers in a clip of the film world, 0..1."""
+    from everreel.world.render import coverage  # the drawing library is needed here alone
+
+    pixels = coverage(label.scene, frames, height=height, width=width, fps=label.fps, start=label.start)
+    cells = pixels.reshape(frames, height // SPATIAL, SPATIAL, width // SPATIAL, SPATIAL).mean((2, 4)) / 255
+    of_latent = [latent_index(frame) for frame in range(frames)]
+    shares = np.stack([cells[np.equal(of_latent, latent)].mean(0) for latent in range(of_latent[-1] + 1)])
+    return shares.astype(np.float16)
+
+
 def encode_stills(vae: CausalVAE, clip: Frames, at: Sequence[int]) -> Latents:
     """Stills (stills, channels, H, W) of some frames of a clip."""
     pictures = np.repeat(clip[np.asarray(at)][:, None], STILL_FRAMES, axis=1)
@@ -299,6 +326,7 @@ def _encode_shard(
     arrays = {"latents": latents}
     if stills:
         arrays["stills"] = _new_array(path, "stills", shard, (len(indices), stills, size[0], *size[2:]))
+    arrays["subject"] = _new_array(path, "subject", shard, (len(indices), *size[1:]))
     lines = []
     for row, index in enumerate(indices):
         generator = generator_for(settings.seed, "latents", index)
@@ -306,6 +334,7 @@ def _encode_shard(
         if at:
             arrays["stills"][row] = encode_stills(vae, clips.clip(index), at)
         label = clips.labels[index]
+        arrays["subject"][row] = subject_of(label, frames, height, width)
         record = {
             "scene": asdict(label.scene),
             "fps": label.fps,

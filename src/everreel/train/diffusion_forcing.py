@@ -54,6 +54,11 @@ class DiffusionForcingRecipe:
 
     `select` says which clips are drawn and how often, by the labels of the stores (`train/labels.py`); the chances of
     several are multiplied.
+
+    `subject_weight` is how much more the latents that the subject covers count in the loss of their frame: as 1 +
+    subject_weight (1 - level) to 1, where the store says which these are. A subject far off is two tokens of sixty and
+    next to nothing of a plain mean. Where its place is known, the best prediction stays what it was; at level 1 nobody
+    can tell the place, and a weight would make the model see a subject everywhere: hence the factor.
     """
 
     settings: TrainerSettings
@@ -75,6 +80,7 @@ class DiffusionForcingRecipe:
     empty: float = 0.1
     largest_block: int = 6
     text_gain: float = 3.0
+    subject_weight: float = 0.0
     sample_prompts: tuple[str, ...] = ()
     sample_frames: int = 1
     sample_size: tuple[int, int] = (96, 160)
@@ -84,6 +90,8 @@ class DiffusionForcingRecipe:
             raise ValueError("model: give either it or config, the sizes of a new one; model='tiny' works")
         if self.films is None and self.images is None:
             raise ValueError("films: give a latent store of films or one of images; everreel prepare makes one")
+        if not self.subject_weight >= 0:
+            raise ValueError(f"subject_weight={self.subject_weight}: must be 0 or more; the nearest that works is 0")
 
     def objective(self) -> DiffusionForcing:
         """The objective with fresh weights, or with those of the stage before."""
@@ -112,6 +120,8 @@ class Batch(NamedTuple):
     loss_BT: Tensor
     blocks: tuple[int, ...] | None
     shown: Shown | None = None
+    subject_BTHW: Tensor | None = None
+    """How much of each latent the subject covers, where it is to count more."""
 
 
 class DiffusionForcing:
@@ -173,20 +183,21 @@ class DiffusionForcing:
                 _give_stills(source.store, index, start, x0_BCTHW[row], sigma_BT[row], loss_BT[row], generator)
         fps_B = torch.tensor([FPS_INDEX[source.store.fps(index)] for index in chosen])
         ids_BL = source.text.draw(chosen, generator, recipe.empty)
-        return Batch(x0_BCTHW, ids_BL, fps_B, sigma_BT, loss_BT, blocks, self.shown(chosen, frames))
+        subject_BTHW = source.store.subjects(chosen, windows) if recipe.subject_weight else None
+        return Batch(x0_BCTHW, ids_BL, fps_B, sigma_BT, loss_BT, blocks, self.shown(chosen, frames), subject_BTHW)
 
     def shown(self, indices: Sequence[int], frames: int) -> Shown | None:
         """What the model is shown beside windows of these clips: nothing, but see `train.image_to_video`."""
         return None
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """The mean squared error of the velocity over the frames that are to be made."""
+        """The mean squared error of the velocity over the frames that are to be made, subjects weighted."""
         error_BT = self.errors(batch, generator)
         self._report(error_BT.detach(), batch.sigma_BT, batch.loss_BT)
         return {"transformer": mean_where(error_BT, batch.loss_BT)}
 
     def errors(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """The mean squared error of the velocity of each frame, given ones too, (B, T) float32."""
+        """The mean squared error of the velocity of each frame, given ones too, (B, T) float32, subjects weighted."""
         x0_BCTHW, sigma_BT = batch.x0_BCTHW, batch.sigma_BT
         noise_BCTHW = torch.randn(x0_BCTHW.shape, generator=generator).to(x0_BCTHW)
         x_BCTHW = add_noise(x0_BCTHW, noise_BCTHW, sigma_BT)
@@ -198,7 +209,12 @@ class DiffusionForcing:
         velocity_BCTHW = self.transformer(
             x_BCTHW, 1000 * sigma_BT, context, fps_B=batch.fps_B, blocks=batch.blocks
         )  # fmt: skip
-        error_BT: Tensor = (velocity_BCTHW.float() - (noise_BCTHW - x0_BCTHW)).square().mean(dim=(1, 3, 4))
+        error_BTHW = (velocity_BCTHW.float() - (noise_BCTHW - x0_BCTHW)).square().mean(dim=1)
+        if batch.subject_BTHW is not None:
+            known_BT11 = (1 - sigma_BT)[..., None, None]
+            weight_BTHW = 1 + self.recipe.subject_weight * known_BT11 * batch.subject_BTHW
+            error_BTHW = error_BTHW * (weight_BTHW / weight_BTHW.mean(dim=(2, 3), keepdim=True))
+        error_BT: Tensor = error_BTHW.mean(dim=(2, 3))
         return error_BT
 
     def sample(self, folder: Path, step: int) -> None:

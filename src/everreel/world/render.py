@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +35,7 @@ _PERIODS = {
 }
 
 SWIM_LOW = ("dog", "bear", "elephant", "turtle", "penguin")  # these swim 0.45 deep, their water line at y = 0
+_LEAST_SEEN = 0.006  # of the frame; the smallest subject far off takes 0.01
 _FISH_DEEP = 0.42  # a fish that leaps starts from under the water line
 
 
@@ -60,9 +63,28 @@ def render(
     theatre = _theatre(scene, height, width)
     frames = np.empty((num_frames, height, width, 3), np.uint8)
     for i in range(num_frames):
-        frame = theatre.frame(round(start + i * stride / fps, 6))
+        frame = theatre.frame(_moment(start, i * stride, fps))
         frames[i] = frame if style is None else printed(frame, style)
     return frames
+
+
+def coverage(
+    scene: Scene, num_frames: int, *, height: int = 96, width: int = 160, fps: float = 24, start: float = 0.0
+) -> npt.NDArray[np.uint8]:
+    """How much of each pixel is the subject or its shadow, T x H x W of 0..255, in the frames that `render` draws."""
+    theatre = _theatre(scene, height, width)
+    return np.stack([theatre.coverage(_moment(start, i, fps)) for i in range(num_frames)])
+
+
+def is_in_view(scene: Scene, num_frames: int, *, height: int, width: int, fps: float, start: float) -> bool:
+    """Whether the first, the middle or the last of these frames shows the subject: a camera may pass one that rests."""
+    theatre = _theatre(scene, height, width)
+    moments = {_moment(start, frame, fps) for frame in (0, num_frames // 2, num_frames - 1)}
+    return any(theatre.coverage(moment).mean() > 255 * _LEAST_SEEN for moment in sorted(moments))
+
+
+def _moment(start: float, frame: int, fps: float) -> float:
+    return round(start + frame / fps, 6)
 
 
 @functools.lru_cache(maxsize=2)
@@ -104,21 +126,40 @@ class Theatre:
 
     def frame(self, time: float) -> npt.NDArray[np.uint8]:
         """The picture at a moment, H x W x 3."""
+        with self._looking(time) as (canvas, view):
+            for strip in self.strips:
+                if not strip.layer.front:
+                    strip.paint(canvas, self.stage, view.shift(strip.layer.parallax), time)
+            self._subject(canvas, view, time)
+            self._front(canvas, view, time)
+        return self._pixels[..., :3]
+
+    def coverage(self, time: float) -> npt.NDArray[np.uint8]:
+        """How much of each pixel is the subject or its shadow and hidden by nothing, H x W of 0..255."""
+        with self._looking(time) as (canvas, view):
+            canvas.clear(skia.ColorTRANSPARENT)
+            self._subject(canvas, view, time)
+            canvas.saveLayer(None, skia.Paint(BlendMode=skia.BlendMode.kDstOut))
+            self._front(canvas, view, time)
+            canvas.restore()
+        return self._pixels[..., 3].copy()
+
+    @contextmanager
+    def _looking(self, time: float) -> Iterator[tuple[skia.Canvas, View]]:
+        """The canvas as the camera sees it at a moment."""
         view, canvas = self.camera.view(time), self._surface.getCanvas()
         canvas.save()
         canvas.scale(self.height, self.height)
         canvas.translate(self.aspect / 2, 0.5)
         canvas.scale(view.zoom, view.zoom)
         canvas.translate(-self.aspect / 2, -0.5 + view.tilt)
-        for strip in self.strips:
-            if not strip.layer.front:
-                strip.paint(canvas, self.stage, view.shift(strip.layer.parallax), time)
-        self._subject(canvas, view, time)
+        yield canvas, view
+        canvas.restore()
+
+    def _front(self, canvas: skia.Canvas, view: View, time: float) -> None:
         for strip in self.strips:
             if strip.layer.front:
                 strip.paint(canvas, self.stage, view.shift(strip.layer.parallax), time)
-        canvas.restore()
-        return self._pixels[..., :3]
 
     def _subject(self, canvas: skia.Canvas, view: View, time: float) -> None:
         scene, frame = self.scene, self.frame_of
