@@ -13,6 +13,7 @@ from everreel.data.clips import ClipLabel, ClipStore, shard_writer, to_bytes, to
 from everreel.data.draws import generator_for
 from everreel.data.latents import (
     EncodeSettings,
+    LatentStore,
     draw_group,
     encode_store,
     reconstruct_store,
@@ -90,8 +91,10 @@ def test_a_store_knows_where_subjects_are(tmp_path: Path, clips: ClipStore, vae:
     torch.testing.assert_close(found[0, :, 0, 1].double(), torch.tensor(expected), atol=1e-3, rtol=0)
     assert store.subjects([3], [(0, 1)]).shape == (1, 1, 4, 2)
     (tmp_path / "subject-00000.npy").unlink()
-    with pytest.raises(ValueError, match=r"^subject_weight: .* does not say where subjects are; .* 0 works$"):
-        store.subjects([0], [(0, 1)])
+    store = LatentStore(tmp_path)
+    assert store.knows_subjects and not store.subjects([0], [(0, 2)]).any()
+    (tmp_path / "subject-00001.npy").unlink()
+    assert not LatentStore(tmp_path).knows_subjects
 
 
 def test_encoding_goes_on_where_it_stopped(tmp_path: Path, clips: ClipStore, vae: CausalVAE) -> None:

@@ -254,3 +254,48 @@ def test_a_full_disk_is_not_taken_for_a_bad_film(
 def test_bad_settings_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{field} = "):
         replace(SETTINGS, **{field: value})
+
+
+def test_masks_say_where_the_subject_is(tmp_path: Path, encoders: Encoders) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+
+    def put(name: str, caption: str = "a red fox runs") -> Path:
+        (folder / name).with_suffix(".txt").write_text(caption)
+        return folder / name
+
+    left = np.zeros((64, 96, 3), np.uint8)
+    left[:, :48] = 255
+    write(put("still.mp4"), natural(9, 64, 96))
+    Image.fromarray(left).save(folder / "still-masklabel.png")
+    moving = np.zeros((9, 64, 96, 3), np.uint8)
+    moving[5:, :32] = 255  # from the second frame of the third latent on, which stands for frames 5 to 8
+    write(put("moving.mp4"), natural(9, 64, 96))
+    write(folder / "moving-masklabel.mp4", moving)
+    write(put("plain.mp4"), natural(9, 64, 96))
+    Image.fromarray(natural(1, 64, 96)[0]).save(put("photo.png"))
+    Image.fromarray(255 - left).save(folder / "photo-masklabel.png")
+    Image.fromarray(natural(1, 64, 96)[0]).save(put("other.png"))
+    Image.fromarray(left[:32]).save(folder / "other-masklabel.png")
+    settings = PrepareSettings(Buckets(((32, 48),), (9,)), stills=0)
+    found = prepare(folder, tmp_path / "store", encoders, settings)
+    assert [str(missed) for missed in found.skipped] == [
+        "other.png: its mask other-masklabel.png is 96x32: must be 96x64"
+    ]
+    store, files = found.store, {}
+    for labels in sorted((tmp_path / "store").glob("shard-*.jsonl")):
+        for line in labels.read_text().splitlines():
+            files[json.loads(line)["file"]] = len(files)
+    assert set(files) == {"still.mp4", "moving.mp4", "plain.mp4", "photo.png"}
+    still = store.subjects([files["still.mp4"]], [(0, 3)])[0]
+    assert still.shape == (3, 4, 6)
+    assert float(still[..., :2].min()) > 0.95 and float(still[..., 4:].max()) < 0.05
+    moving_THW = store.subjects([files["moving.mp4"]], [(0, 3)])[0]
+    assert float(moving_THW[:2].max()) < 0.05 and float(moving_THW[2, :1].min()) > 0.95
+    assert not store.subjects([files["plain.mp4"]], [(0, 3)]).any()
+    photo = store.subjects([files["photo.png"]], [(0, 1)])[0]
+    assert float(photo[..., 4:].min()) > 0.95 and float(photo[..., :2].max()) < 0.05
+    # A mask that was drawn anew is a change, as another caption is.
+    Image.fromarray(natural(1, 64, 96)[0]).save(folder / "photo-masklabel.png")
+    again = prepare(folder, tmp_path / "store", encoders, settings)
+    assert any(str(missed).startswith("photo.png: its mask changed since") for missed in again.skipped)

@@ -43,6 +43,26 @@ def test_captions_beside_their_files(tmp_path: Path) -> None:
     }
 
 
+def test_masks_belong_to_their_films(tmp_path: Path) -> None:
+    put(tmp_path, fox="a fox", swan=None, cat="a cat", dog=None)
+    for name in ("fox-masklabel.png", "swan-masklabel.webm", "drawn.png"):
+        (tmp_path / name).write_bytes(b"mask")
+    rows = [{"file_name": "swan.mp4", "text": "a swan"}, {"file_name": "cat.mp4", "text": "a cat", "mask": "drawn.png"}]
+    rows += [{"file_name": "dog.mp4", "text": "a dog", "mask": "gone.png"}]
+    items, skipped = read_source(tmp_path)
+    assert [(item.name, item.mask) for item in items] == [
+        ("cat.mp4", None),
+        ("fox.mp4", tmp_path / "fox-masklabel.png"),
+    ]
+    (tmp_path / "table.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    items, skipped = read_source(tmp_path / "table.jsonl")
+    assert {item.name: item.mask for item in items} == {
+        "cat.mp4": tmp_path / "drawn.png",
+        "swan.mp4": tmp_path / "swan-masklabel.webm",
+    }
+    assert [str(missed) for missed in skipped] == ["dog.mp4: its mask gone.png does not exist"]
+
+
 def test_a_folder_with_a_table_and_captions_beside_other_files(tmp_path: Path) -> None:
     put(tmp_path, fox=None, swan="a swan", cat=None)
     rows = [{"file_name": "fox.mp4", "text": ["a fox", "a fox again"]}, {"file_name": "gone.mp4", "text": "gone"}]

@@ -151,6 +151,13 @@ def test_a_weight_moves_the_loss_of_a_frame_to_its_subject(recipe):
         replace(recipe, subject_weight=-1)
 
 
+def test_a_weight_without_known_subjects_is_refused_before_training(recipe, tmp_path):
+    world_store(tmp_path / "films", 5, [(4, 4, 3)])
+    alone = replace(recipe, films=str(tmp_path / "films"), images=None, windows=((3, 1.0),), subject_weight=2.0)
+    with pytest.raises(ValueError, match=r"^subject_weight=2: the stores do not say where subjects are; .* 0 works$"):
+        DiffusionForcing(alone)
+
+
 def test_training_lowers_the_loss_and_stages_follow(recipe, tmp_path):
     objective = DiffusionForcing(recipe)
     batch = objective.batch(0, generator_for(0))

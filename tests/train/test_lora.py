@@ -210,6 +210,19 @@ def test_samples_and_what_is_held_out(recipe, tmp_path, monkeypatch):
     assert objective.metrics["held_out"] != objective.metrics["held_out_without"] == before
 
 
+def test_a_weight_counts_in_training_and_not_in_what_is_held_out(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(code, "HELD_OUT_BATCHES", 2)
+    losses, held_out = set(), set()
+    for weight in (0.0, 9.0):
+        objective = replace(recipe, held_out=recipe.films, subject_weight=weight).objective()
+        batch = objective.batch(3, generator_for(0, "batch", 3))
+        with torch.no_grad():
+            losses.add(float(objective.losses(batch, generator_for(1))["lora"]))
+            objective.sample(tmp_path, 1)
+        held_out.add(objective.metrics["held_out"])
+    assert len(losses) == 2 and len(held_out) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

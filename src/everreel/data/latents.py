@@ -3,10 +3,11 @@
 A store is a folder of shards; all clips of one have one size. A shard is `latents-00000.npy` (clips, channels, frames,
 height, width; float16), `stills-00000.npy` (clips, stills, channels, height, width) and `shard-00000.jsonl` with what
 is known of each clip: `fps`, `sentences`, `stills`, and `scene` where it is one of the film world. A still is what a
-picture looks like that is given later than frame 0: the second latent of five equal frames. For clips of the film world
-`subject-00000.npy` (clips, frames, height, width) says how much of each latent the subject covers. Where sentences were
-embedded ahead, `text-00000.npy` (positions, channels; float16) holds them one after the other, none padded, the `text`
-of a clip's record says where, and `prompts.npy` with `prompts.json` holds those of no clip, the empty one first.
+picture looks like that is given later than frame 0: the second latent of five equal frames. Where it is known,
+`subject-00000.npy` (clips, frames, height, width; float16) says how much of each latent the subject covers. Where
+sentences were embedded ahead, `text-00000.npy` (positions, channels; float16) holds them one after the other, none
+padded, the `text` of a clip's record says where, and `prompts.npy` with `prompts.json` holds those of no clip, the
+empty one first.
 
 The one invariant: a shard's `.jsonl` appears last, and what it holds depends on the clips, the VAE and the seed.
 """
@@ -169,19 +170,23 @@ class LatentStore:
         frames = self._still_frames[index]
         return frames, self._open("stills", shard)[row] if frames else np.zeros((0, 0, 0, 0), np.float16)
 
+    @cached_property
+    def knows_subjects(self) -> bool:
+        """Whether the place of the subject is known of any clip."""
+        return next(self.path.glob("subject-*.npy"), None) is not None
+
     def subjects(self, indices: Sequence[int], windows: Sequence[Span]) -> Tensor:
         """How much of each latent the subject covers, (B, frames, height, width) of 0..1, in windows of a group.
 
-        Raises:
-            ValueError: the store does not say so.
+        0 of a clip of which it is not known.
         """
         parts = []
         for index, (start, stop) in zip(indices, windows, strict=True):
             shard, row = self._where[index]
-            if not _path(self.path, "subject", shard).is_file():
-                rule = "encode its clips again; only those of the film world say where their subject is"
-                raise ValueError(f"subject_weight: {self.path} does not say where subjects are; {rule}, or 0 works")
-            parts.append(self._open("subject", shard)[row, start:stop])
+            if _path(self.path, "subject", shard).is_file():
+                parts.append(self._open("subject", shard)[row, start:stop])
+            else:
+                parts.append(np.zeros(self.latents(index, start, stop).shape[1:], np.float16))
         return torch.from_numpy(np.stack(parts)).float()
 
     def scene(self, index: int) -> Scene:
@@ -278,11 +283,16 @@ def subject_of(label: ClipLabel, frames: int, height: int, width: int) -> Latent
     """How much of each latent (T, H, W) the subject covers in a clip of the film world, 0..1."""
     from everreel.world.render import coverage  # the drawing library is needed here alone
 
-    pixels = coverage(label.scene, frames, height=height, width=width, fps=label.fps, start=label.start)
-    cells = pixels.reshape(frames, height // SPATIAL, SPATIAL, width // SPATIAL, SPATIAL).mean((2, 4)) / 255
-    of_latent = [latent_index(frame) for frame in range(frames)]
-    shares = np.stack([cells[np.equal(of_latent, latent)].mean(0) for latent in range(of_latent[-1] + 1)])
-    return shares.astype(np.float16)
+    return of_latents(coverage(label.scene, frames, height=height, width=width, fps=label.fps, start=label.start))
+
+
+def of_latents(coverage_THW: npt.NDArray[np.uint8]) -> Latents:
+    """What of each latent (T, H, W) is covered, 0..1, where 0..255 of each pixel is: the mean of what it stands for."""
+    frames, height, width = coverage_THW.shape
+    cells = coverage_THW.reshape(frames, height // SPATIAL, SPATIAL, width // SPATIAL, SPATIAL).mean((2, 4)) / 255
+    latent_of = [latent_index(frame) for frame in range(frames)]
+    shares = [cells[np.equal(latent_of, latent)].mean(0) for latent in range(latent_of[-1] + 1)]
+    return np.stack(shares).astype(np.float16)
 
 
 def encode_stills(vae: CausalVAE, clip: Frames, at: Sequence[int]) -> Latents:

@@ -27,10 +27,11 @@ from everreel.data.latents import (
     LatentStore,
     encode_stills,
     encode_video,
+    of_latents,
     write_prompts,
     write_shard,
 )
-from everreel.data.sources import Item, Skipped, read_source
+from everreel.data.sources import PICTURES, Item, Skipped, read_source
 from everreel.data.text import FrozenText
 from everreel.film.source import WORKS, SourceFilm
 from everreel.media import read_image, resize_cover
@@ -168,6 +169,8 @@ class _Clip:
 
     pixels: Frames
     record: dict[str, Any]
+    mask: Frames | None
+    """As its pixels, white where the subject is."""
 
 
 @dataclass
@@ -177,6 +180,7 @@ class _Shelf:
     waiting: list[_Clip] = field(default_factory=list)
     latents: list[Latents] = field(default_factory=list)
     stills: list[Latents] = field(default_factory=list)
+    subjects: list[Latents | None] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -222,21 +226,26 @@ class _Job:
         if not num_bytes:
             raise ValueError("is empty: 0 bytes")
         if item.is_picture:
-            pixels = _cut_out(read_image(item.path), item)
+            whole = read_image(item.path)
+            pixels = _cut_out(whole, item)
             if min(pixels.shape[:2]) < SIZE_STEP:
                 raise ValueError(f"is {pixels.shape[1]}x{pixels.shape[0]}: must be at least {SIZE_STEP} on each side")
             size = self.settings.buckets.size_for(*pixels.shape[:2])
             fps = self.settings.buckets.rates_for(0)[0]
-            yield _Clip(resize_cover(pixels, *size)[None], _record(item, num_bytes, Cut((0,), fps, 0.0), 1))
+            masks = _Masks(item, *whole.shape[:2])
+            record = _record(item, num_bytes, Cut((0,), fps, 0.0), 1)
+            yield _Clip(resize_cover(pixels, *size)[None], record, masks.read((0,), size))
             return
         film = SourceFilm.open(item.path)
         height, width = (item.crop[3], item.crop[2]) if item.crop else (film.height, film.width)
         _check_crop(item, film)
         size, cuts = self.settings.buckets.size_for(height, width), self._cuts(film, item)
+        masks = _Masks(item, film.height, film.width, film.timeline.shown_at)
         done = {record["start"] for record in known}
         for cut in cuts:
             if cut.start not in done:
-                yield _Clip(_read(film, item, cut, size), _record(item, num_bytes, cut, len(cuts)))
+                record = _record(item, num_bytes, cut, len(cuts))
+                yield _Clip(_read(film, item, cut.times, size), record, masks.read(cut.times, size))
 
     def _cuts(self, film: SourceFilm, item: Item) -> list[Cut]:
         buckets, every, tick = self.settings.buckets, self.settings.every, film.timeline.tick
@@ -270,6 +279,7 @@ class _Job:
         shelf.latents += list(encode_video(vae, to_unit_range([clip.pixels for clip in shelf.waiting])))
         for clip in shelf.waiting:
             record, frames = clip.record, len(clip.pixels)
+            shelf.subjects.append(None if clip.mask is None else of_latents(clip.mask[..., 0]))
             generator = generator_for(self.settings.seed, "latents", record["file"], repr(record["start"]))
             at = [draw_int(generator, 1, frames) for _ in range(self.settings.stills)] if frames > 1 else []
             if at:
@@ -291,25 +301,71 @@ class _Job:
         arrays = {"latents": np.stack(shelf.latents), "text": np.concatenate(embedded)}
         if shelf.stills:
             arrays["stills"] = np.stack(shelf.stills)
+        if any(subject is not None for subject in shelf.subjects):
+            nowhere = np.zeros(shelf.latents[0].shape[1:], np.float16)
+            arrays["subject"] = np.stack([nowhere if each is None else each for each in shelf.subjects])
         write_shard(self.path, self._shard, arrays, records)
         self._shard += 1
-        for part in (shelf.latents, shelf.stills, shelf.records):
+        for part in (shelf.latents, shelf.stills, shelf.subjects, shelf.records):
             part.clear()
 
     def _check_known(self, item: Item, num_bytes: int, known: Sequence[dict[str, Any]]) -> None:
         for record in known:
-            if record["bytes"] != num_bytes or tuple(record["sentences"]) != item.captions:
-                what = "file" if record["bytes"] != num_bytes else "captions"
+            same = {
+                "file": record["bytes"] == num_bytes,
+                "captions": tuple(record["sentences"]) == item.captions,
+                "mask": record.get("mask") == _num_bytes(item.mask),
+            }
+            if what := next((name for name, kept in same.items() if not kept), None):
                 raise ValueError(
                     f"its {what} changed since {self.path} was made; prepare an empty folder to have it new"
                 )
 
 
-def _read(film: SourceFilm, item: Item, cut: Cut, size: Size) -> Frames:
-    pixels = np.empty((len(cut.times), *size, 3), np.uint8)
-    for number, frame_HWC in enumerate(film.frames_at(cut.times)):
+def _read(film: SourceFilm, item: Item, times: Sequence[int], size: Size) -> Frames:
+    pixels = np.empty((len(times), *size, 3), np.uint8)
+    for number, frame_HWC in enumerate(film.frames_at(times)):
         pixels[number] = resize_cover(_cut_out(frame_HWC, item), *size)
     return pixels
+
+
+class _Masks:
+    """The mask of an item, cut and scaled as the item is."""
+
+    def __init__(self, item: Item, height: int, width: int, shown_at: Sequence[int] = ()) -> None:
+        """`shown_at` is when the film's frames are shown.
+
+        Raises:
+            ValueError: it is of another size or length.
+        """
+        self.item, self._film, self._still = item, None, None
+        self._place = {time: place for place, time in enumerate(shown_at)}
+        if item.mask is None:
+            return
+        if item.mask.suffix.lower() in PICTURES:
+            self._still = read_image(item.mask)
+            found = self._still.shape[:2]
+        else:
+            self._film = SourceFilm.open(item.mask)
+            found = (self._film.height, self._film.width)
+            frames = len(self._film.timeline.shown_at)
+            if frames != len(shown_at):
+                raise ValueError(f"its mask {item.mask.name} has {frames} frames: must have {len(shown_at) or 1}")
+        if found != (height, width):
+            raise ValueError(f"its mask {item.mask.name} is {found[1]}x{found[0]}: must be {width}x{height}")
+
+    def read(self, times: Sequence[int], size: Size) -> Frames | None:
+        """The mask at these moments of the film, (T, H, W, 3), if there is one."""
+        if self._still is not None:
+            return np.repeat(resize_cover(_cut_out(self._still, self.item), *size)[None], len(times), axis=0)
+        if self._film is None:
+            return None
+        shown_at = self._film.timeline.shown_at
+        return _read(self._film, self.item, [shown_at[self._place[time]] for time in times], size)
+
+
+def _num_bytes(path: Path | None) -> int | None:
+    return None if path is None else path.stat().st_size
 
 
 def _within(film: SourceFilm, item: Item) -> tuple[int, ...]:
@@ -337,6 +393,8 @@ def _check_crop(item: Item, film: SourceFilm) -> None:
 
 def _record(item: Item, num_bytes: int, cut: Cut, clips: int) -> dict[str, Any]:
     known = {"file": item.name, "bytes": num_bytes, "clips": clips, "start": cut.start, "fps": cut.fps}
+    if item.mask is not None:
+        known["mask"] = _num_bytes(item.mask)
     return known | {"sentences": list(item.captions)}
 
 

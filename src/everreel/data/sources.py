@@ -3,8 +3,9 @@
 A folder has captions beside its files (`fox.mp4`, `fox.txt`: a caption a line) or in a table (`metadata.jsonl`, `.csv`
 or `.parquet`), as the datasets library has it: `file_name`, and `text` or `caption`. A table may also stand alone, with
 paths from its own folder on; `start` and `stop` (seconds) and `crop` (left, top, width, height) in it take a part of a
-film, as `everreel data` writes them. The one invariant: a file is in the one list or in the other, as an item that has
-captions or as skipped for a reason; files are not opened here, and their order is that of their names.
+film, as `everreel data` writes them. `fox-masklabel.png`, or what a table has as `mask`, is white where the subject is,
+as OneTrainer has it: a picture, or a film for a film. The one invariant: a file is in the one list or in the other, as
+an item that has captions or as skipped for a reason; files are not opened here, and their order is that of their names.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 TABLES = frozenset({".csv", ".tsv", ".jsonl", ".parquet"})
 PATH_COLUMNS = ("file_name", "path", "video", "video_path", "image", "image_path", "file")
 CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "sentences")
+MASK = "-masklabel"
 
 Row = dict[str, Any]
 _Part = tuple[float, float | None, tuple[int, int, int, int] | None]
@@ -43,6 +45,8 @@ class Item:
     """Left, top, width and height, in pixels of the film as it is seen."""
     source_type: str = ""
     """What a table says that it is: film, tv, stock, ugc, ..."""
+    mask: Path | None = None
+    """Where its subject is."""
 
     @property
     def is_part(self) -> bool:
@@ -120,8 +124,9 @@ def _of_folder(folder: Path, captioned: bool) -> tuple[list[Item], list[Skipped]
         items, skipped = _of_table(table, captioned)
     named = {item.path for item in items} | {folder / missed.name for missed in skipped}
     files = (file for file in folder.rglob("*") if file.suffix.lower() in FILMS | PICTURES and file.is_file())
-    visible = (file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
-    more, missed = _beside(folder, [file for file in visible if file not in named], captioned)
+    visible = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    masks = {_mask_of(file) for file in visible}
+    more, missed = _beside(folder, [file for file in visible if file not in named | masks], captioned)
     return _sorted([*items, *more], [*skipped, *missed])
 
 
@@ -138,10 +143,10 @@ def _beside(folder: Path, files: Sequence[Path], captioned: bool) -> tuple[list[
             if captioned:
                 skipped.append(Skipped(name, f"has no caption; write one into {words.name} beside it"))
             else:
-                items.append(Item(name, file, ()))
+                items.append(Item(name, file, (), mask=_mask_of(file)))
         else:
             if captions or not captioned:
-                items.append(Item(name, file, captions))
+                items.append(Item(name, file, captions, mask=_mask_of(file)))
             else:
                 skipped.append(Skipped(name, f"its caption {words.name} is empty"))
     return _sorted(items, skipped)
@@ -151,6 +156,7 @@ def _of_table(table: Path, captioned: bool) -> tuple[list[Item], list[Skipped]]:
     """A row a file, or a part of one; several rows of the same are several captions."""
     found: dict[tuple[str, _Part], list[str]] = {}
     types: dict[str, str] = {}
+    masks: dict[str, str] = {}
     skipped = []
     rows = list(read_rows(table))
     path_column, caption_columns = _columns(table, rows, captioned)
@@ -170,17 +176,27 @@ def _of_table(table: Path, captioned: bool) -> tuple[list[Item], list[Skipped]]:
         captions = _captions([row.get(column) for column in caption_columns])
         found.setdefault((name.strip(), part), []).extend(captions)
         types[name.strip()] = str(row.get("source_type") or "").strip().lower()
+        masks[name.strip()] = str(row.get("mask") or "").strip()
     items = []
     for (name, part), captions_of_part in found.items():
         path = table.parent / Path(name).expanduser()
+        mask = table.parent / Path(masks[name]).expanduser() if masks[name] else _mask_of(path)
         if not path.is_file():
             skipped.append(Skipped(name, "is a folder" if path.is_dir() else "does not exist"))
+        elif mask is not None and not mask.is_file():
+            skipped.append(Skipped(name, f"its mask {masks[name]} does not exist"))
         elif captioned and not captions_of_part:
             skipped.append(Skipped(name, f"has no caption in {table.name}"))
         else:
             captions = tuple(dict.fromkeys(captions_of_part))
-            items.append(Item(_part_name(name, part), path, captions, *part, source_type=types[name]))
+            items.append(Item(_part_name(name, part), path, captions, *part, source_type=types[name], mask=mask))
     return items, skipped
+
+
+def _mask_of(file: Path) -> Path | None:
+    """The mask beside a file, if there is one."""
+    named = (file.with_name(f"{file.stem}{MASK}{ending}") for ending in sorted(PICTURES | FILMS))
+    return next((mask for mask in named if mask.is_file()), None)
 
 
 def _columns(table: Path, rows: Sequence[tuple[int, Row | str]], captioned: bool) -> tuple[str, list[str]]:

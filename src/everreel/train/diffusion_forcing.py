@@ -140,6 +140,11 @@ class DiffusionForcing:
             raise ValueError(f"text: its embeddings have {self.text.dim} channels, and {rule}")
         self.text.ids(recipe.sample_prompts)  # of what was not embedded ahead one should hear now
         self._check_stores(list(stores))
+        if recipe.subject_weight and not any(store.knows_subjects for store in stores.values()):
+            rule = "prepare the clips with masks (fox-masklabel.png), or 0 works"
+            raise ValueError(
+                f"subject_weight={recipe.subject_weight:g}: the stores do not say where subjects are; {rule}"
+            )
         opened = {}
         for path, store in stores.items():
             opened[path] = WindowSource.open(store, self.text, chances_of(store, recipe.select))

@@ -91,6 +91,7 @@ class LoraRecipe:
     stills: float = 0.15
     empty: float = 0.1
     largest_block: int = 6
+    subject_weight: float = 0.0
     sample_prompts: tuple[str, ...] = ()
     sample_frames: int = 1
 
@@ -132,7 +133,8 @@ class LoraRecipe:
             settings=self.settings, config=source.config, films=self.films, images=self.images or None,
             text=self.text or others, vae=others, windows=self.windows, tokens=self.tokens, mixture=self.mixture,
             causal=self.causal, inside=self.inside, stills=self.stills, empty=self.empty,
-            largest_block=self.largest_block, sample_prompts=self.sample_prompts, sample_frames=self.sample_frames,
+            largest_block=self.largest_block, subject_weight=self.subject_weight,
+            sample_prompts=self.sample_prompts, sample_frames=self.sample_frames,
         )  # fmt: skip
 
     def objective(self) -> LoraTraining:
@@ -161,7 +163,7 @@ class LoraTraining:
         self._held_out: DiffusionForcing | None = None
         if recipe.held_out is not None:
             windows = tuple((frames, weight) for frames, weight in recipe.windows if frames > 1)
-            held_out = replace(self._forcing.recipe, films=recipe.held_out, windows=windows)
+            held_out = replace(self._forcing.recipe, films=recipe.held_out, windows=windows, subject_weight=0.0)
             self._held_out = DiffusionForcing(held_out, self.transformer)
         self._loss_without: float | None = None
 
