@@ -33,7 +33,7 @@ from everreel.evaluate.drift import measure
 from everreel.evaluate.expected import expected_of
 from everreel.evaluate.film_set import REPORT, read_report
 from everreel.evaluate.follow import FilmAnswers
-from everreel.evaluate.markdown import table
+from everreel.evaluate.markdown import table, verdict
 from everreel.evaluate.physics import MARGIN, Motion, judge, prefer
 from everreel.evaluate.physics_scale import WEIGHTS
 from everreel.evaluate.quality import QualityMeter
@@ -164,7 +164,7 @@ def render_summary(figures: Mapping[str, Any], before: str, after: str) -> str:
     if figures["other_fields"]:
         goals.append((f"all but motion within {100 * LOSS:g} point", abs(figures["other_fields"]["change"][0]) <= LOSS))
     lines += ["", *_signs(figures), ""]
-    lines += [f"Goals: {'; '.join(f'{what}: {_met(reached)}' for what, reached in goals)}."]
+    lines += [f"Goals: {'; '.join(f'{what}: {verdict(reached)}' for what, reached in goals)}."]
     return "\n".join(lines)
 
 
@@ -236,14 +236,10 @@ def render_check(figures: Mapping[str, Any]) -> str:
     rows = []
     for kind, row in figures["kinds"].items():
         share, low, high = row["accuracy"]
-        goal = _met(round(share, 4) >= GOAL) if kind in COARSE else ""
+        goal = verdict(round(share, 4) >= GOAL) if kind in COARSE else ""
         rows.append((kind, str(row["films"]), f"{share:.0%} ({low:.0%} to {high:.0%})", f"{row['lower_by']:.2f}", goal))
     head = ("kind", "films", "told from the render", "score lower by", f"goal {GOAL:.0%}")
     return "\n".join([*lines, *table(head, rows, "lrrrl")])
-
-
-def _met(reached: bool) -> str:
-    return "met" if reached else "missed"
 
 
 def _kinds(

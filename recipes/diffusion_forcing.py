@@ -72,6 +72,34 @@ KNOWN = replace(
     windows=((1, 0.35), (5, 0.1), (9, 0.25), (17, 0.15), (25, 0.15)),
 )
 
-recipe = staged(
-    ("images", IMAGES), ("films", FILMS), ("more", MORE), ("known", KNOWN), run_dir="runs/diffusion_forcing"
+# Places were right and subjects blots: from here on the loss looks at subjects. New clips, pictures first again.
+SUBJECTS = replace(
+    IMAGES,
+    settings=replace(
+        SETTINGS, steps=802, learning_rate=8e-4, warmup=60, decay="constant", ema_decay=0.997, seed=15, threads=2
+    ),
+    films=None,
+    images="runs/latents/images-2",
+    tokens=128 * 60,
+    subject_weight=12.0,
 )
+
+# Films begin at their beginning and at one level more often than before: what the camera does was read off what is
+# known, and seldom off the words.
+WORDS = replace(
+    SUBJECTS,
+    settings=replace(
+        SUBJECTS.settings, steps=1_000, learning_rate=7e-4, warmup=30, decay="linear", decay_from=0.3, final_rate=0.03,
+        ema_decay=0.99, seed=16,
+    ),
+    films="runs/latents/films-2",
+    windows=((1, 0.35), (5, 0.15), (9, 0.2), (13, 0.15), (25, 0.15)),
+    inside=0.3,
+    mixture=LevelMixture(equal=0.7, non_decreasing=0.1, clean_prefix=0.2, given_anywhere=0.0, shift=2.5),
+    sample_frames=9,
+)  # fmt: skip
+
+recipe = staged(
+    ("images", IMAGES), ("films", FILMS), ("more", MORE), ("known", KNOWN), ("subjects", SUBJECTS), ("words", WORDS),
+    run_dir="runs/diffusion_forcing",
+)  # fmt: skip

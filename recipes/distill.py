@@ -12,8 +12,8 @@ from everreel.train.run import load_recipe
 from everreel.train.trainer import TrainerSettings
 from everreel.train.trajectories import Strides, TrajectoryRecipe
 
-FILMS = dict(load_recipe(Path(__file__).with_name("diffusion_forcing.py")))["known"]
-TEACHER = "runs/diffusion_forcing/known/transformer.safetensors"
+FILMS = dict(load_recipe(Path(__file__).with_name("diffusion_forcing.py")))["words"]
+TEACHER = "runs/diffusion_forcing/words/transformer.safetensors"
 ADAPTER = AdapterShape(rank=32, alpha=32.0)
 STRIDES = Strides(steps=4, substeps=4, shift=3.0, block=5, context=20)
 

@@ -8,7 +8,7 @@ from everreel.train.run import LatentRecipe
 
 recipe = LatentRecipe(
     vae="runs/vae/wide",
-    stores=(("films", "runs/world/films"), ("images", "runs/world/images")),
+    stores=tuple((name, f"runs/world/{name}") for name in ("films", "images", "films-2", "images-2")),
     reconstructed_shards=(("films", 10), ("images", 10)),
     stills=4,
     sentences=4,

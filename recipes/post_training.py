@@ -22,7 +22,7 @@ from everreel.train.selection import Balance, Best
 from everreel.train.trainer import TrainerSettings
 
 RUNS, MODEL, ASSETS = "runs/post_training", "tiny", "src/everreel/assets/tiny"
-CONFIG = dict(load_recipe(Path(__file__).with_name("diffusion_forcing.py")))["known"].config
+CONFIG = dict(load_recipe(Path(__file__).with_name("diffusion_forcing.py")))["words"].config
 FULL, LARGE = ((96, 160, 1.0),), ((144, 240, 1.0),)
 # A world of people, as films are: 85 % of the clips before balancing, which is the paper's share.
 PEOPLE = (("subject", "woman", 60.0), ("subject", "man", 60.0))

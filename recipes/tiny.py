@@ -11,8 +11,8 @@ from everreel.train.run import load_recipe
 STAGES = dict(load_recipe(Path(__file__).with_name("diffusion_forcing.py")))
 
 recipe = PackRecipe(
-    config=STAGES["known"].config,
-    transformer="runs/diffusion_forcing/known/transformer.safetensors",
+    config=STAGES["words"].config,
+    transformer="runs/diffusion_forcing/words/transformer.safetensors",
     vae="runs/vae/decoder",
     text="runs/text",
     shift=3.0,

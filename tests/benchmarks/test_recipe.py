@@ -106,5 +106,5 @@ def test_motion_its_reward_and_the_first_frame_stand_on_the_page(runs):
     assert "| all | 40 | 75 (60 to 86) | 75 (60 to 86) |" in page and "less sharpness" in page
     assert "| reversed | 0 |  |  |" in page
     assert "win rate 62.5% (53.0% to 72.0%)" in page
-    assert "a win rate of 65%: missed; all but motion within 1 point: missed" in page
+    assert "a win rate of 65%: **missed**; all but motion within 1 point: **missed**" in page
     assert "2 films of a held-out clip's first frame" in page and "| x | x | x |" in page
