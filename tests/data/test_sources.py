@@ -48,7 +48,7 @@ def test_masks_belong_to_their_films(tmp_path: Path) -> None:
     for name in ("fox-masklabel.png", "swan-masklabel.webm", "drawn.png"):
         (tmp_path / name).write_bytes(b"mask")
     rows = [{"file_name": "swan.mp4", "text": "a swan"}, {"file_name": "cat.mp4", "text": "a cat", "mask": "drawn.png"}]
-    rows += [{"file_name": "dog.mp4", "text": "a dog", "mask": "gone.png"}]
+    rows += [{"file_name": "dog.mp4", "text": "a dog", "mask": "gone.png"}, {"file_name": "cat.mp4", "text": "a tom"}]
     items, skipped = read_source(tmp_path)
     assert [(item.name, item.mask) for item in items] == [
         ("cat.mp4", None),
@@ -61,6 +61,10 @@ def test_masks_belong_to_their_films(tmp_path: Path) -> None:
         "swan.mp4": tmp_path / "swan-masklabel.webm",
     }
     assert [str(missed) for missed in skipped] == ["dog.mp4: its mask gone.png does not exist"]
+    (tmp_path / "table.jsonl").replace(tmp_path / "metadata.jsonl")
+    items, skipped = read_source(tmp_path)
+    assert [item.name for item in items] == ["cat.mp4", "fox.mp4", "swan.mp4"]
+    assert [missed.name for missed in skipped] == ["dog.mp4"]
 
 
 def test_a_folder_with_a_table_and_captions_beside_other_files(tmp_path: Path) -> None:

@@ -332,8 +332,8 @@ def _read(film: SourceFilm, item: Item, times: Sequence[int], size: Size) -> Fra
 class _Masks:
     """The mask of an item, cut and scaled as the item is."""
 
-    def __init__(self, item: Item, height: int, width: int, shown_at: Sequence[int] = ()) -> None:
-        """`shown_at` is when the film's frames are shown.
+    def __init__(self, item: Item, height: int, width: int, shown_at: Sequence[int] = (0,)) -> None:
+        """`shown_at` is when the film's frames are shown; a picture has one.
 
         Raises:
             ValueError: it is of another size or length.
@@ -350,7 +350,7 @@ class _Masks:
             found = (self._film.height, self._film.width)
             frames = len(self._film.timeline.shown_at)
             if frames != len(shown_at):
-                raise ValueError(f"its mask {item.mask.name} has {frames} frames: must have {len(shown_at) or 1}")
+                raise ValueError(f"its mask {item.mask.name} has {frames} frames: must have {len(shown_at)}")
         if found != (height, width):
             raise ValueError(f"its mask {item.mask.name} is {found[1]}x{found[0]}: must be {width}x{height}")
 

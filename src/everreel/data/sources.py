@@ -125,7 +125,7 @@ def _of_folder(folder: Path, captioned: bool) -> tuple[list[Item], list[Skipped]
     named = {item.path for item in items} | {folder / missed.name for missed in skipped}
     files = (file for file in folder.rglob("*") if file.suffix.lower() in FILMS | PICTURES and file.is_file())
     visible = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
-    masks = {_mask_of(file) for file in visible}
+    masks = {_mask_of(file) for file in visible} | {item.mask for item in items}
     more, missed = _beside(folder, [file for file in visible if file not in named | masks], captioned)
     return _sorted([*items, *more], [*skipped, *missed])
 
@@ -176,7 +176,7 @@ def _of_table(table: Path, captioned: bool) -> tuple[list[Item], list[Skipped]]:
         captions = _captions([row.get(column) for column in caption_columns])
         found.setdefault((name.strip(), part), []).extend(captions)
         types[name.strip()] = str(row.get("source_type") or "").strip().lower()
-        masks[name.strip()] = str(row.get("mask") or "").strip()
+        masks[name.strip()] = str(row.get("mask") or "").strip() or masks.get(name.strip(), "")
     items = []
     for (name, part), captions_of_part in found.items():
         path = table.parent / Path(name).expanduser()
