@@ -40,7 +40,7 @@ from everreel.data.clips import (
 )
 from everreel.data.draws import draw_int, generator_for
 from everreel.model.vae import CausalVAE
-from everreel.shapes import SPATIAL, TEMPORAL, LatentShape, latent_index
+from everreel.shapes import SPATIAL, TEMPORAL, LatentShape, frames_of, latent_frames, latent_index
 from everreel.world.caption import sentence
 from everreel.world.scene import Scene
 
@@ -170,10 +170,10 @@ class LatentStore:
         frames = self._still_frames[index]
         return frames, self._open("stills", shard)[row] if frames else np.zeros((0, 0, 0, 0), np.float16)
 
-    @cached_property
+    @property
     def knows_subjects(self) -> bool:
         """Whether the place of the subject is known of any clip."""
-        return next(self.path.glob("subject-*.npy"), None) is not None
+        return bool(self._knowing)
 
     def subjects(self, indices: Sequence[int], windows: Sequence[Span]) -> Tensor:
         """How much of each latent the subject covers, (B, frames, height, width) of 0..1, in windows of a group.
@@ -183,7 +183,7 @@ class LatentStore:
         parts = []
         for index, (start, stop) in zip(indices, windows, strict=True):
             shard, row = self._where[index]
-            if _path(self.path, "subject", shard).is_file():
+            if shard in self._knowing:
                 parts.append(self._open("subject", shard)[row, start:stop])
             else:
                 parts.append(np.zeros(self.latents(index, start, stop).shape[1:], np.float16))
@@ -219,6 +219,12 @@ class LatentStore:
         spans: Sequence[tuple[int, int | None]] = windows if windows is not None else [(0, None)] * len(indices)
         parts = [self.latents(index, *span) for index, span in zip(indices, spans, strict=True)]
         return torch.from_numpy(np.stack(parts)).float()
+
+    @cached_property
+    def _knowing(self) -> frozenset[int]:
+        """The shards that say where subjects are."""
+        shards = {shard for shard, _ in self._where}
+        return frozenset(shard for shard in shards if _path(self.path, "subject", shard).is_file())
 
     @cached_property
     def _prompts(self) -> Latents:
@@ -290,9 +296,8 @@ def of_latents(coverage_THW: npt.NDArray[np.uint8]) -> Latents:
     """What of each latent (T, H, W) is covered, 0..1, where 0..255 of each pixel is: the mean of what it stands for."""
     frames, height, width = coverage_THW.shape
     cells = coverage_THW.reshape(frames, height // SPATIAL, SPATIAL, width // SPATIAL, SPATIAL).mean((2, 4)) / 255
-    latent_of = [latent_index(frame) for frame in range(frames)]
-    shares = [cells[np.equal(latent_of, latent)].mean(0) for latent in range(latent_of[-1] + 1)]
-    return np.stack(shares).astype(np.float16)
+    stands_for = [frames_of(latent) for latent in range(latent_frames(frames))]
+    return np.stack([cells[span.start : span.stop].mean(0) for span in stands_for]).astype(np.float16)
 
 
 def encode_stills(vae: CausalVAE, clip: Frames, at: Sequence[int]) -> Latents:

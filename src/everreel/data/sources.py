@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -87,7 +87,7 @@ def read_source(source: str | Path, *, captioned: bool = True) -> tuple[list[Ite
     if path.suffix.lower() in TABLES:
         return _sorted(*_of_table(path, captioned))
     if path.suffix.lower() in FILMS | PICTURES:
-        return _beside(path.parent, [path], captioned)
+        return _beside(path.parent, [path], captioned, _masks_beside([path]))
     endings = ", ".join(sorted(TABLES))
     raise ValueError(f"source = {str(source)!r}: must be a folder, a film, a picture or a table ({endings})")
 
@@ -125,12 +125,16 @@ def _of_folder(folder: Path, captioned: bool) -> tuple[list[Item], list[Skipped]
     named = {item.path for item in items} | {folder / missed.name for missed in skipped}
     files = (file for file in folder.rglob("*") if file.suffix.lower() in FILMS | PICTURES and file.is_file())
     visible = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
-    masks = {_mask_of(file) for file in visible} | {item.mask for item in items}
-    more, missed = _beside(folder, [file for file in visible if file not in named | masks], captioned)
+    masks = _masks_beside(visible)
+    named |= {masks[file.with_suffix("")] for file in visible if file.with_suffix("") in masks}
+    named |= {item.mask for item in items if item.mask is not None}
+    more, missed = _beside(folder, [file for file in visible if file not in named], captioned, masks)
     return _sorted([*items, *more], [*skipped, *missed])
 
 
-def _beside(folder: Path, files: Sequence[Path], captioned: bool) -> tuple[list[Item], list[Skipped]]:
+def _beside(
+    folder: Path, files: Sequence[Path], captioned: bool, masks: Mapping[Path, Path]
+) -> tuple[list[Item], list[Skipped]]:
     """Files whose captions stand in text files of their names."""
     items, skipped = [], []
     for file in files:
@@ -143,10 +147,10 @@ def _beside(folder: Path, files: Sequence[Path], captioned: bool) -> tuple[list[
             if captioned:
                 skipped.append(Skipped(name, f"has no caption; write one into {words.name} beside it"))
             else:
-                items.append(Item(name, file, (), mask=_mask_of(file)))
+                items.append(Item(name, file, (), mask=masks.get(file.with_suffix(""))))
         else:
             if captions or not captioned:
-                items.append(Item(name, file, captions, mask=_mask_of(file)))
+                items.append(Item(name, file, captions, mask=masks.get(file.with_suffix(""))))
             else:
                 skipped.append(Skipped(name, f"its caption {words.name} is empty"))
     return _sorted(items, skipped)
@@ -156,7 +160,7 @@ def _of_table(table: Path, captioned: bool) -> tuple[list[Item], list[Skipped]]:
     """A row a file, or a part of one; several rows of the same are several captions."""
     found: dict[tuple[str, _Part], list[str]] = {}
     types: dict[str, str] = {}
-    masks: dict[str, str] = {}
+    drawn: dict[str, str] = {}
     skipped = []
     rows = list(read_rows(table))
     path_column, caption_columns = _columns(table, rows, captioned)
@@ -176,15 +180,16 @@ def _of_table(table: Path, captioned: bool) -> tuple[list[Item], list[Skipped]]:
         captions = _captions([row.get(column) for column in caption_columns])
         found.setdefault((name.strip(), part), []).extend(captions)
         types[name.strip()] = str(row.get("source_type") or "").strip().lower()
-        masks[name.strip()] = str(row.get("mask") or "").strip() or masks.get(name.strip(), "")
+        drawn[name.strip()] = str(row.get("mask") or "").strip() or drawn.get(name.strip(), "")
     items = []
+    masks = _masks_beside([table.parent / Path(name).expanduser() for name in drawn])
     for (name, part), captions_of_part in found.items():
         path = table.parent / Path(name).expanduser()
-        mask = table.parent / Path(masks[name]).expanduser() if masks[name] else _mask_of(path)
+        mask = table.parent / Path(drawn[name]).expanduser() if drawn[name] else masks.get(path.with_suffix(""))
         if not path.is_file():
             skipped.append(Skipped(name, "is a folder" if path.is_dir() else "does not exist"))
         elif mask is not None and not mask.is_file():
-            skipped.append(Skipped(name, f"its mask {masks[name]} does not exist"))
+            skipped.append(Skipped(name, f"its mask {drawn[name]} does not exist"))
         elif captioned and not captions_of_part:
             skipped.append(Skipped(name, f"has no caption in {table.name}"))
         else:
@@ -193,10 +198,12 @@ def _of_table(table: Path, captioned: bool) -> tuple[list[Item], list[Skipped]]:
     return items, skipped
 
 
-def _mask_of(file: Path) -> Path | None:
-    """The mask beside a file, if there is one."""
-    named = (file.with_name(f"{file.stem}{MASK}{ending}") for ending in sorted(PICTURES | FILMS))
-    return next((mask for mask in named if mask.is_file()), None)
+def _masks_beside(files: Sequence[Path]) -> dict[Path, Path]:
+    """The masks in the folders of these files, by the paths of what they belong to, without its ending."""
+    folders = {file.parent for file in files}
+    seen = (each for folder in folders if folder.is_dir() for each in folder.iterdir() if each.stem.endswith(MASK))
+    masks = [each for each in seen if each.suffix.lower() in PICTURES | FILMS and each.is_file()]
+    return {mask.with_name(mask.stem.removesuffix(MASK)): mask for mask in sorted(masks, reverse=True)}
 
 
 def _columns(table: Path, rows: Sequence[tuple[int, Row | str]], captioned: bool) -> tuple[str, list[str]]:
