@@ -109,5 +109,5 @@ def test_what_is_remarkable_about_raters_is_said(tmp_path):
     assert any(remark.startswith("failed ") for remark in asleep.remarks)
     left = reports["left"]
     assert left.unplayable == 26 and left.left == 1 and left.repeats == (0, 20), "a repeat has its sides changed"
-    assert "prefers one side: the left film in 100%" in left.remarks
+    assert "prefers one side: the left film in 14 of 14 pairs" in left.remarks
     assert reports["began"].remarks == [] and reports["began"].done == 2

@@ -157,8 +157,16 @@ def _remarks(answers: Sequence[Answer], passed: int, asked: int) -> list[str]:
         found.append(f"gave every film {values['scores'][0]} on everything")
     if films["pairs"] >= FEW and set(values["pairs"]) == {TIE}:
         found.append("always says Tie")
-    sides = [value for value in values["pairs"] if value != TIE]
-    low, high = wilson(sides.count(LEFT), len(sides))
-    if len(sides) >= FEW and not low <= 0.5 <= high:
-        found.append(f"prefers one side: the left film in {sides.count(LEFT) / len(sides):.0%}")
+    # A pair counts once: what is said of it on several axes goes together, and would pass for more evidence than it is.
+    leans = [_lean(one) for one in answers if one.kind == "pairs" and not one.check]
+    left, right = sum(lean > 0 for lean in leans), sum(lean < 0 for lean in leans)
+    low, high = wilson(left, left + right)
+    if left + right >= FEW and not low <= 0.5 <= high:
+        found.append(f"prefers one side: the left film in {left} of {left + right} pairs")
     return found
+
+
+def _lean(answer: Answer) -> int:
+    """On how many axes more the left film was preferred than the right one."""
+    said = list(answer.answer.values())
+    return said.count(LEFT) - said.count(RIGHT)
