@@ -71,7 +71,9 @@ class Setting:
         """The film, with what was left open as the model recommends."""
         names = ("num_frames", "height", "width", "num_inference_steps")
         values = {name: getattr(self, name) for name in names}
-        return make_request(prompt=PROMPT, guidance_level=1, **values).resolve(card)  # as diffusers has it
+        return make_request(prompt=PROMPT, guidance_level=1, guidance_until=0, **values).resolve(
+            card
+        )  # as diffusers has it
 
 
 @dataclass(frozen=True)
@@ -228,13 +230,14 @@ class _Bench:
         return compare(what, goal, *forms, repeats)
 
     def recommended(self, request: VideoRequest, dtypes: tuple[torch.dtype, torch.dtype], repeats: int) -> Times:
-        """The film with guidance up to the level that the model recommends."""
-        asked = request.model_copy(update={"guidance_level": self.card.guidance_level})
+        """The film with guidance between the levels that the model recommends."""
+        level, until = self.card.guidance_level, self.card.guidance_until
+        asked = request.model_copy(update={"guidance_level": level, "guidance_until": until})
         form = self.film_ours(asked, *dtypes)
         form.run()
         seconds = tuple(elapsed(form.run) for _ in range(repeats))
         say(f"the film as the model recommends it: {min(seconds):.3g} s")
-        return Times(f"{form.label}, guidance from level {self.card.guidance_level:g} on", seconds)
+        return Times(f"{form.label}, guidance from level {level:g} down to {until:g}", seconds)
 
     def film_ours(self, request: VideoRequest, dtype: torch.dtype, vae_dtype: torch.dtype) -> Form:
         """From the prompt to uint8 frames, through `VideoPipeline.stream`."""

@@ -1,8 +1,8 @@
-"""From which noise level on guidance is needed: films of the same prompts and seeds, and what each level costs.
+"""Between which noise levels guidance is needed: films of the same prompts and seeds, and what each level costs.
 
-`python -m benchmarks.guidance` makes them with the embedded model, every prompt by all levels in turn, and writes
-docs/guidance.md; a run that was stopped goes on behind the films that are there. The one invariant: a level is held
-against guidance in all steps film by film, and its interval is drawn over films.
+`python -m benchmarks.guidance` makes them with the embedded model, every prompt by all pairs of levels in turn, and
+writes docs/guidance.md; a run that was stopped goes on behind the films that are there. The one invariant: a pair is
+held against guidance in all steps film by film, and its interval is drawn over films.
 """
 
 from __future__ import annotations
@@ -29,17 +29,32 @@ from everreel.film.pipeline import VideoPipeline
 from everreel.memory import keep_freed_memory
 
 PAGE = Path(__file__).parents[1] / "docs" / "guidance.md"
-ALWAYS = 1.0
 SECONDS = "seconds.json"
 
-Evaluations = Mapping[float, Evaluation]
+Levels = tuple[float, float]
+"""That which guidance begins at, and that which it ends at."""
+ALWAYS: Levels = 1.0, 0.0
+Evaluations = Mapping[Levels, Evaluation]
 
 
-def evaluations(card: ModelCard, settings: FilmSettings, levels: Sequence[float], output: Path) -> Evaluations:
-    """The films of each level, guidance in all steps first."""
+def levels_of(text: str) -> Levels:
+    """As "0.85-0.5" says them."""
+    level, _, until = text.partition("-")
+    return float(level), float(until or 0)
+
+
+def name_of(levels: Levels) -> str:
+    """As `levels_of` reads it."""
+    return f"{levels[0]:g}-{levels[1]:g}"
+
+
+def evaluations(card: ModelCard, settings: FilmSettings, pairs: Sequence[Levels], output: Path) -> Evaluations:
+    """The films of each pair of levels, guidance in all steps first."""
     return {
-        level: Evaluation(card, replace(settings, guidance_level=level), output / f"{level:g}")
-        for level in (ALWAYS, *levels)
+        pair: Evaluation(
+            card, replace(settings, guidance_level=pair[0], guidance_until=pair[1]), output / name_of(pair)
+        )
+        for pair in (ALWAYS, *pairs)
     }
 
 
@@ -49,10 +64,10 @@ def make(model: str, films: Evaluations) -> None:
         return
     pipe = VideoPipeline.from_pretrained(model)
     for number in range(len(films[ALWAYS].films)):
-        for level, one in films.items():
+        for pair, one in films.items():
             if one.films[number].is_whole:
                 continue
-            say(f"level {level:g}, film {number + 1} of {len(one.films)}")
+            say(f"levels {name_of(pair)}, film {number + 1} of {len(one.films)}")
             started = time.perf_counter()
             pipe(one.films[number].request, output=one.path(number))
             known = one.output / SECONDS
@@ -60,42 +75,59 @@ def make(model: str, films: Evaluations) -> None:
             write_json(known, {**seconds, str(number): time.perf_counter() - started})
 
 
-def halves(card: ModelCard, settings: FilmSettings, level: float) -> float:
+def halves(card: ModelCard, settings: FilmSettings, pair: Levels) -> float:
     """The share of steps that compute one row of guidance in the place of two, in films of one window."""
     steps, shift = settings.num_inference_steps or card.num_inference_steps, settings.shift or card.shift
     sigmas = solver_for(card.solver, steps, shift).sigmas[:-1]
-    return float((sigmas > level).float().mean())
+    return float(((sigmas > pair[0]) | (sigmas < pair[1])).float().mean())
 
 
 def page(films: Evaluations, read: Reader, card: ModelCard, settings: FilmSettings, command: str) -> str:
     """docs/guidance.md."""
-    reports: dict[float, Report] = {level: one.score(read) for level, one in films.items()}
+    reports: dict[Levels, Report] = {pair: one.score(read) for pair, one in films.items()}
     rows = []
-    for level, one in films.items():
+    for pair, one in films.items():
         seconds = json.loads((one.output / SECONDS).read_text(encoding="utf-8")).values()
         gain = gain_of("", "", films[ALWAYS].output, one.output, fields_of())
         assert gain is not None
-        fields = {score.name: score for score in reports[level].fields}
-        told = "" if level == ALWAYS else f"{gain.gain:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})"
+        fields = {score.name: score for score in reports[pair].fields}
+        told = "" if pair == ALWAYS else f"{gain.gain:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})"
         subject = fields["subject"].accuracy
-        cells = f"{halves(card, settings, level):.0%}", f"{statistics.median(seconds):.1f}", f"{gain.after:.1f} %"
-        rows.append((f"{level:g}", *cells, told, f"{subject:.0%}"))
+        cells = f"{halves(card, settings, pair):.0%}", f"{statistics.median(seconds):.1f}", f"{gain.after:.1f} %"
+        rows.append((f"{pair[0]:g}", f"{pair[1]:g}", *cells, told, f"{subject:.0%}"))
     about = (
-        f"{len(films[ALWAYS].films)} films of {settings.num_frames} frames by {card.name} for each level, of prompts "
-        "that it was never trained on. Above the level a frame goes without guidance, and a step in which no frame has "
-        "any computes one row in the place of two. Fields are those that the critic reads as they were asked for; the "
-        "gain is on guidance in all steps, film by film, with its 95 % bootstrap interval. Levels go from 0, a clean "
-        f"frame, to 1, noise; {card.name} takes {card.guidance_level:g} where nothing else is asked, and released "
-        "models take 1, for nobody has measured them here."
+        f"{len(films[ALWAYS].films)} films of {settings.num_frames} frames by {card.name} for each pair of levels, of "
+        "prompts that it was never trained on. Above the one and below the other a frame goes without guidance, and a "
+        "step in which no frame has any computes one row in the place of two. Fields are those that the critic reads "
+        "as they were asked for; the gain is on guidance in all steps, film by film, with its 95 % bootstrap interval. "
+        f"Levels go from 0, a clean frame, to 1, noise; {card.name} takes {card.guidance_level:g} down to "
+        f"{card.guidance_until:g} where nothing else is asked, and released models have guidance in all steps, for "
+        "nobody has measured them here."
     )
     source = (
         "Why it can be left out: at the highest levels there is nothing to guide yet, and what guidance adds there is "
-        "an average of all films of the words (Kynkäänniemi et al., arXiv 2404.07724)."
+        "an average of all films of the words; at the lowest what is to be seen is settled, and guidance draws hard "
+        "edges into it (Kynkäänniemi et al., arXiv 2404.07724)."
     )
-    head = ("--guidance-level", "steps of one row", "seconds a film", "all fields", "gain", "subject")
-    lines = ["# The level that guidance begins at", "", "This page is written by a program:", "", f"    {command}", ""]
+    head = (
+        "--guidance-level",
+        "--guidance-until",
+        "steps of one row",
+        "seconds a film",
+        "all fields",
+        "gain",
+        "subject",
+    )
+    lines = [
+        "# The levels that guidance begins and ends at",
+        "",
+        "This page is written by a program:",
+        "",
+        f"    {command}",
+        "",
+    ]
     lines += [*table(("machine", ""), machine().items()), "", *paragraph(about), "", *paragraph(source), ""]
-    return "\n".join([*lines, *table(head, rows, "lrrrlr"), ""])
+    return "\n".join([*lines, *table(head, rows, "llrrrlr"), ""])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -106,7 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--num-films", type=int, default=64, help="prompts, each made with every level")
     parser.add_argument("--num-frames", type=int, default=25, help="frames of a film")
     parser.add_argument("--steps", type=int, help="denoising steps")
-    parser.add_argument("--levels", type=float, nargs="+", default=(0.9, 0.85, 0.75), help="beside 1, all steps")
+    pairs = [(1.0, 0.5), (0.85, 0.0), (0.85, 0.5)]
+    parser.add_argument("--levels", type=levels_of, nargs="+", default=pairs, help="as 0.85-0.5; beside 1-0, all steps")
     parser.add_argument("--output", type=Path, default=Path("runs/guidance"), help="the folder of the films")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page")
     options = parser.parse_args(arguments)

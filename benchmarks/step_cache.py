@@ -150,7 +150,12 @@ def run(model: str, num_films: int, steps: int | None) -> dict[str, Tried]:
             pipe.transformer = counted  # type: ignore[assignment]  # it is called like one
             started = time.perf_counter()
             request = make_request(
-                prompt=prompt.text, seed=number, num_inference_steps=passes, step_cache=limit, guidance_level=1
+                prompt=prompt.text,
+                seed=number,
+                num_inference_steps=passes,
+                step_cache=limit,
+                guidance_level=1,
+                guidance_until=0,
             )
             frames_THWC = np.concatenate([block.frames for block in pipe.stream(request)])
             found = tried[name]

@@ -43,6 +43,7 @@ def vbench_films(
     num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the words; 1 is off.")] = None,
     guidance_level: Annotated[float | None, typer.Option(help="The noise level from which on guidance works.")] = None,
+    guidance_until: Annotated[float | None, typer.Option(help="The noise level down to which it works.")] = None,
     shift: Annotated[float | None, typer.Option(help="Shift of the noise levels.")] = None,
     height: Annotated[int | None, typer.Option(help="In pixels; by default the model's.")] = None,
     width: Annotated[int | None, typer.Option(help="In pixels; by default the model's.")] = None,
@@ -62,6 +63,7 @@ def vbench_films(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         guidance_level=guidance_level,
+        guidance_until=guidance_until,
         shift=shift,
     )
     films = SuiteFilms(model.card(), chosen, making, output, seeds=seeds, seed=seed)

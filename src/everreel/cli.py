@@ -385,6 +385,7 @@ def evaluate(
     num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the words; 1 is off.")] = None,
     guidance_level: Annotated[float | None, typer.Option(help="The noise level from which on guidance works.")] = None,
+    guidance_until: Annotated[float | None, typer.Option(help="The noise level down to which it works.")] = None,
     shift: Annotated[float | None, typer.Option(help="Shift of the noise levels.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same prompts and films.")] = 0,
     model_card: Annotated[Path | None, typer.Option(help="A card to write, with films.png beside it.")] = None,
@@ -408,6 +409,7 @@ def evaluate(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         guidance_level=guidance_level,
+        guidance_until=guidance_until,
         shift=shift,
         seed=seed,
     )

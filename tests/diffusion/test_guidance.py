@@ -1,4 +1,4 @@
-"""Guidance only up to a level of noise: frame by frame, in half a pass where no frame is left for it, and alike after a
+"""Guidance between two levels of noise: frame by frame, in half a pass where no frame is left for it, and alike after a
 stop.
 """
 
@@ -35,10 +35,10 @@ class Row:
         self.bias = torch.tensor(numbers)[:, None]
 
 
-def denoiser(level, *, cache=None, together=True):
+def denoiser(level, *, until=0.0, cache=None, together=True):
     model = Rows()
     both = [Branch(Row(3.0, 1.0), cache, alone=Branch(Row(3.0)))] if together else [Branch(Row(3.0)), Branch(Row(1.0))]
-    return Denoiser(model, both, 2.0, guidance_level=level), model
+    return Denoiser(model, both, 2.0, guidance_level=level, guidance_until=until), model
 
 
 def velocities(level, *timesteps, **kind):
@@ -59,6 +59,16 @@ def test_each_frame_has_guidance_from_the_level_down(together):
 def test_a_pass_without_guidance_computes_one_row(together):
     assert velocities(0.9, 1000.0, 950.0, together=together) == ([3.0, 3.0], [1])
     assert velocities(0.9, 0.0, 950.0, together=together) == ([3.0, 3.0], [1])  # a known frame does not move
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_and_down_to_a_level(together):
+    rows = [2] if together else [1, 1]
+    found = velocities(0.9, 499.0, 500.0, 900.0, 901.0, until=0.5, together=together)
+    assert found == ([3.0, 5.0, 5.0, 3.0], rows)
+    assert velocities(1.0, 0.0, 400.0, until=0.5, together=together) == ([3.0, 3.0], [1])
+    assert velocities(1.0, 1000.0, 400.0, until=0.5, together=together) == ([5.0, 3.0], rows)
+    assert velocities(1.0, 1000.0, 400.0, until=0.5, cache=object()) == ([5.0, 3.0], [2])
 
 
 def test_what_a_cache_holds_is_of_both_rows():
@@ -91,6 +101,8 @@ def test_the_first_steps_are_half_as_long(film):
     assert rows == again == [2] * 8 and np.array_equal(whole, same)
     other, fewer = film(num_frames=9, guidance_level=0.9)
     assert fewer == [1, 1, *[2] * 6] and not np.array_equal(whole, other)  # sigmas 1, 0.95, 0.9 …
+    softer, halves = film(num_frames=9, guidance_until=0.6)
+    assert halves == [*[2] * 6, 1, 1] and not np.array_equal(whole, softer)  # … 0.75, 0.64, 0.5, 0.3
     none, alone = film(num_frames=9, guidance_level=0.0)
     free, single = film(num_frames=9, guidance_scale=1)
     assert alone == single == [1] * 8 and np.array_equal(none, free)
@@ -99,9 +111,9 @@ def test_the_first_steps_are_half_as_long(film):
 @pytest.mark.parametrize("options", WAYS)
 def test_every_schedule_takes_it_and_goes_on_after_a_stop(film, pipe, options):
     whole, _ = film(**options)
-    less, _ = film(**options, guidance_level=0.8)
+    less, _ = film(**options, guidance_level=0.8, guidance_until=0.3)
     assert less.shape == whole.shape and not np.array_equal(less, whole)
-    request = make_request(**SMALL, **options, guidance_level=0.8)
+    request = make_request(**SMALL, **options, guidance_level=0.8, guidance_until=0.3)
     first = next(block for block in pipe.stream(request) if block.state is not None)
     rest = np.concatenate([block.frames for block in pipe.stream(request, state=first.state)])
     assert np.array_equal(rest, less[len(less) - len(rest) :])

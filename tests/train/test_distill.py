@@ -139,6 +139,13 @@ def test_a_folder_holds_trajectories_of_one_kind(trajectories, store):
         replace(recipe, guidance_scale=1.0).run(folder, quiet=True)
 
 
+def test_a_teacher_may_have_guidance_at_some_levels_alone(trajectories, store, tmp_path):
+    recipe, _ = trajectories
+    softer = replace(recipe, count=2, guidance_until=0.7).run(tmp_path, quiet=True)
+    alike = [torch.equal(softer.state(0, state, 0, 2), store.state(0, state, 0, 2)) for state in range(4)]
+    assert alike == [True, True, True, False], "at a shift of 3 the last state before the end is at level 0.6"
+
+
 def test_missing_trajectories_are_named(tmp_path):
     with pytest.raises(ValueError, match="run their recipe first"):
         TrajectoryStore(tmp_path)

@@ -53,6 +53,7 @@ class ModelCard:
     ffn_dim: int
     num_layers: int
     guidance_level: float = 1.0  # the noise level from which on guidance works
+    guidance_until: float = 0.0  # and down to which
     schedule: LongSchedule = "windows"
     join: Join = "reencode"
     causal: bool = False  # trained with block-causal attention as well, so that finished blocks can be cached
@@ -388,8 +389,9 @@ def _most_alike(kind: Kind, dim: int, name: str) -> ModelCard:
     """The settings of the released models of a kind and width, those of 720P for a name that says so."""
     sized = {card.dim: card for card in (_DF_1B, _DF_14B)}
     if dim not in sized:
-        level = _TINY.guidance_level if dim == _TINY.dim else 1.0  # it was measured with that model alone
-        card = replace(_TINY, kind=kind, guidance_level=level, size="unknown", needs="unknown", licence="unknown")
+        card = replace(_TINY, kind=kind, size="unknown", needs="unknown", licence="unknown")
+        if dim != _TINY.dim:  # when guidance works was measured with that model alone
+            card = replace(card, guidance_level=1.0, guidance_until=0.0)
         return card if card.forcing else replace(card, solver="unipc_exact", causal=False, sink=0, anchor_color=0.0)
     alike = [card for card in CATALOG if card.released and (card.kind, card.dim) == (kind, dim)]
     sharp = [card for card in alike if ("720" in name) == (card.height == 720)]

@@ -103,8 +103,10 @@ class Denoiser:
             batch 1 without guidance. A branch with a cache is given new frames only, one block after the other.
         guidance_scale: 1 without guidance.
         guidance_level: the noise level above which a frame goes without guidance, which does harm where there is little
-            but noise (Kynkäänniemi et al., arXiv 2404.07724). Where no frame is left for it, and no cache has to hold
-            both rows, the conditional row is computed alone.
+            but noise (Kynkäänniemi et al., arXiv 2404.07724).
+        guidance_until: the noise level below which a frame goes without it again: what is to be seen is settled there,
+            and guidance draws hard edges into it. Where no frame is left for guidance, and no cache has to hold both
+            rows, the conditional row is computed alone.
         fps_index: 0 for 16 and 1 for 24 frames a second.
         causal: block-causal attention inside the window.
         step_cache: leaves out passes where it may.
@@ -117,6 +119,7 @@ class Denoiser:
         guidance_scale: float = 1.0,
         *,
         guidance_level: float = 1.0,
+        guidance_until: float = 0.0,
         fps_index: int = 1,
         causal: bool = False,
         step_cache: StepCache | None = None,
@@ -128,6 +131,7 @@ class Denoiser:
         self.branches = branches
         self.guidance_scale = guidance_scale
         self.guidance_level = guidance_level
+        self.guidance_until = guidance_until
         self.fps_index = fps_index
         self.causal = causal
         self.step_cache = step_cache
@@ -157,19 +161,27 @@ class Denoiser:
             return velocity[0]
         conditional, unconditional = velocity
         guided: Tensor = unconditional + self.guidance_scale * (conditional - unconditional)
-        if self.guidance_level >= 1:
+        if self._always:
             return guided
-        guided_T = (timestep_T <= 1000 * self.guidance_level).to(guided.device)
+        guided_T = self._guided(timestep_T).to(guided.device)
         return torch.where(guided_T[None, :, None, None], guided, conditional)
+
+    @property
+    def _always(self) -> bool:
+        """Whether every frame has guidance at every level."""
+        return self.guidance_level >= 1 and self.guidance_until <= 0
+
+    def _guided(self, timestep_T: Tensor) -> Tensor:
+        return (timestep_T <= 1000 * self.guidance_level) & (timestep_T >= 1000 * self.guidance_until)
 
     def _needed(self, timestep_T: Tensor) -> Sequence[Branch]:
         """The conditional row alone, where no frame has guidance and it may be: what a cache holds is of both."""
         first = self.branches[0]
         # What is known without the timesteps comes first: to read them is to wait for a GPU.
-        if self.guidance_level >= 1 or self.guidance_scale == 1.0 or first.cache is not None:
+        if self._always or self.guidance_scale == 1.0 or first.cache is not None:
             return self.branches
-        # Clean frames do not move: a pass has guidance for those between them and the level.
-        if bool(((timestep_T > 0) & (timestep_T <= 1000 * self.guidance_level)).any()):
+        # Clean frames do not move, at whatever level guidance ends.
+        if bool(((timestep_T > 0) & self._guided(timestep_T)).any()):
             return self.branches
         return self.branches[:1] if first.batch == 1 else [first.alone or first]
 

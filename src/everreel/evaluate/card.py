@@ -156,12 +156,14 @@ def _what_it_is(card: ModelCard, folder: Path) -> Iterator[str]:
     yield ""
     yield from paragraph(
         f"It recommends {card.num_inference_steps} steps, a guidance scale of {card.guidance_scale:g}"
-        f"{_from_level(card.guidance_level)} and a shift of {card.shift:g}. What it needs: {card.needs}."
+        f"{_between(card.guidance_level, card.guidance_until)} and a shift of {card.shift:g}. "
+        f"What it needs: {card.needs}."
     )
 
 
-def _from_level(level: float | None) -> str:
-    return "" if level is None or level >= 1 else f" from noise level {level:g} on"
+def _between(level: float | None, until: float | None) -> str:
+    begins = "" if level is None or level >= 1 else f" from noise level {level:g} on"
+    return f"{begins} down to {until:g}" if until else begins
 
 
 def _training(card: ModelCard, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -221,9 +223,8 @@ def _following(report: Report, sheet: str | None) -> Iterator[str]:
         f"{films} of {settings['num_frames']} frames, {settings['width']}×{settings['height']} at {settings['fps']} a "
         "second, for prompts whose combination of subject, colour, place and action is held out of training: "
         f"{settings['num_inference_steps']} steps, guidance {settings['guidance_scale']:g}"
-        f"{_from_level(settings.get('guidance_level'))}, shift {settings['shift']:g}, seeds from {settings['seed']}. "
-        "A critic reads each field off each film; a field "
-        "counts where it can be seen."
+        f"{_between(settings.get('guidance_level'), settings.get('guidance_until'))}, shift {settings['shift']:g}, "
+        f"seeds from {settings['seed']}. A critic reads each field off each film; a field counts where it can be seen."
     )
     yield ""
     head = ("field", "as asked", "accuracy", "95 % interval", "goal", "")
@@ -313,8 +314,9 @@ def _repeat(card: ModelCard, report: Report, facts: Mapping[str, Any]) -> Iterat
     yield ""
     yield f"    everreel evaluate --model {name} --num-films {len(report.films)} --seed {settings['seed']} \\"
     steps, guidance, shift = (settings[name] for name in ("num_inference_steps", "guidance_scale", "shift"))
-    level = settings.get("guidance_level")
-    guided = f"--guidance-scale {guidance:g}" + ("" if level is None else f" --guidance-level {level:g}")
+    limits = {name: settings.get(name) for name in ("guidance_level", "guidance_until")}
+    told = [f"--{name.replace('_', '-')} {value:g}" for name, value in limits.items() if value is not None]
+    guided = " ".join((f"--guidance-scale {guidance:g}", *told))
     yield f"      --num-inference-steps {steps} {guided} --shift {shift:g} \\"
     yield "      --model-card docs/model-card.md"
     yield ""

@@ -35,6 +35,7 @@ class Making:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     guidance_level: float | None = None
+    guidance_until: float | None = None
     shift: float | None = None
     ar_step: int = 0
     causal_block_size: int | None = None

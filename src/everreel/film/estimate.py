@@ -182,11 +182,12 @@ def _branches(plan: Plan, card: ModelCard) -> Callable[[Row], int]:
     request, steps = plan.request, plan.schedule.num_steps
     if request.guidance_scale == 1.0:
         return lambda row: 1
-    if plan.remembers or request.guidance_level is None:
+    level, until = request.guidance_level, request.guidance_until
+    if plan.remembers or level is None or until is None:
         return lambda row: 2
     assert request.num_inference_steps and request.shift
     sigmas: list[float] = solver_for(card.solver, request.num_inference_steps, request.shift).sigmas.tolist()
-    guided = [sigma <= request.guidance_level for sigma in sigmas]
+    guided = [until <= sigma <= level for sigma in sigmas]
     return lambda row: 2 if any(guided[level] for level in row.levels if level < steps) else 1
 
 

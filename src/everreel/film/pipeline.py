@@ -301,6 +301,7 @@ class VideoPipeline:
             branches,
             request.guidance_scale,
             guidance_level=1.0 if request.guidance_level is None else request.guidance_level,
+            guidance_until=request.guidance_until or 0.0,
             fps_index=FPS_INDEX[request.fps],
             causal=plan.remembers,
             step_cache=StepCache(request.step_cache) if request.step_cache else None,
@@ -427,7 +428,7 @@ class VideoPipeline:
             padded = [nn.functional.pad(text, (0, 0, 0, longest - length)) for text, length in rows]
             image = None if image_BND is None else image_BND.expand(2, -1, -1)
             both = self.transformer.encode_context(torch.cat(padded), [length for _, length in rows], image)
-            sometimes = request.guidance_level is not None and request.guidance_level < 1
+            sometimes = request.guidance_level not in (None, 1) or bool(request.guidance_until)
             rows = rows[:1] if sometimes and not plan.remembers else []
             return [both, *(self.transformer.encode_context(text, [length], image_BND) for text, length in rows)]
         return [self.transformer.encode_context(text, [length], image_BND) for text, length in rows]

@@ -317,7 +317,7 @@ def opening_of(plan: Plan) -> VideoRequest:
     """The request of the opening of a film that meets its beginning: one window, with what is asked of it alone."""
     assert plan.ring
     alike = {"prompt", "negative_prompt", "fps", "height", "width", "seed"}
-    alike |= {"num_inference_steps", "guidance_scale", "guidance_level", "shift", "step_cache"}
+    alike |= {"num_inference_steps", "guidance_scale", "guidance_level", "guidance_until", "shift", "step_cache"}
     placed = plan.request.pictures().items()
     pictures = {frames_of(at)[0]: path for at, (_, path) in placed if at < plan.ring.opening}
     asked = plan.request.model_dump(include=alike)

@@ -114,6 +114,9 @@ class VideoRequest(BaseModel):
     guidance_level: Annotated[float | None, _at_least(0, 1)] = Field(
         None, description="The noise level from which on guidance works, 1 is all steps: try 0.9, which is faster."
     )
+    guidance_until: Annotated[float | None, _at_least(0, 1)] = Field(
+        None, description="The noise level down to which guidance works, 0 is all steps: try 0.5, for softer edges."
+    )
     shift: Annotated[float | None, _at_least(0.01, 100)] = Field(None, description="Shift of the noise levels.")
     seed: Annotated[int, _at_least(0, 2**62)] = Field(0, description="The same seed gives the same film.")
     ar_step: Annotated[int, _at_least(0)] = Field(0, description="Asynchronous: rows between two blocks; 0 is off.")
@@ -242,15 +245,28 @@ class VideoRequest(BaseModel):
         return dict(sorted(placed.items()))
 
     def resolve(self, card: ModelCard) -> VideoRequest:
-        """The same request with every open field filled in as the model recommends."""
+        """The same request with every open field filled in as the model recommends.
+
+        Raises:
+            RequestError: guidance would end above the level that it begins at.
+        """
         height, width = self.size(card)
+        level = card.guidance_level if self.guidance_level is None else self.guidance_level
+        until = self.guidance_until
+        if until is None:  # who asks for guidance at low levels alone means those below the model's end, too
+            until = card.guidance_until if level > card.guidance_until else 0.0
+        elif until > level:
+            raise RequestError(
+                f"guidance_until = {until:g}: must be at most guidance_level; nearest that works: {level:g}"
+            )
         chosen: dict[str, Any] = {
             "num_frames": self.length or card.num_frames,
             "height": height,
             "width": width,
             "num_inference_steps": self.num_inference_steps or card.num_inference_steps,
             "guidance_scale": self.guidance_scale or card.guidance_scale,
-            "guidance_level": card.guidance_level if self.guidance_level is None else self.guidance_level,
+            "guidance_level": level,
+            "guidance_until": until,
             "shift": self.shift or card.shift,
             "anchor_color": card.anchor_color if self.anchor_color is None else self.anchor_color,
             "negative_prompt": card.negative_prompt if self.negative_prompt is None else self.negative_prompt,

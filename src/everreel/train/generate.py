@@ -43,6 +43,9 @@ class Way:
     shift: float = 3.0
     solver: str = "unipc"
     guidance_scale: float = 1.0
+    guidance_level: float = 1.0
+    guidance_until: float = 0.0
+    """The noise levels between which there is guidance, as in `Denoiser`."""
     block: int | None = None
     context: int = 20
     """Latent frames that a block looks back at."""
@@ -117,7 +120,8 @@ def latents_of(
     cached = way.block is not None
     cache = model.new_cache(way.context) if cached else None
     denoiser = Denoiser(
-        model, [Branch(context, cache)], way.guidance_scale, fps_index=wanted.fps_index, causal=cached,
+        model, [Branch(context, cache)], way.guidance_scale, guidance_level=way.guidance_level,
+        guidance_until=way.guidance_until, fps_index=wanted.fps_index, causal=cached,
         step_cache=None if way.step_cache is None else StepCache(way.step_cache),
     )  # fmt: skip
     frames, *plane = wanted.size

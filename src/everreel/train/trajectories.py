@@ -16,7 +16,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -49,13 +49,15 @@ class Strides:
     block: int = 5
     context: int = 20
 
-    def teach(self, guidance_scale: float) -> Way:
+    def teach(self, guidance_scale: float, guidance_level: float = 1.0, guidance_until: float = 0.0) -> Way:
         """How the teacher makes films: its levels are those of the student and some between."""
-        return Way(self.steps * self.substeps, self.shift, "unipc", guidance_scale, self.block, self.context)
+        steps = self.steps * self.substeps
+        way = Way(steps, self.shift, "unipc", guidance_scale, guidance_level, guidance_until)
+        return replace(way, block=self.block, context=self.context)
 
     def serve(self) -> Way:
         """How the student makes films: straight from level to level."""
-        return Way(self.steps, self.shift, "euler", 1.0, self.block, self.context)
+        return Way(self.steps, self.shift, "euler", block=self.block, context=self.context)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class TrajectoryRecipe:
     """Films that a teacher makes block by block, for the sentences and in the sizes of the store `prompts`.
 
     `teacher` is a file of weights for `config`, with a `lora` merged into it if there is one; `guidance_scale` is 1
-    where guidance is folded into them. Several `processes` make shards side by side, each with so many `threads`.
+    where guidance is folded into them, and else it has guidance between `guidance_level` and `guidance_until`. Several
+    `processes` make shards side by side, each with so many `threads`.
     """
 
     teacher: str
@@ -74,6 +77,8 @@ class TrajectoryRecipe:
     frames: int = 25
     strides: Strides = field(default_factory=Strides)
     guidance_scale: float = 1.0
+    guidance_level: float = 1.0
+    guidance_until: float = 0.0
     shard_films: int = 8
     seed: int = 0
     device: str = "cpu"
@@ -85,7 +90,8 @@ class TrajectoryRecipe:
 
     def run(self, run_dir: Path, quiet: bool = False) -> TrajectoryStore:
         """Make what is missing."""
-        kind = {"strides": asdict(self.strides), "frames": self.frames, "guidance_scale": self.guidance_scale}
+        guidance = {name: getattr(self, name) for name in ("guidance_scale", "guidance_level", "guidance_until")}
+        kind = {"strides": asdict(self.strides), "frames": self.frames, **guidance}
         _settle(run_dir / KIND, kind)
         missing = self._missing(run_dir)
         done, deadline = self._num_shards - len(missing), time.time() + (self.max_seconds or math.inf)
@@ -150,7 +156,8 @@ class _Teaching:
             if step % strides.substeps == 0:
                 seen[step // strides.substeps].append(glimpse.before_CTHW[:, list(glimpse.moved)].cpu())
 
-        way = strides.teach(self.recipe.guidance_scale)
+        recipe = self.recipe
+        way = strides.teach(recipe.guidance_scale, recipe.guidance_level, recipe.guidance_until)
         finished = [block.latents_CTHW.cpu() for block in latents_of(self.model, self.text, wanted, way, look)]
         states = [torch.cat(parts, dim=1) for parts in (*seen, finished)]
         return torch.stack(states).half().numpy()

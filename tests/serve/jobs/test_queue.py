@@ -76,6 +76,7 @@ orders = st.fixed_dictionaries(
         "guidance_scale": st.floats(1, 50),
         "shift": st.floats(0.01, 100) | st.none(),
         "guidance_level": st.floats(0, 1) | st.none(),
+        "guidance_until": st.floats(0, 1) | st.none(),
         "step_cache": st.just(0) | st.floats(0, 1),
         "seed": st.integers(0, 2**62),
         "loop": st.just(False),
