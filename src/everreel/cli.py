@@ -27,7 +27,7 @@ from everreel.enhance import EnhanceOptions, enhance, enhanced_request, enhancin
 from everreel.film.loading import ModelOptions, model_options
 from everreel.film.request import VideoRequest, make_request
 from everreel.memory import keep_freed_memory
-from everreel.options import takes_flags, takes_model, takes_request
+from everreel.options import prompts_of, takes_flags, takes_model, takes_request
 from everreel.prepare import prepare
 from everreel.released import SCRIPTS, translate
 from everreel.serving import serve
@@ -266,7 +266,9 @@ def extend(
     ] = None,
     num_frames: Annotated[int | None, typer.Option(help="New frames; any number.")] = None,
     seconds: Annotated[float | None, typer.Option(help="New seconds instead.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="What happens now; needed for films made elsewhere.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="What happens now; again as TIME: WORDS. Films made elsewhere need one.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Another film for another seed.")] = None,
     fps: Annotated[int | None, typer.Option(help="Of the new part of another film: 16 or 24.")] = None,
     num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
@@ -281,10 +283,12 @@ def extend(
     from everreel.film.plan import check_can_go_on
 
     asked: dict[str, Any] = {"num_frames": num_frames, "seconds": seconds, "num_inference_steps": num_inference_steps}
+    first, *parts = prompt or [""]
     if not journal_path(video).exists():
         if not video.exists():  # before all that is asked of a film made elsewhere
             raise ValueError(f"video = {video}: does not exist; give a film's path")
-        asked |= {"prompt": prompt or "", "fps": fps or 24, "overlap_history": overlap_history, "seed": seed or 0}
+        asked |= prompts_of(first, parts, None, fps or 24)
+        asked |= {"fps": fps or 24, "overlap_history": overlap_history, "seed": seed or 0}
         request = _enhanced(make_request(**asked), enhance, model, goes_on=True)
         _follow(video, request, output, model, new_part_only)
         return
@@ -294,15 +298,16 @@ def extend(
             raise ValueError(f"{name} = {value}: is for films made elsewhere, and {video} was made here; leave it out")
     journal = read_journal(video)
     old = journal.request
-    request = make_request(prompt=prompt or old.prompt, fps=old.fps, seed=old.seed if seed is None else seed, **asked)
+    asked |= prompts_of(first or old.prompt, parts, None, old.fps)
+    request = make_request(fps=old.fps, seed=old.seed if seed is None else seed, **asked)
     check_can_go_on(making.options_of(journal.maker).card())
-    if prompt is not None:  # what the film was made with was made whole then
+    if prompt:  # what the film was made with was made whole then
         request = _enhanced(request, enhance, making.options_of(journal.maker), goes_on=True)
     elif enhance is not None:
         raise ValueError("enhance: goes with a prompt, and none is given; leave it out or say what happens now")
     making.check_output(output or video)
     pipeline = making.pipeline_of(journal, _crew)
-    longer = making.go_on_with(pipeline, read_journal(video, pipeline.device), request, prompt is not None)
+    longer = making.go_on_with(pipeline, read_journal(video, pipeline.device), request, bool(prompt))
     if output is not None and not (output.exists() and output.samefile(video)):
         shutil.copyfile(video, output)
     _film(pipeline, longer, output or video)

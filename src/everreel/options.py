@@ -33,7 +33,7 @@ def takes_request(command: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:  # noqa: ANN401 -- each has the type of its field
         asked = {option.name: values.pop(option.name) for option in options}
         asked["keyframes"] = _keyframes(asked.pop("keyframe") or [])
-        asked |= _told(asked["prompt"], asked.pop("part") or [], asked.pop("story"), asked["fps"])
+        asked |= prompts_of(asked["prompt"], asked.pop("part") or [], asked.pop("story"), asked["fps"])
         command(make_request(**asked), **values)
 
     return _signed(run, [*options, *own])
@@ -98,7 +98,7 @@ def _parameter(name: str, kind: Any, default: Any, says: Any) -> inspect.Paramet
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, says])
 
 
-def _told(prompt: str | None, parts: list[str], story: Path | None, fps: int) -> dict[str, Any]:
+def prompts_of(prompt: str | None, parts: list[str], story: Path | None, fps: int) -> dict[str, Any]:
     """The prompt and the story of a request, from what a person may type: words, parts with times, a file of those."""
     if story is not None:
         try:

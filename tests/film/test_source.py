@@ -197,6 +197,21 @@ def test_a_film_that_is_cut_off_is_refused(tmp_path, ending, codec, flags, part)
     assert "is cut off" in message
 
 
+def test_a_film_of_a_stranger_is_read_as_what_it_was_taken_for_alone(tmp_path):
+    path = tmp_path / "film.mkv"
+    write(path, numbered(4))
+    assert SourceFilm.open(path, {"format_whitelist": "matroska,webm"}).fps == SourceFilm.open(path).fps
+    with pytest.raises(ValueError, match="cannot be read as a film"):
+        SourceFilm.open(path, {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2"})
+
+
+def test_a_film_leads_to_no_other_place(tmp_path):
+    path = tmp_path / "list.m3u8"
+    path.write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/secret.ts\n#EXT-X-ENDLIST\n")
+    with pytest.raises(ValueError, match=r"cannot be read as a film|has no pictures in it"):
+        SourceFilm.open(path)
+
+
 def test_nothing_cannot_be_asked_for(tmp_path):
     source = SourceFilm.open(write(tmp_path / "film.mp4", numbered(2)))
     with pytest.raises(ValueError, match="num_frames = 0: must be at least 1; 1 works"):

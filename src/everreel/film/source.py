@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -159,10 +159,14 @@ class SourceFilm:
     num_bytes: int
     picture: Picture = field(repr=False)
     timeline: Timeline = field(repr=False)
+    options: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """FFmpeg's, beside those of `open_film`."""
 
     @classmethod
-    def open(cls, path: str | Path) -> SourceFilm:
+    def open(cls, path: str | Path, options: Mapping[str, str] | None = None) -> SourceFilm:
         """Read a film's header and the times of its packets, and decode one frame.
+
+        `options` are FFmpeg's, to whom a film that strangers have sent may be no more than what it was taken for.
 
         Raises:
             ValueError: it is no film, or not all of it is there; one line that says which.
@@ -176,7 +180,8 @@ class SourceFilm:
             raise ValueError(f"video = {path}: cannot be read ({error.strerror}); {WORKS}") from error
         if is_cut_off:
             raise ValueError(f"video = {path}: is cut off, its end is missing; a film that is there in full works")
-        with open_film(path) as film:
+        options = dict(options or {})
+        with open_film(path, options) as film:
             stream = picture_stream(film, path)
             picture, timeline, has_sound = _read_index(film, stream, path)
             rate, codec = stream.average_rate, stream.codec.canonical_name
@@ -186,6 +191,7 @@ class SourceFilm:
         height, width = picture.seen_size
         return cls(
             path=path,
+            options=options,
             height=height,
             width=width,
             fps=fps,
@@ -249,11 +255,15 @@ class SourceFilm:
         second = float((times[place] - self.timeline.shown_at[0]) * self.timeline.tick)
         raise ValueError(f"video = {self.path}: its frame at {second:.2f} s cannot be decoded; {WORKS}")
 
+    def container(self) -> AbstractContextManager[InputContainer]:
+        """The film as it is opened each time."""
+        return open_film(self.path, self.options)
+
     def _frames_from(self, moment: Fraction) -> Generator[tuple[int, VideoFrame], None, None]:
         """The frames from the one that is shown at a moment on, and some before it, with their times."""
         first, start, back = self.timeline.shown_at[0], int(moment), round(1 / self.timeline.tick)
         while True:
-            with open_film(self.path) as film:
+            with self.container() as film:
                 stream = picture_stream(film, self.path)
                 stream.thread_type = "AUTO"
                 if start > first:
@@ -312,10 +322,14 @@ class FilmFrames:
 
 
 @contextmanager
-def open_film(path: Path) -> Iterator[InputContainer]:
-    """A film's container, to be read within; what FFmpeg refuses is a `ValueError` of one line."""
+def open_film(path: Path, options: Mapping[str, str] | None = None) -> Iterator[InputContainer]:
+    """A film's container, to be read within; what FFmpeg refuses is a `ValueError` of one line.
+
+    Nothing but files is opened, whatever the film names.
+    """
+    local = {"protocol_whitelist": "file", **(options or {})}
     try:
-        with av.open(path, "r", metadata_errors="replace") as film:
+        with av.open(path, "r", options=local, metadata_errors="replace") as film:
             yield film
     except av.error.FFmpegError as error:
         raise ValueError(f"video = {path}: cannot be read as a film ({error.strerror}); {WORKS}") from error

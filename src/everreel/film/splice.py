@@ -35,7 +35,7 @@ from av.video.stream import VideoStream
 
 from everreel.boxes import add_length, boxes, place, with_comment
 from everreel.film.h264 import free_id, merged, read_avcc, with_avcc
-from everreel.film.source import Picture, SourceFilm, open_film, picture_stream
+from everreel.film.source import Picture, SourceFilm, picture_stream
 from everreel.media import (
     _CONVERSION,
     _H264,
@@ -212,7 +212,7 @@ class Splice(FilmWriter):
 
     def _begin(self) -> None:
         """Write the source's part: copied if that can be, else encoded, finer until it is good enough."""
-        with open_film(self.source.path) as film:
+        with self.source.container() as film:
             avcc = picture_stream(film, self.source.path).codec_context.extradata or b""
             reason = _why_not_copied(self.source, film.format.name, avcc)
         if reason is None:
@@ -248,7 +248,7 @@ class Splice(FilmWriter):
         file: Any = SimpleNamespace(write=self._muxed.write)
         options = _SOURCE_MP4 | {"video_track_timescale": str(self._clock), "movie_timescale": str(self._clock)}
         with (
-            open_film(self.source.path) as film,
+            self.source.container() as film,
             av.open(file, "w", format="mp4", options=options, buffer_size=_BUFFER) as output,
         ):
             stream = picture_stream(film, self.source.path)

@@ -137,6 +137,17 @@ def test_a_key_sees_its_own_films_and_no_others(served: Served, jobs: Jobs, mode
     assert jobs.get(film).owner == "ann"
 
 
+def test_answers_have_headers_that_protect_and_an_address_asks_so_often(jobs: Jobs, monkeypatch: Any) -> None:
+    monkeypatch.setattr(http, "REQUESTS_PER_MINUTE", 30)
+    one = Served(make_app(jobs, KEYS.get, hosts=None))
+    try:
+        replies = [httpx2.get(f"{one.url}/films/none.mp4") for _ in range(7)]
+    finally:
+        one.stop()
+    assert [reply.status_code for reply in replies] == [401] * 5 + [429] * 2
+    assert all(reply.headers["x-content-type-options"] == "nosniff" for reply in replies)
+
+
 def test_without_a_key_nothing_is_answered(served: Served, jobs: Jobs) -> None:
     body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic key-of-ann"}):

@@ -5,8 +5,10 @@ import socket
 
 import pytest
 
+from everreel.serve.api.schema import VideoExtend
 from everreel.serve.jobs import uploads
 from everreel.serve.jobs.job import BusyError, DiskFullError, Limits, Owner, Quota
+from everreel.serve.jobs.order import EXTENDED
 from tests.serve.api.servers import KEYS, picture, small_film, wait
 
 ASKED = {"prompt": "a red fox", "num_frames": 17}
@@ -50,7 +52,7 @@ def told(reply, status, param=None):
         (ASKED | {"story": {"0": "b"}}, "story[0]", "frame 0"),
         (ASKED | {"keyframes": {"x": "file_" + "0" * 32}}, "keyframes", ""),
         (ASKED | {"keyframes": {"99": {"file_id": "file_" + "0" * 31}}}, "keyframes", ""),
-        (ASKED | {"input_reference": {}}, "input_reference", "file_id or image_url"),
+        (ASKED | {"input_reference": {}}, "input_reference", "file_id, image_url or video_url"),
         (ASKED | {"input_reference": "/etc/passwd"}, "input_reference", "must be a file"),
         (ASKED | {"input_reference": {"image_url": "file:///etc/passwd"}}, "input_reference", "must be a file"),
         (ASKED | {"input_reference": {"image_url": "http://localhost/"}}, "input_reference", "fetches nothing"),
@@ -213,6 +215,27 @@ def test_unknown_films_addresses_and_methods(refusing):
     assert "GET" in reply.headers["allow"] or "POST" in reply.headers["allow"]
     named = {"prompt": "a", "input_reference": {"file_id": "file_" + "0" * 32}}
     told(refusing.post("/v1/videos", json=named), 404, "input_reference")
+
+
+EXTENSIONS_OWN = {"video", "model", "priority", "enhance", "user"}
+OF_A_NEW_FILM = sorted(set(VideoExtend.model_fields) - set(EXTENDED) - EXTENSIONS_OWN)
+VALUES = {
+    "schedule": "blockwise",
+    "join": "carry",
+    "negative_prompt": "rain",
+    "fps": 24,
+    "cache": True,
+    "blend_overlap": True,
+}
+
+
+@pytest.mark.parametrize("field", OF_A_NEW_FILM)
+def test_a_film_made_here_goes_on_as_it_was_made(serve, field):
+    server = serve(make=False)
+    with server.client() as client:
+        film = client.post("/v1/videos", json=ASKED).json()["id"]
+        body = {"video": {"id": film}, "prompt": "a", field: VALUES.get(field, 1)}
+        assert "as it was made" in told(client.post("/v1/videos/extensions", json=body), 400, field)
 
 
 @pytest.mark.parametrize("video", [{}, {"id": "x"}, {"id": None}, "video_x", 5, {"file_id": "x"}])

@@ -73,6 +73,14 @@ def test_whoever_asks_too_often_waits(serve):
         assert anna.get("/healthz").status_code == 200
 
 
+def test_whoever_tries_keys_on_the_page_or_asks_the_tools_too_often_waits(serve):
+    with serve(make=False, requests_per_minute=30).client() as client:
+        for path in ("/mcp", "/login", "/gradio_api/upload"):
+            found = [client.post(path).status_code for _ in range(7)]
+            assert found.count(429) == 2 and found[-1] == 429, path
+            assert client.get(path).status_code != 429
+
+
 def test_a_bucket_fills_with_time_and_only_so_far():
     now = [0.0]
     bucket = Buckets(60, lambda: now[0])

@@ -12,12 +12,12 @@ import pytest
 
 from everreel.film.request import RequestError
 from everreel.serve.jobs import fetch
-from everreel.serve.jobs.fetch import data_image, fetch_image, is_public
+from everreel.serve.jobs.fetch import data_file, fetch_file, is_public
 from everreel.serve.jobs.job import Limits
 
 HERE = Limits(upload_bytes=100_000)
 PICTURE = bytes(range(256)) * 30
-GONE = "^url: no picture can be fetched from there; give a public http or https address, or send the picture itself$"
+GONE = "^url: no file can be fetched from there; give a public http or https address, or send the file itself$"
 
 
 class Site(http.server.BaseHTTPRequestHandler):
@@ -126,7 +126,7 @@ def test_a_picture_is_fetched_without_telling_anything(
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    path = fetch_image("http://shop.test/picture?a=b", HERE, tmp_path)
+    path = fetch_file("http://shop.test/picture?a=b", HERE, tmp_path)
     assert path.read_bytes() == PICTURE and path.parent == tmp_path
     [(asked, headers)] = site.asked
     assert asked == "/picture?a=b"
@@ -134,29 +134,29 @@ def test_a_picture_is_fetched_without_telling_anything(
 
 
 def test_what_is_elsewhere_is_followed(site: type[Site], tmp_path: Path) -> None:
-    assert fetch_image("http://shop.test/there", HERE, tmp_path).read_bytes() == PICTURE
+    assert fetch_file("http://shop.test/there", HERE, tmp_path).read_bytes() == PICTURE
     assert [path for path, _ in site.asked] == ["/there", "/picture?size=2"]
     with pytest.raises(RequestError, match=r"more than 3 times"):
-        fetch_image("http://shop.test/round", HERE, tmp_path)
+        fetch_file("http://shop.test/round", HERE, tmp_path)
     assert [path for path, _ in site.asked[2:]] == ["/round"] * 4
 
 
 @pytest.mark.parametrize("path", ["missing", "packed", "nothing", "cut", "inside"])
 def test_what_is_no_picture_leaves_nothing(site: type[Site], tmp_path: Path, path: str) -> None:
     with pytest.raises(RequestError, match=GONE):
-        fetch_image(f"http://shop.test/{path}", HERE, tmp_path)
+        fetch_file(f"http://shop.test/{path}", HERE, tmp_path)
     assert not list(tmp_path.iterdir()) and len(site.asked) == 1
 
 
 def test_a_redirect_to_a_file_is_not_followed(site: type[Site], tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"^url: must begin with http:// or https://"):
-        fetch_image("http://shop.test/strange", HERE, tmp_path)
+        fetch_file("http://shop.test/strange", HERE, tmp_path)
 
 
 @pytest.mark.parametrize("host", ["inside.test", "both.test", "nowhere.test"])
 def test_a_name_with_an_address_that_is_not_public_is_as_none(site: type[Site], tmp_path: Path, host: str) -> None:
     with pytest.raises(RequestError, match=GONE):
-        fetch_image(f"http://{host}/picture", HERE, tmp_path)
+        fetch_file(f"http://{host}/picture", HERE, tmp_path)
     assert not site.asked
 
 
@@ -172,14 +172,14 @@ def test_a_name_that_changes_its_address_is_asked_once(
         return resolve("inside.test" if again else host, *more, **rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket, "getaddrinfo", change)
-    assert fetch_image("http://shop.test/picture", HERE, tmp_path).read_bytes() == PICTURE
+    assert fetch_file("http://shop.test/picture", HERE, tmp_path).read_bytes() == PICTURE
     assert asked.count("shop.test") == 1
 
 
 @pytest.mark.parametrize("path", ["large", "endless"])
 def test_too_much_is_not_kept(site: type[Site], tmp_path: Path, path: str) -> None:
-    with pytest.raises(RequestError, match=r"^url: more than 100000 bytes come from there; a smaller picture works$"):
-        fetch_image(f"http://shop.test/{path}", HERE, tmp_path)
+    with pytest.raises(RequestError, match=r"^url: more than 100000 bytes come from there; a smaller file works$"):
+        fetch_file(f"http://shop.test/{path}", HERE, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -188,7 +188,7 @@ def test_who_sends_a_byte_now_and_then_is_cut_off(
 ) -> None:
     monkeypatch.setattr(fetch, "SECONDS", 0.3)
     with pytest.raises(RequestError, match=GONE):
-        fetch_image("http://shop.test/slow", HERE, tmp_path)
+        fetch_file("http://shop.test/slow", HERE, tmp_path)
 
 
 def test_a_name_server_that_never_answers_is_not_waited_for(
@@ -198,14 +198,14 @@ def test_a_name_server_that_never_answers_is_not_waited_for(
     monkeypatch.setattr(fetch, "SECONDS", 0.2)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(20) and [])
     with pytest.raises(RequestError, match=GONE):
-        fetch_image("http://shop.test/picture", HERE, tmp_path)
+        fetch_file("http://shop.test/picture", HERE, tmp_path)
     answer.set()
 
 
 def test_tls_is_spoken_where_the_address_says_so(site: type[Site], tmp_path: Path) -> None:
     """The server here speaks none, so nothing may come of it, and no request may go out in the clear."""
     with pytest.raises(RequestError, match=GONE):
-        fetch_image("https://shop.test/picture", HERE, tmp_path)
+        fetch_file("https://shop.test/picture", HERE, tmp_path)
     assert not site.asked
 
 
@@ -234,7 +234,7 @@ def test_tls_is_spoken_where_the_address_says_so(site: type[Site], tmp_path: Pat
 )
 def test_other_addresses_are_refused_before_anything_is_asked(site: type[Site], tmp_path: Path, url: str) -> None:
     with pytest.raises(RequestError, match=r"^url: [^\n]+$"):
-        fetch_image(url, HERE, tmp_path)
+        fetch_file(url, HERE, tmp_path)
     assert not site.asked
 
 
@@ -245,7 +245,7 @@ def test_other_addresses_are_refused_before_anything_is_asked(site: type[Site], 
 def test_this_machine_is_not_public_however_it_is_written(tmp_path: Path, host: str) -> None:
     """With the system's own resolver."""
     with pytest.raises(RequestError, match=GONE):
-        fetch_image(f"http://{host}/", HERE, tmp_path)
+        fetch_file(f"http://{host}/", HERE, tmp_path)
 
 
 PRIVATE = """
@@ -270,9 +270,9 @@ def test_addresses_of_the_world_are_public(address: str) -> None:
 def test_a_data_address_holds_the_picture_itself(tmp_path: Path) -> None:
     coded = base64.b64encode(PICTURE).decode()
     for url in (f"data:image/png;base64,{coded}", f"DATA:;BASE64,{coded}", f"data:image/png;a=b;base64,{coded}"):
-        path = data_image(url, HERE, tmp_path)
+        path = data_file(url, HERE, tmp_path)
         assert path.read_bytes() == PICTURE and path.parent == tmp_path
-    assert data_image("data:image/svg+xml,%3Csvg/%3E", HERE, tmp_path).read_bytes() == b"<svg/>"
+    assert data_file("data:image/svg+xml,%3Csvg/%3E", HERE, tmp_path).read_bytes() == b"<svg/>"
 
 
 @pytest.mark.parametrize(
@@ -289,5 +289,5 @@ def test_a_data_address_holds_the_picture_itself(tmp_path: Path) -> None:
 )
 def test_a_data_address_that_is_none_is_refused(tmp_path: Path, url: str, rule: str) -> None:
     with pytest.raises(RequestError, match=rf"^url(?: = |: ){rule}[^\n]*$"):
-        data_image(url, HERE, tmp_path)
+        data_file(url, HERE, tmp_path)
     assert not list(tmp_path.iterdir())

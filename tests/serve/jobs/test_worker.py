@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from everreel.film.pipeline import VideoPipeline
+from everreel.film.request import RequestError
 from everreel.media import FilmWriter, Video
 from everreel.serve.jobs.job import DiskFullError, LostJobError, Owner
 from everreel.serve.jobs.order import make_order
@@ -80,14 +81,14 @@ def test_a_paused_film_stays_in_memory_while_nobody_else_waits(home, whole, at_r
     job, slept = home.order(**LONG), []
 
     def sleep(seconds):
-        slept.append((seconds, home.queue.get(job.id).waiting))
+        slept.append((seconds, home.queue.get(job.id).state))
         if len(slept) == 3:
             home.queue.want(job.id, "run")
 
     monkeypatch.setattr("everreel.serve.jobs.worker.time.sleep", sleep)
     at_row(4, lambda job_id: home.queue.want(job_id, "pause"))
     assert home.work().status == "completed"
-    assert len(slept) == 3 and slept[-1][1] == "paused"
+    assert len(slept) == 3 and slept[-1][1] == "paused", "whoever looks on sees that it is"
     assert home.film(job).read_bytes() == whole
 
 
@@ -167,7 +168,9 @@ def test_a_queue_that_cannot_be_written_is_waited_for(home, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (ValueError("steps = 2: too few"), "invalid_request", "steps = 2: too few"),
+        (RequestError("steps = 2: too few"), "invalid_request", "steps = 2: too few"),
+        (RequestError("image = /secret/place/fox.png: is no picture"), "invalid_request", "fox.png: is no picture"),
+        (ValueError("/secret/x.safetensors: is missing"), "internal_error", "the server's log"),
         (MemoryError(), "generation_failed", "memory: "),
         (RuntimeError("[enforce fail] not enough memory: you tried to allocate"), "generation_failed", "memory: "),
         (RuntimeError("shape of /secret/place"), "internal_error", "the server's log"),

@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("gradio", reason="the extra `serve` is not installed")
 
 from everreel import cli
+from everreel.film.loading import model_options
 from everreel.film.request import make_request
 from everreel.serve.api.schema import VideoCreate, VideoExtend
 from everreel.serve.jobs.job import Job
@@ -41,9 +42,9 @@ def test_the_command_makes_the_same_request(order):
     command = get_command(cli.app).commands["generate"]
     context = command.make_context("generate", words[2:], resilient_parsing=False)
     given = context.params
-    from everreel.options import _keyframes, _told
+    from everreel.options import _keyframes, prompts_of
 
-    told = _told(given["prompt"], list(given["part"] or []), None, given["fps"])
+    told = prompts_of(given["prompt"], list(given["part"] or []), None, given["fps"])
     request = order.request
     assert told["prompt"].split() == request.prompt.split()
     assert {frame: " ".join(text.split()) for frame, text in told["story"].items()} == request.story
@@ -59,6 +60,27 @@ def test_the_command_of_a_longer_film_extends_it():
     words = shlex.split(shown.command_of(order))
     assert words[:3] == ["everreel", "extend", "film.mp4"]
     assert words[3:] == ["--output", "longer.mp4", "--prompt=it's night", "--num-frames", "48", "--seed", "3"]
+
+
+def test_the_command_of_a_longer_film_has_its_story_and_is_one_that_is_taken():
+    from typer.main import get_command
+
+    order = make_order(prompt="it wakes", num_frames=48, story={24: "it jumps"}, fps=24, shift=4.0, extends=FILM)
+    words = shlex.split(shown.command_of(order))
+    given = get_command(cli.app).commands["extend"].make_context("extend", words[2:]).params
+    assert given["prompt"] == ["it wakes", "24f: it jumps"] and given["num_frames"] == 48
+    assert set(shown.body_of(order)) == {"video", "prompt", "story", "num_frames"}
+
+
+def test_the_command_of_an_endless_film_makes_as_much_of_it():
+    order = make_order(prompt="a fox", endless=True)
+    assert "--num-frames 241" in shown.command_of(order, made=241)
+
+
+def test_the_command_names_what_the_server_runs_the_model_with(tmp_path):
+    (tmp_path / "ink.safetensors").touch()
+    how = model_options(lora=(f"{tmp_path}/ink.safetensors=0.8",), quantization="int8")
+    assert "--lora ink.safetensors=0.8 --quantization int8" in shown.command_of(ORDERS[0], how)
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=range(len(ORDERS)))

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from everreel.serve.agents.caller import CALLER
 from everreel.serve.agents.server import make_server
+from everreel.serve.api.guard import Polite
 from everreel.serve.jobs.job import JobError, Owner
 from everreel.serve.jobs.service import Jobs
 from everreel.web import LOOPBACK
@@ -34,6 +35,7 @@ CONTENT = "/v1/videos/{film}/content"
 FILMS = "/films/{film}.mp4"
 PIECE = 2**18
 MOST_BODY, MOST_SESSIONS = 32 * 2**20, 1000
+REQUESTS_PER_MINUTE = 600  # of an address
 OwnerOf = Callable[[str], Owner | None]
 """Whose key it is; of no key (empty), whoever needs none. None: nobody's."""
 
@@ -106,6 +108,7 @@ def make_app(
         headers = {"Content-Length": str(size), "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         return StreamingResponse(_pieces(file, size), media_type="video/mp4", headers=headers)
 
+    app.add_middleware(Polite, requests_per_minute=REQUESTS_PER_MINUTE)
     app.router.routes.append(Route(FILMS, endpoint=film, methods=["GET"]))
     mount(app, jobs, owner_of, hosts=hosts, content=FILMS)
     return app

@@ -102,7 +102,7 @@ def film_of(job: Job, *, content: str | None, path: str | None) -> Film:
     order, request = job.order, job.order.request
     return Film(
         film=job.id,
-        status=job.status,
+        status=job.state,
         progress=None if order.endless else job.progress,
         prompt=request.prompt,
         story=request.story,
@@ -115,7 +115,7 @@ def film_of(job: Job, *, content: str | None, path: str | None) -> Film:
         completed_at=job.completed_at,
         extends=order.extends,
         remade_from=order.remixed_from,
-        waiting=job.waiting or None,
+        waiting=None if job.state == "paused" else job.waiting or None,
         error=job.failure.message if job.failure else None,
         resource=address(job.id),
         content=content if job.num_frames else None,
@@ -177,7 +177,7 @@ def _known(value: float) -> float | None:
 
 def _next(job: Job) -> str:
     """What an agent may do now."""
-    if job.wanted == "pause" or job.status == "paused":
+    if job.wanted == "pause" or job.state == "paused":
         return "It waits: resume_film goes on."
     if job.status in ("queued", "in_progress"):
         look = "; look_at_film shows what is ready" if job.num_frames else ""

@@ -35,6 +35,8 @@ STYLED = f"{LOCKED}; style-src 'unsafe-inline'"
 _OPENED = re.compile(r"/v1/videos/(video_[0-9a-f]{32})/(?:content|stream|events)")
 _PLAIN = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs")
 _SAFE = ("GET", "HEAD", "OPTIONS")
+_COUNTED = ("/mcp", "/login", "/gradio_api/upload")
+"""What changes or tries something beside /v1: a page asks how its films stand far more often, and has to."""
 log = logging.getLogger(__name__)
 
 
@@ -97,6 +99,32 @@ class Watched(Protocol):
     def __call__(self, scope: Scope, status: int, seconds: float) -> None: ...
 
 
+class Polite:
+    """The headers of every answer, and how often an address may ask: for an application without a `Guard`."""
+
+    def __init__(self, app: ASGIApp, requests_per_minute: int) -> None:
+        self._app, self._buckets = app, Buckets(requests_per_minute)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            refuse(self._buckets.take(_network(scope)))
+        except ApiError as error:
+            await reply(error)(scope, receive, answer)
+            return
+        await self._app(scope, receive, answer)
+
+
 class Guard:
     """See the module. `watched` is told of each answer."""
 
@@ -145,16 +173,18 @@ class Guard:
         has_keys = await to_thread.run_sync(self._keys.any)
         if not has_keys:
             self._check_names(scope, headers)
-        if not (path == "/metrics" or path == "/v1" or path.startswith("/v1/")):
-            return
         address = f"address {_network(scope)}"
-        self._refuse(self._buckets.empty(address))
+        if not (path == "/metrics" or path == "/v1" or path.startswith("/v1/")):
+            if path in _COUNTED and scope["method"] not in _SAFE:
+                refuse(self._buckets.take(f"{path} of {address}"))
+            return
+        refuse(self._buckets.empty(address))
         try:
             owner = await self._owner(scope, headers, has_keys)
         except ApiError:
-            self._refuse(self._buckets.take(address))
+            refuse(self._buckets.take(address))
             raise
-        self._refuse(self._buckets.take(f"key {owner.name}" if has_keys else address))
+        refuse(self._buckets.take(f"key {owner.name}" if has_keys else address))
         scope.setdefault("state", {})["owner"] = owner
 
     async def _owner(self, scope: Scope, headers: Headers, has_keys: bool) -> Owner:
@@ -227,10 +257,12 @@ class Guard:
             headers["Access-Control-Expose-Headers"] = "Content-Range, ETag, Retry-After, openai-poll-after-ms"
             headers.add_vary_header("Origin")
 
-    def _refuse(self, wait: float) -> None:
-        if wait > 0:
-            again: Mapping[str, str] = {"Retry-After": str(int(wait) + 1)}
-            raise ApiError(429, f"too many requests; ask again in {int(wait) + 1} s", None, "rate_limit", again)
+
+def refuse(wait: float) -> None:
+    """Raises: ApiError, where one has to wait."""
+    if wait > 0:
+        again: Mapping[str, str] = {"Retry-After": str(int(wait) + 1)}
+        raise ApiError(429, f"too many requests; ask again in {int(wait) + 1} s", None, "rate_limit", again)
 
 
 def _network(scope: Scope) -> str:

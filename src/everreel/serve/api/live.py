@@ -76,7 +76,7 @@ class Live:
                 except LiveError as error:
                     log.error("the stream of %s ended: %s", job.id, error)
                     return
-                if state is None or state.over or state.status == "paused" or await request.is_disconnected():
+                if state is None or state.over or state.state == "paused" or await request.is_disconnected():
                     return
                 await asyncio.sleep(self._pause())
 

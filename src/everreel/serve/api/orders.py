@@ -20,7 +20,7 @@ from everreel.serve.api.body import Body, Sent, Spool, json_value
 from everreel.serve.api.errors import ApiError
 from everreel.serve.api.schema import FilmReference, VideoCreate, VideoExtend
 from everreel.serve.jobs.job import Owner
-from everreel.serve.jobs.order import REQUEST_FIELDS, Order, make_order
+from everreel.serve.jobs.order import EXTENDED, REQUEST_FIELDS, Order, make_order
 from everreel.serve.jobs.service import Jobs, naming
 
 MERGED = ("extra_body", "extra_params")
@@ -66,7 +66,7 @@ MEANINGLESS = {
     "stream": "every film streams: GET /v1/videos/{id}/stream",
     "n": "one film a request; send the request again with another seed",
 }
-_JSON_IN_FORMS = {*MERGED, "input_reference", "end_image", "keyframes", "story", "video"}
+_JSON_IN_FORMS = {*MERGED, "input_reference", "end_image", "keyframes", "story", "video", *ALIASES}
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ def asked(body: Body, model: type[BaseModel] = VideoCreate) -> Asked:
     priority = values.pop("priority", 0)
     for name in ("user", "quality"):
         values.pop(name, None)
-    if "size" in values:
-        values |= _size(values.pop("size"), values)
+    if size := values.pop("size", ""):  # SGLang's clients leave it empty
+        values |= _size(size, values)
     if "seconds" in values:
         values["seconds"] = float(values["seconds"])
     if "story" in values:
@@ -110,9 +110,11 @@ def fields_of(body: Body, model: type[BaseModel]) -> dict[str, Any]:
             if name in values:
                 raise ApiError(400, f"{alias}: says the same as {name}; leave one out", alias, "invalid_value")
             values[name] = values.pop(alias)
-    for name in values:
+    for name in [*values]:
         if name not in model.model_fields:
-            _unknown(name, model)
+            if name not in MEANINGLESS or not _asks_nothing(name, values[name]):
+                _unknown(name, model)
+            del values[name]
     try:
         checked = model.model_validate(values, strict=not body.form)
     except ValidationError as error:
@@ -157,9 +159,9 @@ def extension_of(body: Body, jobs: Jobs, owner: Owner, fetch: bool) -> tuple[Ord
     if isinstance(named, str) and re.fullmatch(r"video_[0-9a-f]{32}", named):
         if values.get("model") not in (None, jobs.get(named, owner).order.model):
             raise ApiError(400, "model: a film goes on with the model that made it; leave it out", "model")
-        if "fps" in values:
-            raise ApiError(400, "fps: a film goes on at its own rate; leave it out", "fps")
         kept = {name: value for name, value in values.items() if name in REQUEST_FIELDS}
+        for name in kept.keys() - set(EXTENDED):
+            raise ApiError(400, f"{name}: a film goes on as it was made; leave it out", name, "invalid_value")
         order = jobs.extension(named, owner, **kept)
         return order.model_copy(update={"enhance": bool(values.get("enhance"))}), found.priority
     if "prompt" not in values:
@@ -188,16 +190,15 @@ class _Take:
     def _found(self, reference: Any, name: str) -> tuple[str, str]:  # noqa: ANN401 -- a `Reference`
         if isinstance(reference, Sent):
             return self._upload(reference.path, name)
-        given: dict[str, str | None] = {"file_id": None, "image_url": None}
         if isinstance(reference, str):
-            given["file_id" if reference.startswith("file_") else "image_url"] = reference
+            given = {"file_id" if reference.startswith("file_") else "image_url": reference}
         else:
-            given = reference.model_dump()
-        if (given["file_id"] is None) == (given["image_url"] is None):
-            raise ApiError(400, f"{name}: must have file_id or image_url, and only one of them", name, "invalid_value")
-        if given["file_id"] is not None:
-            return self._known(given["file_id"], name)
-        return self._upload(self._from_url(str(given["image_url"]), name), name)
+            given = reference.model_dump(exclude_none=True)
+        if len(given) != 1:
+            rule = "must have file_id, image_url or video_url, and only one of them"
+            raise ApiError(400, f"{name}: {rule}", name, "invalid_value")
+        ((kind, value),) = given.items()
+        return self._known(value, name) if kind == "file_id" else self._upload(self._from_url(value, name), name)
 
     def _known(self, upload: str, name: str) -> tuple[str, str]:
         if not re.fullmatch(r"file_[0-9a-f]{32}", upload):
@@ -210,18 +211,18 @@ class _Take:
         return upload.kind, upload.id
 
     def _from_url(self, url: str, name: str) -> Path:
-        from everreel.serve.jobs.fetch import data_image, fetch_image
+        from everreel.serve.jobs.fetch import data_file, fetch_file
 
         limits, inbox = self._jobs.limits, self._spool.inbox
         if url[:5].lower() == "data:":
-            return self._spool.own(naming(name, lambda: data_image(url, limits, inbox)))
+            return self._spool.own(naming(name, lambda: data_file(url, limits, inbox)))
         if not url.lower().startswith(("http://", "https://")):
-            rule = "must be a file, the id of one, or a data: URL of a picture in base64"
+            rule = "must be a file, the id of one, or a data: URL of one in base64"
             raise ApiError(400, f"{name} = {url[:60]!r}: {rule}", name, "invalid_value")
         if not self._fetch:
-            rule = "this server fetches nothing; send the picture itself, or a data: URL of it"
+            rule = "this server fetches nothing; send the file itself, or a data: URL of it"
             raise ApiError(400, f"{name}: {rule}", name, "invalid_value")
-        return self._spool.own(naming(name, lambda: fetch_image(url, limits, inbox)))
+        return self._spool.own(naming(name, lambda: fetch_file(url, limits, inbox)))
 
 
 def _merged(body: Body) -> dict[str, Any]:
@@ -243,6 +244,11 @@ def _opened(name: str, value: Any) -> Any:  # noqa: ANN401 -- whatever a form ho
     if name in _JSON_IN_FORMS and isinstance(value, str) and value.lstrip().startswith(("{", "[")):
         return json_value(value, name)
     return value
+
+
+def _asks_nothing(name: str, value: Any) -> bool:  # noqa: ANN401 -- whatever a body holds
+    """Of a field that is not served: others' clients send their defaults, of which these mean no more than silence."""
+    return value is False or value in ("", "false", "False") or (name == "n" and value in (1, "1"))
 
 
 def _unknown(name: str, model: type[BaseModel]) -> NoReturn:

@@ -31,7 +31,8 @@ class FileReference(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     file_id: UploadId | None = Field(None, description="From POST /v1/files.")
-    image_url: str | None = Field(None, description="A data: URL, or an address if this server may fetch pictures.")
+    image_url: str | None = Field(None, description="A data: URL, or an address if this server may fetch files.")
+    video_url: str | None = Field(None, description="The same of a film.")
 
 
 class FilmReference(BaseModel):
@@ -267,7 +268,7 @@ def video_of(job: Job, jobs: Jobs) -> Video:
         prompt=request.prompt,
         remixed_from_video_id=order.remixed_from,
         error=error,
-        state=job.status,
+        state=job.state,
         fps=request.fps,
         seed=request.seed,
         num_frames=job.num_frames,

@@ -238,6 +238,8 @@ def add_unserved(router: APIRouter) -> None:
             path, no, methods=[method.upper()], operation_id=name, name=name, summary="Not served", **more
         )
 
+    sync = "films are not waited for in one request; POST /v1/videos, then GET /v1/videos/{id}/content or /stream"
+    add("post", "/videos/sync", sync)
     characters = "characters are not served here; say in the prompt who is to be seen, or give a picture"
     add("post", "/videos/edits", "films are not edited here; remix makes one again with another prompt")
     add("post", "/videos/characters", characters)

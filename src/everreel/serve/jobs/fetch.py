@@ -1,4 +1,4 @@
-"""Pictures that a request names by an address: fetched, where the server allows it, from public addresses only.
+"""Files that a request names by an address: fetched, where the server allows it, from public addresses only.
 
 A name is resolved once, and the connection goes to an address that was looked at, so no second answer of a name server
 counts. The one invariant: nothing is sent to an address that `is_public` has not seen, at no redirect either, and what
@@ -33,12 +33,12 @@ MOST_REDIRECTS = 3
 SECONDS = 20.0  # for all of it, names and redirects too
 LONGEST = 2000  # characters of an address
 CHUNK_BYTES = 1 << 16
-_GONE = "url: no picture can be fetched from there; give a public http or https address, or send the picture itself"
+_GONE = "url: no file can be fetched from there; give a public http or https address, or send the file itself"
 _IPV4_NEVER = ipaddress.ip_network("192.0.0.0/24")
 _IPV6_GLOBAL, _6TO4, _TEREDO = map(ipaddress.ip_network, ("2000::/3", "2002::/16", "2001::/32"))
 
 
-def fetch_image(url: str, limits: Limits, into: Path) -> Path:
+def fetch_file(url: str, limits: Limits, into: Path) -> Path:
     """A new file in the folder `into` with what is at an address; it is not looked at yet.
 
     Raises:
@@ -55,7 +55,7 @@ def fetch_image(url: str, limits: Limits, into: Path) -> Path:
     raise RequestError(f"url: leads to another address more than {MOST_REDIRECTS} times; give the last of them")
 
 
-def data_image(url: str, limits: Limits, into: Path) -> Path:
+def data_file(url: str, limits: Limits, into: Path) -> Path:
     """A new file in the folder `into` with what a `data:` address holds; it is not looked at yet.
 
     Raises:
@@ -185,7 +185,7 @@ def _answer(parts: SplitResult, sock: socket.socket, limits: Limits, into: Path,
         if response.status in (301, 302, 303, 307, 308):
             return response.headers.get("Location", "")
         if response.status != 200 or response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise ValueError("no picture")
+            raise ValueError("no file")
         file = into / secrets.token_hex(8)
         try:
             with file.open("xb", buffering=0) as out:
@@ -201,7 +201,7 @@ def _copy(response: http.client.HTTPResponse, out: IO[bytes], most: int, ends: f
     while chunk := response.read(CHUNK_BYTES):
         count += len(chunk)
         if count > most:
-            raise RequestError(f"url: more than {most} bytes come from there; a smaller picture works")
+            raise RequestError(f"url: more than {most} bytes come from there; a smaller file works")
         rest = memoryview(chunk)
         try:
             while rest:

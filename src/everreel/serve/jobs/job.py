@@ -18,6 +18,8 @@ Status = Literal["queued", "in_progress", "paused", "completed", "failed", "canc
 Wanted = Literal["run", "pause", "cancel"]
 Part = Literal["film.mp4", "thumbnail.webp", "spritesheet.jpg", "preview.jpg"]
 OVER: frozenset[Status] = frozenset({"completed", "failed", "cancelled"})
+HELD = "paused"
+"""What a film waits for that is paused while its worker keeps it in memory."""
 LOCAL = "local"
 """Who asks where no key is needed."""
 
@@ -88,6 +90,11 @@ class Job:
     failure: Failure | None = None
     waiting: str = ""
     """What holds up a film in progress, such as a full disk; empty where nothing does."""
+
+    @property
+    def state(self) -> Status:
+        """The status for whoever looks on: a film that its worker holds is paused, too."""
+        return "paused" if self.status == "in_progress" and self.waiting == HELD else self.status
 
     @property
     def over(self) -> bool:

@@ -21,6 +21,10 @@ PICTURES = ("image", "end_image", "keyframes")
 REQUEST_FIELDS = tuple(name for name in VideoRequest.model_fields if name not in PICTURES)
 
 
+EXTENDED = ("prompt", "story", "num_frames", "seconds", "seed", "num_inference_steps")
+"""What of a request counts for a film that goes on with one made here; all else is as that was made."""
+
+
 class Order(BaseModel):
     """A film as it was ordered. The request has no pictures in it; they are uploads, named here."""
 

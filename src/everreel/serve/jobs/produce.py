@@ -25,6 +25,7 @@ from everreel.film.request import VideoRequest, make_request
 from everreel.film.source import SourceFilm
 from everreel.media import FilmWriter, Pixels, Video, resize_cover
 from everreel.serve.jobs.job import FilmStore, Job
+from everreel.serve.jobs.reader import film_options
 from everreel.shapes import TEMPORAL
 
 FILM = "film.mp4"
@@ -124,7 +125,8 @@ class Film:
         if order.extends:
             journal = self._extended(store.workplace(order.extends) / FILM, request)
         elif order.follows:
-            card, source = self._models.served[order.model].card(), SourceFilm.open(store.upload(order.follows))
+            sent = store.upload(order.follows)
+            card, source = self._models.served[order.model].card(), SourceFilm.open(sent, film_options(sent.suffix[1:]))
             pipe = self._model(make_plan(making.fitted(request, source, card), card))
             journal = making.follow(pipe, request, source, splice=True)
         else:

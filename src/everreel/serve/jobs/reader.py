@@ -169,19 +169,24 @@ def film_reader() -> Callable[[Rules], dict[str, Any]]:
     return read_film
 
 
+def film_options(name: str) -> dict[str, str]:
+    """FFmpeg's options for a film of a format, by its name: it is read as that, by decoders that are known."""
+    options = {
+        "format_whitelist": DEMUXERS[name],
+        "codec_whitelist": ",".join(sorted(_DECODERS)),
+        "protocol_whitelist": "file",
+    }
+    if DEMUXERS[name].startswith("mov"):
+        options |= {"enable_drefs": "0", "use_absolute_path": "0"}
+    return options
+
+
 def read_film(rules: Rules) -> dict[str, Any]:
     """Decode every frame of a film once."""
     import av
 
-    options = {
-        "format_whitelist": DEMUXERS[rules.format],
-        "codec_whitelist": ",".join(sorted(_DECODERS)),
-        "protocol_whitelist": "file",
-        "max_streams": str(100 + rules.streams),  # FFmpeg has no word for it but that memory is lacking
-        "threads": "1",
-    }
-    if DEMUXERS[rules.format].startswith("mov"):
-        options |= {"enable_drefs": "0", "use_absolute_path": "0"}
+    # FFmpeg has no word for too many streams but that memory is lacking.
+    options = film_options(rules.format) | {"max_streams": str(100 + rules.streams), "threads": "1"}
     try:
         with av.open(Film(rules.format), options=options, metadata_errors="replace") as film:
             return decode(film, rules)

@@ -322,16 +322,22 @@ def serve_options(model: ModelOptions, also: tuple[str, ...] = ()) -> dict[str, 
 
 def _source(path: Path) -> Any:  # noqa: ANN401 -- a SourceFilm; its module is only needed here
     from everreel.film.source import SourceFilm
+    from everreel.serve.jobs.reader import film_options
 
     try:
-        return SourceFilm.open(path)
+        return SourceFilm.open(path, film_options(path.suffix[1:]))
     except ValueError as error:  # it can be played, but its end is missing, and so on
         raise RequestError(str(error)) from None
 
 
 def nameless(line: str) -> str:
-    """A line of the engine without the paths of this machine."""
+    """A line of the engine without the paths of uploads and films on this machine."""
     return re.sub(r"(?:/[^\s/:;,']+)*/((?:file|video)_[0-9a-f]{32})[^\s:;,']*", r"\1", line)
+
+
+def pathless(line: str) -> str:
+    """A line of the engine in which every file goes by its last name."""
+    return re.sub(r"(?<![\w/])(?:/[^\s/:;,'\"]+)+/([^\s/:;,'\"]+)", r"\1", nameless(line))
 
 
 def naming(field: str, do: Callable[[], R]) -> R:

@@ -25,15 +25,16 @@ from filelock import FileLock
 from everreel.film.control import CancelledError, Control
 from everreel.film.loading import model_options
 from everreel.film.pipeline import Progress
+from everreel.film.request import RequestError
 from everreel.media import FilmWriter
 from everreel.memory import keep_freed_memory
-from everreel.serve.jobs.job import DiskFullError, Failure, FilmStore, Job, JobQueue, LostJobError, Report, Wanted
+from everreel.serve.jobs.job import HELD, DiskFullError, Failure, FilmStore, Job, JobQueue, LostJobError, Report, Wanted
 from everreel.serve.jobs.produce import Film, Models
 from everreel.serve.jobs.queue import SqliteQueue
-from everreel.serve.jobs.service import nameless
+from everreel.serve.jobs.service import pathless
 from everreel.serve.jobs.store import FolderStore
 
-IDLE, HELD, FULL = 0.2, 0.25, 1.0  # seconds between two looks: for a job, while paused, while the disk is full
+IDLE, LOOK, FULL = 0.2, 0.25, 1.0  # seconds between two looks: for a job, while paused, while the disk is full
 REPORT = 0.2
 PREVIEW_SHARE = 0.1  # of a worker's time, at most
 NICER = 10
@@ -72,8 +73,8 @@ class Worker:
         except _Left as left:
             wanted = left.wanted
             watch.settle(lambda: self._leave(job, film, watch, wanted))
-        except ValueError as error:
-            self._fail(job, watch, Failure("invalid_request", nameless(" ".join(str(error).split()))))
+        except RequestError as error:
+            self._fail(job, watch, Failure("invalid_request", pathless(" ".join(str(error).split()))))
         except (MemoryError, RuntimeError, OSError) as error:
             traceback.print_exc()
             self._fail(job, watch, _failure(error))
@@ -148,8 +149,8 @@ class _Watch:
             self._cost = self._previewed - now
         wanted = self._report("")
         while wanted == "pause" and not self._worker.queue.counts().get("queued"):
-            time.sleep(HELD)  # nobody else needs the worker, so the film stays in memory
-            wanted = self._report("paused")
+            time.sleep(LOOK)  # nobody else needs the worker, so the film stays in memory
+            wanted = self._report(HELD)
         if wanted != "run":
             self.left = wanted
             self.control.cancel()

@@ -11,15 +11,16 @@ import html
 import json
 import math
 import shlex
+from pathlib import Path
 from typing import Any
 
-from everreel.serve.jobs.job import Job
-from everreel.serve.jobs.order import PICTURES, Order
+from everreel.film.loading import ModelOptions
+from everreel.serve.jobs.job import HELD, Job
+from everreel.serve.jobs.order import EXTENDED, PICTURES, Order
 from everreel.serve.jobs.service import Jobs, Outlook
 
-HELD = "paused"  # what holds up a film that its worker keeps in memory
 LONGEST_PREVIEW = 200_000  # bytes
-_OF_EXTEND = ("num_frames", "seconds", "seed", "num_inference_steps")
+_OF_EXTEND = ("num_frames", "seconds", "seed", "fps", "num_inference_steps", "overlap_history")
 _NOT_EXTENDED = ("height", "width", "resolution", "aspect", "loop")
 STATUS = {
     "queued": "Waiting for its turn",
@@ -57,7 +58,7 @@ def screen_of(job: Job, jobs: Jobs, token: str) -> dict[str, Any]:
         "error": job.failure.message if job.failure else "" if job.waiting == HELD else job.waiting,
         "can": can(job),
         "can_extend": done and not request.loop,
-        "command": command_of(job.order),
+        "command": command_of(job.order, jobs.models.get(job.order.model), job.num_frames),
         "address": address_of(job.order),
         "body": json.dumps(body_of(job.order), indent=2, ensure_ascii=False),
     }
@@ -82,27 +83,33 @@ def card_of(job: Job, jobs: Jobs, token: str) -> dict[str, Any]:
         "id": job.id,
         "prompt": job.order.request.prompt,
         "status": job.status,
-        "label": STATUS[job.status] if job.status != "in_progress" else f"{job.progress} %",
+        "label": STATUS[job.state] if job.state != "in_progress" else f"{job.progress} %",
         "percent": job.progress,
         "seconds": round(job.num_frames / job.order.request.fps, 1),
         "picture": address if has_picture and job.status == "completed" else "",
     }
 
 
-def command_of(order: Order) -> str:
-    """The command line that makes this film; pictures are named by what they are for."""
+def command_of(order: Order, model: ModelOptions | None = None, made: int = 0) -> str:
+    """The command line that makes this film; pictures and other files are named by what they are for.
+
+    `model` is how the server runs the order's model, and `made` how many frames an endless film has come to.
+    """
     request = _given(order)
     prompt: str = request.pop("prompt")
     last: list[str] = []
+    parts = [part for frame, text in order.request.story.items() for part in ("--prompt", f"{frame}f: {text}")]
+    if order.endless:
+        request["num_frames"] = max(made, 1)
     if order.extends or order.follows:
-        words = ["everreel", "extend", "film.mp4", "--output", "longer.mp4", f"--prompt={prompt}"]
-        if order.extends:
-            request = {name: value for name, value in request.items() if name in _OF_EXTEND}
+        words = ["everreel", "extend", "film.mp4", "--output", "longer.mp4", f"--prompt={prompt}", *parts]
+        request = {name: value for name, value in request.items() if name in _OF_EXTEND}
+        if order.follows:
+            words += ["--model", order.model]
     else:
         words = ["everreel", "generate"]
         (last if prompt.startswith("-") else words).append(prompt)
-        for frame, text in order.request.story.items():
-            words += ["--prompt", f"{frame}f: {text}"]
+        words += parts
         if order.image:
             words += ["--image", "start.png"]
         for frame in order.keyframes:
@@ -110,6 +117,9 @@ def command_of(order: Order) -> str:
         if order.end_image:
             words += ["--end-image", "end.png"]
         words += ["--model", order.model]
+    if model is not None and not order.extends:
+        words += [part for lora in model.lora for part in ("--lora", Path(lora).name)]
+        words += ["--quantization", model.quantization] if model.quantization else []
     for name, value in request.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
@@ -179,10 +189,8 @@ def told_bytes(count: float) -> str:
 
 
 def _label(job: Job) -> str:
-    if job.over or job.status == "paused":
-        return STATUS[job.status]
-    if job.waiting == HELD:
-        return STATUS["paused"]
+    if job.over or job.state == "paused":
+        return STATUS[job.state]
     if job.wanted == "cancel":
         return "Stopping"
     if job.wanted == "pause":
@@ -203,6 +211,6 @@ def _preview(job: Job, jobs: Jobs) -> str:
 
 
 def _given(order: Order) -> dict[str, Any]:
-    """What of the request was asked for, but story and pictures."""
+    """What of the request was asked for, but story and pictures; of a film that goes on with one, what counts then."""
     given = order.request.model_dump(mode="json", exclude_unset=True, exclude={"story", *PICTURES})
-    return {name: value for name, value in given.items() if value is not None}
+    return {n: value for n, value in given.items() if value is not None and (not order.extends or n in EXTENDED)}
