@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from everreel import serving
 from everreel.cli import app
+from everreel.media import Video
 from everreel.serve.jobs.job import Owner
 from everreel.serve.jobs.keys import Keys
 
@@ -66,7 +67,8 @@ def test_what_is_too_old_goes_now_and_then():
             assert twice.acquire(timeout=10)
 
 
-def test_it_serves_until_it_is_told_to_stop_and_says_where(tmp_path):
+def test_it_serves_films_until_it_is_told_to_stop_and_says_where(tmp_path):
+    openai = pytest.importorskip("openai", reason="the openai SDK is not installed")
     command = [sys.executable, "-m", "everreel", "serve", "--port", "0", "--no-page", "--home", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     try:
@@ -78,6 +80,11 @@ def test_it_serves_until_it_is_told_to_stop_and_says_where(tmp_path):
         with httpx2.Client(base_url=address[1], timeout=20) as client:
             assert client.get("/").json()["name"] == "everreel"
             assert client.get("/v1/models").status_code == 200
+        sdk, more = openai.OpenAI(base_url=f"{address[1]}v1", api_key="none"), {"num_frames": 5, "seed": 3}
+        made = sdk.videos.create_and_poll(prompt="a red fox", model="tiny-fast", extra_body=more)
+        assert made.status == "completed", made
+        sdk.videos.download_content(made.id).write_to_file(tmp_path / "film.mp4")
+        assert Video(tmp_path / "film.mp4").num_frames == 5
     finally:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)

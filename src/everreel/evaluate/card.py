@@ -162,8 +162,9 @@ def _what_it_is(card: ModelCard, folder: Path) -> Iterator[str]:
 
 
 def _between(level: float | None, until: float | None) -> str:
-    begins = "" if level is None or level >= 1 else f" from noise level {level:g} on"
-    return f"{begins} down to {until:g}" if until else begins
+    if until:
+        return f" from noise level {1 if level is None else level:g} down to {until:g}"
+    return "" if level is None or level >= 1 else f" from noise level {level:g} on"
 
 
 def _training(card: ModelCard, facts: Mapping[str, Any]) -> Iterator[str]:
