@@ -79,7 +79,7 @@ STAGES = {"as-is": AS_IS, "balanced": BALANCED, "camera": CAMERA, "best": BEST}
 # Before and after in one way, whatever the embedded model recommends: guidance in all steps, or, for the large ones,
 # from the level on that it recommends, which saves a fifth of their time.
 FILMS = FilmSettings(
-    num_films=64, num_frames=33, height=96, width=160, num_inference_steps=20, guidance_level=1.0
+    num_films=64, num_frames=33, height=96, width=160, num_inference_steps=20, guidance_level=1.0, guidance_until=0.0
 )  # fmt: skip
 LARGER = replace(FILMS, height=144, width=240, guidance_level=0.85)
 
