@@ -71,9 +71,8 @@ class Setting:
         """The film, with what was left open as the model recommends."""
         names = ("num_frames", "height", "width", "num_inference_steps")
         values = {name: getattr(self, name) for name in names}
-        return make_request(prompt=PROMPT, guidance_level=1, guidance_until=0, **values).resolve(
-            card
-        )  # as diffusers has it
+        as_diffusers = {"guidance_level": 1, "guidance_until": 0}
+        return make_request(prompt=PROMPT, **as_diffusers, **values).resolve(card)
 
 
 @dataclass(frozen=True)

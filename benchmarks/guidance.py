@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.gains import fields_of, gain_of
-from benchmarks.measure import machine, say
+from benchmarks.measure import page_head, say
 from everreel.caption.critic import shipped_critic
 from everreel.checkpoint.catalog import ModelCard, find_model
 from everreel.diffusion.solver import solver_for
@@ -109,24 +109,10 @@ def page(films: Evaluations, read: Reader, card: ModelCard, settings: FilmSettin
         "an average of all films of the words; at the lowest what is to be seen is settled, and guidance draws hard "
         "edges into it (Kynkäänniemi et al., arXiv 2404.07724)."
     )
-    head = (
-        "--guidance-level",
-        "--guidance-until",
-        "steps of one row",
-        "seconds a film",
-        "all fields",
-        "gain",
-        "subject",
-    )
-    lines = [
-        "# The levels that guidance begins and ends at",
-        "",
-        "This page is written by a program:",
-        "",
-        f"    {command}",
-        "",
-    ]
-    lines += [*table(("machine", ""), machine().items()), "", *paragraph(about), "", *paragraph(source), ""]
+    levels = "--guidance-level", "--guidance-until"
+    head = (*levels, "steps of one row", "seconds a film", "all fields", "gain", "subject")
+    lines = page_head("The levels that guidance begins and ends at", command)
+    lines += [*paragraph(about), "", *paragraph(source), ""]
     return "\n".join([*lines, *table(head, rows, "llrrrlr"), ""])
 
 

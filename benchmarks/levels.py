@@ -13,14 +13,14 @@ import argparse
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.measure import bootstrap, machine, say
+from benchmarks.measure import bootstrap, page_head, say
 from everreel.caption.critic import shipped_critic
 from everreel.checkpoint.catalog import ModelCard
 from everreel.data.clips import to_unit_range
@@ -134,30 +134,20 @@ def read_from(
 
 def page(words: dict[float, Shares], films: dict[float, Shares], about: Sequence[str], command: str) -> str:
     """docs/levels.md."""
-    lines = [
-        "# What is decided at which noise level",
-        "",
-        "This page is written by a program:",
-        "",
-        f"    {command}",
-        "",
-    ]
-    lines += [*table(("machine", ""), machine().items()), "", *paragraph(about[0]), ""]
+    lines = [*page_head("What is decided at which noise level", command), *paragraph(about[0]), ""]
     lines += ["## How much a word matters", "", *paragraph(about[1]), ""]
     head = ("noise level", *(name.replace("_", " ") for name in FIELDS))
-    lines += [
-        *table(head, [(f"{level:g}", *_cells(found, _rise)) for level, found in words.items()], "l" + "r" * 8),
-        "",
-    ]
+    aligned = "l" + "r" * len(FIELDS)
+    rows = [(f"{level:g}", *_cells(found, _rise)) for level, found in words.items()]
+    lines += [*table(head, rows, aligned), ""]
     lines += ["## Where it is lost", "", *paragraph(about[2]), ""]
     names = {level: "the VAE alone" if level == VAE_ALONE else f"{level:g}" for level in films}
     rows = [(names[level], *_cells(found, _share)) for level, found in films.items()]
-    lines += [*table(("denoised from", *head[1:]), rows, "l" + "r" * 8), ""]
+    lines += [*table(("denoised from", *head[1:]), rows, aligned), ""]
     return "\n".join(lines)
 
 
-def _cells(found: Shares, tell: object) -> list[str]:
-    assert callable(tell)
+def _cells(found: Shares, tell: Callable[[Sequence[float]], str]) -> list[str]:
     return [tell(found[name]) if found.get(name) else "" for name in FIELDS]
 
 

@@ -22,6 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from everreel.evaluate.markdown import table
+
 Options = argparse.ArgumentParser | argparse._ArgumentGroup  # what takes a flag
 PROMPT = "a red fox runs right through a snowy forest at dusk, wide shot, camera pans right"
 RESAMPLES = 2000
@@ -146,6 +148,12 @@ def machine() -> dict[str, str]:
         "Python": platform.python_version(),
         **{name: _version(name) for name in ("torch", "diffusers", "transformers", "everreel")},
     }
+
+
+def page_head(title: str, command: str) -> list[str]:
+    """How a page begins: its title, what wrote it, and on which machine."""
+    said = ["This page is written by a program:", "", f"    {command}", ""]
+    return [f"# {title}", "", *said, *table(("machine", ""), machine().items()), ""]
 
 
 def say(text: str) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import machine, say
+from benchmarks.measure import page_head, say
 from everreel.caption.critic import load_critic, score, shipped_critic
 from everreel.evaluate.markdown import paragraph, table, verdict
 from everreel.evaluate.prompts import held_out_prompts
@@ -172,8 +172,7 @@ def run(model: str, num_films: int, steps: int | None) -> dict[str, Tried]:
 def page(tried: Mapping[str, Tried], command: str) -> str:
     """docs/step-cache.md."""
     whole = statistics.mean(tried["every pass"].rows)
-    lines = ["# Step caches", "", "This page is written by a program:", "", f"    {command}", ""]
-    lines += [*table(("machine", ""), machine().items()), ""]
+    lines = page_head("Step caches", command)
     lines += paragraph(
         "A step cache leaves out passes of the transformer whose result can be guessed. Skywork says that TeaCache "
         "spoils diffusion forcing; its counter was inside the model and ran twice a step. One holds here if it saves "

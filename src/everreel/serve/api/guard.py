@@ -112,9 +112,7 @@ class Polite:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
+                protected(message)
             await send(message)
 
         try:
@@ -243,9 +241,7 @@ class Guard:
         return Headers(allowed)
 
     def _dress(self, scope: Scope, message: Message) -> None:
-        headers = MutableHeaders(scope=message)
-        for name, value in HEADERS.items():
-            headers.setdefault(name, value)
+        headers = protected(message)
         path = scope["path"]
         if path.startswith("/v1") or path in _PLAIN:
             headers["Content-Security-Policy"] = STYLED if path == "/docs" else LOCKED
@@ -256,6 +252,14 @@ class Guard:
             headers["Access-Control-Allow-Origin"] = origin
             headers["Access-Control-Expose-Headers"] = "Content-Range, ETag, Retry-After, openai-poll-after-ms"
             headers.add_vary_header("Origin")
+
+
+def protected(message: Message) -> MutableHeaders:
+    """The headers of an answer that begins, with those that every answer has."""
+    headers = MutableHeaders(scope=message)
+    for name, value in HEADERS.items():
+        headers.setdefault(name, value)
+    return headers
 
 
 def refuse(wait: float) -> None:

@@ -19,8 +19,6 @@ FilmId = Annotated[str, Field(pattern=r"^video_[0-9a-f]{32}$")]
 UploadId = Annotated[str, Field(pattern=r"^file_[0-9a-f]{32}$")]
 PICTURES = ("image", "end_image", "keyframes")
 REQUEST_FIELDS = tuple(name for name in VideoRequest.model_fields if name not in PICTURES)
-
-
 EXTENDED = ("prompt", "story", "num_frames", "seconds", "seed", "num_inference_steps")
 """What of a request counts for a film that goes on with one made here; all else is as that was made."""
 

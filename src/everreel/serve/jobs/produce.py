@@ -22,10 +22,9 @@ from everreel.film.loading import ModelOptions
 from everreel.film.pipeline import Progress, VideoPipeline
 from everreel.film.plan import Plan, make_plan
 from everreel.film.request import VideoRequest, make_request
-from everreel.film.source import SourceFilm
 from everreel.media import FilmWriter, Pixels, Video, resize_cover
 from everreel.serve.jobs.job import FilmStore, Job
-from everreel.serve.jobs.reader import film_options
+from everreel.serve.jobs.uploads import open_upload
 from everreel.shapes import TEMPORAL
 
 FILM = "film.mp4"
@@ -125,8 +124,7 @@ class Film:
         if order.extends:
             journal = self._extended(store.workplace(order.extends) / FILM, request)
         elif order.follows:
-            sent = store.upload(order.follows)
-            card, source = self._models.served[order.model].card(), SourceFilm.open(sent, film_options(sent.suffix[1:]))
+            card, source = self._models.served[order.model].card(), open_upload(store.upload(order.follows))
             pipe = self._model(make_plan(making.fitted(request, source, card), card))
             journal = making.follow(pipe, request, source, splice=True)
         else:

@@ -321,11 +321,10 @@ def serve_options(model: ModelOptions, also: tuple[str, ...] = ()) -> dict[str, 
 
 
 def _source(path: Path) -> Any:  # noqa: ANN401 -- a SourceFilm; its module is only needed here
-    from everreel.film.source import SourceFilm
-    from everreel.serve.jobs.reader import film_options
+    from everreel.serve.jobs.uploads import open_upload
 
     try:
-        return SourceFilm.open(path, film_options(path.suffix[1:]))
+        return open_upload(path)
     except ValueError as error:  # it can be played, but its end is missing, and so on
         raise RequestError(str(error)) from None
 

@@ -25,10 +25,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from everreel.film.request import RequestError
 from everreel.serve.jobs.job import BusyError, DiskFullError, Limits, Upload
+
+if TYPE_CHECKING:
+    from everreel.film.source import SourceFilm
 
 WORKS = "a PNG, JPEG or WebP picture or an MP4, MOV, MKV or WebM film works"
 UNREADABLE = f"upload: cannot be read as a picture or a film; {WORKS}"
@@ -89,6 +92,14 @@ def inspect(source: Path, limits: Limits) -> Upload:
             raise BusyError("upload: cannot be read now; try again in a minute") from None
         finally:
             _TURNS.release()
+
+
+def open_upload(path: Path) -> SourceFilm:
+    """A film that `inspect` has let in, opened as what it was taken for. Raises: ValueError."""
+    from everreel.film.source import SourceFilm
+    from everreel.serve.jobs.reader import film_options
+
+    return SourceFilm.open(path, film_options(path.suffix[1:]))
 
 
 @contextmanager
