@@ -84,6 +84,8 @@ class LevelMixture:
     clean_prefix: float = 0.2
     given_anywhere: float = 0.1
     shift: float = 1.0
+    spread: float = 1.0
+    """Standard deviation of the logit of a level: above 1 the ends of the scale are seen more often."""
     history_level: float = 0.1
     """The most noise on the history of a clean prefix."""
     most_given: int = 3
@@ -94,14 +96,16 @@ class LevelMixture:
         weights = self._weights()
         if min(weights) < 0 or not sum(weights) > 0:
             raise ValueError(f"weights = {weights}: must be 0 or more, and one of them more than 0")
+        if not self.spread > 0:
+            raise ValueError(f"spread = {self.spread}: must be more than 0; 1 is what levels are usually drawn with")
 
     def sample(self, batch: int, frames: int, generator: Generator, blocks: Sequence[int] | None = None) -> LevelDraw:
         """One kind a window. `blocks` are sizes of blocks that share a level; None is one frame each."""
         # Everything is drawn for every window and one kind kept: cheap, and no draw depends on a kind.
         weights_K = torch.tensor(self._weights(), dtype=torch.float64)
         kind_B1 = torch.multinomial(weights_K, batch, replacement=True, generator=generator)[:, None]
-        equal_BT = equal_levels(batch, frames, generator, self.shift)
-        independent_BT = independent_levels(batch, frames, generator, self.shift, blocks)
+        equal_BT = equal_levels(batch, frames, generator, self.shift, self.spread)
+        independent_BT = independent_levels(batch, frames, generator, self.shift, blocks, self.spread)
         rising_BT = non_decreasing_levels(batch, frames, generator, self.shift, blocks)
         future_BT = torch.where(torch.rand((batch, 1), generator=generator) < 0.5, equal_BT, rising_BT)
         history_B = draw_history(batch, frames, generator, blocks)
@@ -117,17 +121,23 @@ class LevelMixture:
         return self.equal, self.independent, self.non_decreasing, self.clean_prefix, self.given_anywhere
 
 
-def equal_levels(batch: int, frames: int, generator: Generator, shift: float = 1.0) -> Tensor:
+def equal_levels(batch: int, frames: int, generator: Generator, shift: float = 1.0, spread: float = 1.0) -> Tensor:
     """One logit-normal level for all frames of a window, (B, T)."""
-    return shift_sigma(torch.randn((batch, 1), generator=generator).sigmoid(), shift).expand(batch, frames)
+    sigma_B1 = (spread * torch.randn((batch, 1), generator=generator)).sigmoid()
+    return shift_sigma(sigma_B1, shift).expand(batch, frames)
 
 
 def independent_levels(
-    batch: int, frames: int, generator: Generator, shift: float = 1.0, blocks: Sequence[int] | None = None
+    batch: int,
+    frames: int,
+    generator: Generator,
+    shift: float = 1.0,
+    blocks: Sequence[int] | None = None,
+    spread: float = 1.0,
 ) -> Tensor:
     """A logit-normal level for each block, whatever its neighbours have, (B, T)."""
     sizes_N = _block_sizes(frames, blocks)
-    sigma_BN = torch.randn((batch, len(sizes_N)), generator=generator).sigmoid()
+    sigma_BN = (spread * torch.randn((batch, len(sizes_N)), generator=generator)).sigmoid()
     return shift_sigma(sigma_BN, shift).repeat_interleave(sizes_N, dim=1)
 
 

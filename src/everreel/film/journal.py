@@ -71,8 +71,8 @@ class Source:
         """All of its bytes are read."""
         return cls(source.path.resolve(), source.num_bytes, _sha256(source.path))
 
-    def open(self) -> SourceFilm:
-        """The source, as it was.
+    def open(self, options: Mapping[str, str] | None = None) -> SourceFilm:
+        """The source, as it was; `options` as for `SourceFilm.open`.
 
         Raises:
             ValueError: it is gone, or is another film by now.
@@ -82,7 +82,7 @@ class Source:
         if self.path.stat().st_size != self.num_bytes or _sha256(self.path) != self.sha256:
             rule = "is not the film any more that was to be made longer; put that back, or begin anew: everreel extend"
             raise ValueError(f"video = {self.path}: {rule}")
-        return SourceFilm.open(self.path)
+        return SourceFilm.open(self.path, options)
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class Journal:
         """Whether the film has all of its frames."""
         return self.state is not None and self.state.num_frames == self.request.num_frames
 
-    def open_film(self, film: Path) -> FilmWriter:
-        """The writer of the film, behind what is there already.
+    def open_film(self, film: Path, options: Mapping[str, str] | None = None) -> FilmWriter:
+        """The writer of the film, behind what is there already; `options` are for a source, as for `SourceFilm.open`.
 
         Raises:
             OSError: the film is gone, or cannot be written.
@@ -121,7 +121,7 @@ class Journal:
         height, width, fps = self.request.height, self.request.width, self.request.fps
         assert height and width
         if self.source is not None:
-            source, seam = self.open_source(), self.source.seam
+            source, seam = self.open_source(options), self.source.seam
             if source is not None:
                 return Splice(source, film, fps)
             assert seam is not None, "it is written down before the first frame"
@@ -130,13 +130,13 @@ class Journal:
             return FilmWriter(film, height, width, fps)
         return FilmWriter.resume(film, height, width, fps, num_frames=self.num_frames, num_bytes=self.num_bytes)
 
-    def open_source(self) -> SourceFilm | None:
+    def open_source(self, options: Mapping[str, str] | None = None) -> SourceFilm | None:
         """The source, if there is one that is still needed.
 
         Raises:
             ValueError: it is not what it was.
         """
-        return self.source.open() if self.source is not None and not self.num_frames else None
+        return self.source.open(options) if self.source is not None and not self.num_frames else None
 
     def save(self, film: Path) -> None:
         """Put it on disk beside the film, whole, in the place of the one before."""

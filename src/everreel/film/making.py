@@ -157,6 +157,24 @@ def go_on_with(pipe: VideoPipeline, journal: Journal, request: VideoRequest, tol
     return Journal(longer, journal.maker, beginning, None, journal.num_bytes, journal.num_frames, journal.source)
 
 
+def cut_short(journal: Journal) -> Journal:
+    """The journal of a stopped film as of one that was to have no more frames than it has, so that one can go on.
+
+    Raises:
+        RequestError: it has none yet, or its last ones are not settled.
+    """
+    state = journal.state
+    if state is None or state.held is not None or journal.beginning.channels is not None or journal.request.loop:
+        raise RequestError(f"film: has {journal.num_frames} of its frames and cannot end there; finish it first")
+    history = journal.beginning.history
+    done = history + state.num_made // TEMPORAL if history else latent_frames(state.num_made)
+    solver = state.rollout.solver.select(0, done - state.rollout.start)  # what comes after is in the making
+    state = replace(state, rollout=replace(state.rollout, solver=solver))
+    told = {at: prompt for at, prompt in journal.request.story.items() if at < state.num_frames}
+    request = journal.request.model_copy(update={"num_frames": state.num_frames, "seconds": None, "story": told})
+    return replace(journal, request=request, state=state)
+
+
 def write(
     pipe: VideoPipeline,
     journal: Journal,

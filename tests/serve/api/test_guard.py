@@ -3,7 +3,7 @@
 import pytest
 
 from everreel.serve.api.guard import Buckets
-from everreel.serve.api.tokens import Tokens
+from everreel.serve.api.tokens import LASTS, Tokens
 from tests.serve.api.servers import KEYS, wait
 
 ASKED = {"prompt": "a red fox", "num_frames": 17}
@@ -97,12 +97,27 @@ def test_a_secret_is_made_once_and_is_its_users(tmp_path):
     first, second = Tokens.of(tmp_path), Tokens.of(tmp_path)
     assert second.owner("video_1", first.sign("video_1", "anna")) == "anna"
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
-    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["age.json", "secret"]
+
+
+def test_a_token_ends_when_its_hour_was_lived_through(tmp_path, monkeypatch):
+    now = [5000.0]
+    monkeypatch.setattr("everreel.serve.jobs.age.time.monotonic", lambda: now[0])
+    tokens = Tokens.of(tmp_path)
+    token = tokens.sign("video_1", "anna")
+    monkeypatch.setattr("everreel.serve.jobs.age.time.time", lambda: 4e9)  # a date that jumps opens and shuts nothing
+    now[0] += LASTS - 1
+    assert tokens.owner("video_1", token) == "anna" and tokens.owner("video_2", token) is None
+    now[0] += 2
+    assert tokens.owner("video_1", token) is None
+    late = tokens.sign("video_1", "anna")
+    (tmp_path / "age.json").unlink()  # the count begins anew
+    assert tokens.owner("video_1", late) is None
 
 
 @pytest.mark.parametrize("token", ["", ".", "..", "a.b.c", "YW5uYQ.99999999999.0", "YW5uYQ.-1.0", "é.1.é", "x" * 5000])
-def test_what_is_no_token_opens_nothing(token):
-    assert Tokens(b"secret").owner("video_1", token) is None
+def test_what_is_no_token_opens_nothing(tmp_path, token):
+    assert Tokens.of(tmp_path).owner("video_1", token) is None
 
 
 def test_every_answer_has_the_headers_that_protect(serve):

@@ -2,13 +2,14 @@
 
 import shutil
 
+import av
 import pytest
 from PIL import Image
 
 from everreel.film.control import CancelledError, Control
 from everreel.film.journal import journal_path, read_journal
 from everreel.media import Video
-from everreel.serve.jobs.job import Owner
+from everreel.serve.jobs.job import ConflictError, Owner, Report
 from everreel.serve.jobs.produce import Film
 from tests.film.films import natural, write
 
@@ -74,12 +75,21 @@ def test_a_film_goes_on_with_one_made_here_wherever_that_is_stopped(home):
     assert home.film(first).read_bytes() == before
 
 
-def test_a_film_goes_on_with_one_that_was_uploaded(home, tmp_path):
+def test_a_film_goes_on_with_one_that_was_uploaded(home, tmp_path, monkeypatch):
+    """Which is never opened as anything but what it was taken for."""
+    opened, read = [], av.open
+
+    def watched(file, *args, **kwargs):
+        opened.extend([kwargs.get("options", {})] if "file_" in str(file) else [])
+        return read(file, *args, **kwargs)
+
+    monkeypatch.setattr(av, "open", watched)
     write(tmp_path / "theirs.mp4", natural(24))
     upload = home.store.keep(tmp_path / "theirs.mp4", "local", ".mp4")
     job = home.order(follows=upload, num_frames=12)
     made(home, job)
     assert Video(home.film(job)).num_frames == 24 + 12
+    assert len(opened) > 2 and all("format_whitelist" in options for options in opened)
 
 
 def test_pictures_that_were_uploaded_are_where_they_were_asked(home, tmp_path):
@@ -125,6 +135,28 @@ def test_an_endless_film_is_made_in_pieces_that_go_on_with_each_other(home, monk
         assert Video(film).num_frames == 48
         assert read_journal(film).request.prompt == "a blue cat"
     assert ends[0] == ends[1]
+
+
+def test_an_endless_film_that_was_stopped_is_gone_on_with(home):
+    job = home.order(endless=True, num_frames=None, fps=16, story={20: "a blue cat"})
+    worker = home.worker()
+    claimed = home.queue.claim(worker.name)
+    with pytest.raises(ConflictError, match="is in progress"):
+        home.jobs.submit(home.jobs.extension(job.id, Owner(), num_frames=8), Owner())
+    with pytest.raises(CancelledError):
+        made(home, job, stop_at=9)
+    home.queue.report(job.id, worker.name, Report(9, 20, *home_standing(home, claimed)))
+    home.queue.finish(job.id, worker.name, "cancelled")
+    before = Video(home.film(job)).num_frames
+    longer = home.jobs.submit(home.jobs.extension(job.id, Owner(), prompt="a green dog", num_frames=8), Owner())[0]
+    made(home, longer)
+    assert Video(home.film(longer)).num_frames == before + 8
+    assert read_journal(home.film(longer)).request.prompt == "a green dog"
+    assert not read_journal(home.film(job)).finished, "it can still be resumed itself"
+
+
+def home_standing(home, job):
+    return Film(job, home.store, home.models, lambda: None).standing()
 
 
 def test_what_is_shown_of_a_film(home):

@@ -182,6 +182,6 @@ def _next(job: Job) -> str:
     if job.status in ("queued", "in_progress"):
         look = "; look_at_film shows what is ready" if job.num_frames else ""
         return f"Go on waiting with wait_for_film(film='{job.id}'){look}."
-    if job.status == "completed":
+    if job.whole:
         return "Judge it with look_at_film; extend_film or continue_story goes on with it."
     return "resume_film goes on with it; delete_film removes it."

@@ -35,8 +35,7 @@ def content(jobs: Jobs, job: Job, owner: Owner, variant: str, headers: Mapping[s
         ApiError: it is not finished, or there are no such bytes.
     """
     part, kind = VARIANTS[variant]
-    stopped = job.order.endless and job.over and job.num_frames > 0  # which is how such a film ends
-    if part == "film.mp4" and job.status != "completed" and not stopped:
+    if part == "film.mp4" and not job.whole:
         said = f"video = {job.id}: is {job.status.replace('_', ' ')}, {job.progress} %; its content is there when it"
         raise ApiError(404, f"{said} is completed, and GET /v1/videos/{job.id}/stream now", "video_id", "not_completed")
     try:

@@ -102,6 +102,11 @@ class Job:
         return self.status in OVER
 
     @property
+    def whole(self) -> bool:
+        """Whether the film is as long as it was to be: completed, or endless and stopped."""
+        return self.status == "completed" or (self.order.endless and self.over and self.num_frames > 0)
+
+    @property
     def progress(self) -> int:
         """Percent; 100 only when the film is completed. An endless film has none."""
         if self.status == "completed":

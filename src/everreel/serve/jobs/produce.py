@@ -24,6 +24,7 @@ from everreel.film.plan import Plan, make_plan
 from everreel.film.request import VideoRequest, make_request
 from everreel.media import FilmWriter, Pixels, Video, resize_cover
 from everreel.serve.jobs.job import FilmStore, Job
+from everreel.serve.jobs.reader import film_options
 from everreel.serve.jobs.uploads import open_upload
 from everreel.shapes import TEMPORAL
 
@@ -141,7 +142,10 @@ class Film:
     def _extended(self, source: Path, request: VideoRequest) -> Journal:
         """Of a copy of a film made here, behind which more is to follow."""
         pipe = self._models.of_journal(read_journal(source), self.order.model)
-        longer = making.go_on_with(pipe, read_journal(source, pipe.device), request)
+        journal = read_journal(source, pipe.device)
+        if not journal.finished:  # an endless one that was stopped
+            journal = making.cut_short(journal)
+        longer = making.go_on_with(pipe, journal, request)
         copy = self.folder / f"{FILM}.copy"
         shutil.copyfile(source, copy)
         copy.replace(self.path)
@@ -150,7 +154,8 @@ class Film:
     def _write(self, journal: Journal, control: Control, on_progress: OnProgress) -> None:
         pipe = self._models.of_journal(journal, self.order.model)
         journal = read_journal(self.path, pipe.device)
-        with journal.open_film(self.path) as writer:
+        options = film_options(journal.source.path.suffix[1:]) if journal.source else None
+        with journal.open_film(self.path, options) as writer:
             making.write(pipe, journal, writer, lambda progress: on_progress(progress, writer), control=control)
 
     def _go_on(self, journal: Journal) -> bool:

@@ -258,7 +258,7 @@ class Jobs:
 
         Raises:
             NotFoundError: a film or an upload is not there, or somebody else's.
-            ConflictError: the film to go on with is not finished.
+            ConflictError: the film to go on with is still to get longer, or was cut off.
             RequestError: it cannot be made.
         """
         from everreel.film import making
@@ -283,7 +283,7 @@ class Jobs:
         from everreel.shapes import TEMPORAL, latent_frames
 
         job = self.get(job_id, owner)
-        if job.status != "completed":
+        if not job.whole:
             raise ConflictError(
                 f"video = {job_id}: is {job.status.replace('_', ' ')}; go on with one that is completed"
             )

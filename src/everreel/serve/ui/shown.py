@@ -36,9 +36,9 @@ def screen_of(job: Job, jobs: Jobs, token: str) -> dict[str, Any]:
     """A film on the screen, as the page's script reads it."""
     request = job.order.request
     total = 0 if job.order.endless else request.length or jobs.card(job.order.model).num_frames
-    address, done = f"/v1/videos/{job.id}", job.status == "completed"
+    address = f"/v1/videos/{job.id}"
     has_film = bool(job.num_frames)
-    live = not job.over and not done
+    live = not job.over
     return {
         "id": job.id,
         "status": job.status,
@@ -50,14 +50,15 @@ def screen_of(job: Job, jobs: Jobs, token: str) -> dict[str, Any]:
         "asked": round(total / request.fps, 2),
         "frames": job.num_frames,
         "endless": job.order.endless,
-        "video": f"{address}/content?token={token}" if done else f"{address}/stream?token={token}",
+        "whole": job.whole,
+        "video": f"{address}/{'content' if job.whole else 'stream'}?token={token}",
         "has_film": has_film,
         "live": live,
-        "poster": f"{address}/content?variant=thumbnail&token={token}" if done else "",
+        "poster": f"{address}/content?variant=thumbnail&token={token}" if job.whole else "",
         "preview": "" if job.over else _preview(job, jobs),
         "error": job.failure.message if job.failure else "" if job.waiting == HELD else job.waiting,
         "can": can(job),
-        "can_extend": done and not request.loop,
+        "can_extend": job.whole and not request.loop,
         "command": command_of(job.order, jobs.models.get(job.order.model), job.num_frames),
         "address": address_of(job.order),
         "body": json.dumps(body_of(job.order), indent=2, ensure_ascii=False),
@@ -86,7 +87,7 @@ def card_of(job: Job, jobs: Jobs, token: str) -> dict[str, Any]:
         "label": STATUS[job.state] if job.state != "in_progress" else f"{job.progress} %",
         "percent": job.progress,
         "seconds": round(job.num_frames / job.order.request.fps, 1),
-        "picture": address if has_picture and job.status == "completed" else "",
+        "picture": address if has_picture and job.whole else "",
     }
 
 

@@ -75,7 +75,7 @@ everreel.screen = ({ element, trigger, props, watch }) => {
       press.textContent = action === "delete" && film && sure === film.id ? "Really delete?" : NAMES[action];
     }
     go.disabled = false;
-    download.hidden = film?.status !== "completed";
+    download.hidden = !film?.whole;
     if (!download.hidden) Object.assign(download, { href: film.video, download: `${film.id}.mp4` });
   };
 
@@ -91,7 +91,7 @@ everreel.screen = ({ element, trigger, props, watch }) => {
     video.loop = Boolean(film && !film.live);
     if (film?.poster) video.poster = film.poster;
     else video.removeAttribute("poster");
-    if (address && film.status !== "completed") stop = everreel.live(video, address, () => again(what));
+    if (address && !film.whole) stop = everreel.live(video, address, () => again(what));
     else if (address) video.src = address;
     else {
       video.removeAttribute("src");
