@@ -172,3 +172,16 @@ def test_mixture_of_one_kind():
     assert (sigma.diff(dim=1) >= 0).all() and loss.all() and not given.any()
     with pytest.raises(ValueError, match="0 or more, and one of them more than 0"):
         LevelMixture(equal=0, independent=0, non_decreasing=0, clean_prefix=0, given_anywhere=0)
+
+
+@pytest.mark.parametrize("kind", ["equal", "independent"])
+def test_spread_shows_the_ends_more_often(kind):
+    none = {"equal": 0.0, "independent": 0.0, "non_decreasing": 0.0, "clean_prefix": 0.0, "given_anywhere": 0.0}
+    usual, wide = (
+        LevelMixture(**none | {kind: 1.0}, spread=spread).sample(4000, 5, generator())[0] for spread in (1, 2)
+    )
+    assert (usual < 0.1).float().mean() == pytest.approx(0.014, abs=0.006), "of a logit-normal"
+    assert (wide < 0.1).float().mean() == pytest.approx(0.136, abs=0.02) == (wide > 0.9).float().mean()
+    assert wide.median() == pytest.approx(0.5, abs=0.05)
+    with pytest.raises(ValueError, match="spread = 0: must be more than 0"):
+        LevelMixture(spread=0)

@@ -15,6 +15,7 @@ from everreel.data.clips import ClipLabel, shard_writer
 from everreel.data.draws import generator_for
 from everreel.train.critic import UNSEEN, CriticRecipe, classes_of
 from everreel.train.trainer import TrainerSettings
+from everreel.world.render import render
 from everreel.world.scene import VOCABULARY, sample_scene, visible_fields
 
 SETTINGS = TrainerSettings(steps=3, log_every=1, sample_every=2, warmup=1, device="cpu")
@@ -63,10 +64,39 @@ def test_a_stage_of_pictures_alone_goes_on_with_films(tmp_path: Path) -> None:
         replace(whole, films=(), images=()).objective()
 
 
+def test_of_crops_it_learns_what_can_be_seen_there(tmp_path: Path) -> None:
+    cropped = replace(recipe(tmp_path), films=(), images=(rendered(tmp_path / "far", "long_shot"),), crops_per_step=6)
+    look, classes = cropped.objective().batch(0, generator_for(0))["crops"]
+    assert look.moments.shape == (6, 1, 9, 64, 64)
+    told = {name for name, column in zip(FIELDS, classes.unbind(1), strict=True) if (column != UNSEEN).any()}
+    assert told == {"subject", "color", "shot_position"}
+    red = look.moments[:, 0, 0] - look.moments[:, 0, 2]
+    assert (red[:, 12:52, 12:52].amax((1, 2)) > 0.4).all(), "the subject is in it"
+    assert cropped.run(tmp_path / "run", quiet=True).step == 3
+    near = replace(cropped, images=(rendered(tmp_path / "near", "close_up"),))
+    with pytest.raises(ValueError, match="crops_per_step=6: the pictures show no subjects far away"):
+        near.objective().batch(0, generator_for(0))
+
+
+def rendered(path: Path, shot_type: str) -> str:
+    """Pictures of a red car in a snowfield."""
+    path.mkdir()
+    scene = replace(
+        sample_scene(generator_for(0)), subject="car", color="red", action="stays", direction="right",
+        place="snowfield", time="day", weather="clear", shot_type=shot_type, shot_angle="eye_level",
+        shot_position="side_view", camera_motion="static", expression=None,
+    )  # fmt: skip
+    labels = [ClipLabel(replace(scene, seed=seed), 24, 0.0) for seed in range(4)]
+    with shard_writer(path, 0, (4, 1, 96, 160), labels) as array:
+        array[:] = np.stack([render(label.scene, 1) for label in labels])
+    return str(path)
+
+
 def test_a_critic_grows_out_of_a_smaller_one(tmp_path: Path) -> None:
     whole = recipe(tmp_path)
     small = replace(whole, network=replace(whole.network, depths=(1, 1), fine=0))
     small.run(tmp_path / "small", quiet=True)
+    whole = replace(whole, network=replace(whole.network, closer=True))
     grown = replace(whole, init=str(tmp_path / "small/critic.safetensors")).objective().critic.eval()
     before = load_critic(tmp_path / "small/critic")
     look, _ = small.objective().batch(0, generator_for(0))["films"]

@@ -37,18 +37,22 @@ _FLOW_WINDOW = 5
 _FLOW_DAMPING = 2e-3  # of squared gradients: what is flatter than this does not move
 _LARGEST_FLOW = 2.0
 CHANNELS = 9
+_STAGE = 4  # modules: a convolution that halves, a norm, a curve, residual convolutions
 ACROSS = [5, 7]  # the channels that hold motion to the right: they change their sign in a mirror
 
 
 @dataclass(frozen=True)
 class CriticConfig:
-    """Sizes of the critic; about 1.4 M parameters. `depths` are residual convolutions of each width, and `fine` the
-    width of what looks at half the size beside the patches: a subject far away is a few pixels high.
+    """Sizes of the critic; about 1.4 M parameters. A subject far away is a few pixels high.
+
+    `depths` are residual convolutions of each width, `fine` is the width of what looks at half the size beside the
+    patches, and `closer` says whether what is gathered is looked for before the last halving, too.
     """
 
     widths: tuple[int, ...] = (48, 96, 160)
     depths: tuple[int, ...] = (1, 2, 2)
     fine: int = 24
+    closer: bool = False
     dim: int = 128
     num_heads: int = 4
     num_layers: int = 2
@@ -89,6 +93,11 @@ class Critic(nn.Module):
                 "answer": nn.MultiheadAttention(dim, heads, batch_first=True),
             }
         )
+        if config.closer:
+            before = config.widths[-2]
+            closer = nn.MultiheadAttention(dim, heads, batch_first=True, kdim=before, vdim=before)
+            nn.init.zeros_(closer.out_proj.weight)
+            self.blocks["closer"] = closer
         self.place = nn.Linear(16, dim)
         self.time = nn.Linear(16, dim)
         self.slots = nn.Parameter(torch.randn(config.num_slots, dim))
@@ -105,13 +114,18 @@ class Critic(nn.Module):
         """Logits (B, classes) of each field."""
         batch, moments = look.moments.shape[:2]
         pictures = look.moments.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        seen = self.blocks["eyes"](pictures)
+        eyes = cast("nn.Sequential", self.blocks["eyes"])
+        before = eyes[:-_STAGE](pictures)
+        seen = eyes[-_STAGE:](before)
         height, width = seen.shape[-2:]
         tokens = self.blocks["project"](seen.flatten(2).transpose(1, 2))
         tokens = tokens + self.place(_grid(height, width, tokens))
         slots = self.slots.to(tokens.dtype).expand(len(tokens), -1, -1)
         # The mean beside what the slots look for is what makes the first hundred steps learn anything.
         found = self.blocks["gather"](slots, tokens, tokens, need_weights=False)[0] + tokens.mean(1, keepdim=True)
+        if self.config.closer:
+            finer = before.flatten(2).transpose(1, 2)
+            found = found + self.blocks["closer"](slots, finer, finer, need_weights=False)[0]
         found = found.view(batch, moments, -1, self.config.dim)
         found = found + self.time(_waves(look.seconds / 4, 8)).unsqueeze(2) + self.slots
         found = found.flatten(1, 2)
@@ -125,8 +139,8 @@ class Critic(nn.Module):
 
 
 def is_grown(name: str) -> bool:
-    """Whether a weight is of what adds nothing to a fresh critic: finer eyes, and residual convolutions of depth."""
-    return ".fine." in name or ".then." in name
+    """Whether a weight is of what adds nothing to a fresh critic: finer eyes, a closer look, residual convolutions."""
+    return ".fine." in name or ".then." in name or ".closer." in name
 
 
 def look_at(frames: npt.NDArray[np.uint8], fps: int, first: int = 0) -> Look:

@@ -293,9 +293,11 @@ def visible_fields(scene: Scene) -> dict[str, str]:
         hidden.add("expression")
     if scene.shot_type == "extreme_close_up":
         hidden.add("action")
+        if scene.weather in ("clear", "cloudy"):  # no sky to tell them by
+            hidden.add("weather")
     if not scene.locomotes:
         hidden.add("direction")
-    if scene.subject in ROUND:
+    if scene.subject in ROUND or scene.action == "spins":  # the same, or in turn, from every side
         hidden.add("shot_position")
     if close and scene.action in ("walks", "runs", "swims", "stays", "spins", "flies"):
         hidden.add("action")
