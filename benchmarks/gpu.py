@@ -5,13 +5,14 @@
     PYTHONPATH=src python -m benchmarks.gpu --models 14b --films 540p --repeats 2
     PYTHONPATH=src python -m benchmarks.gpu --models 14b --films 720p --repeats 1 --ways auto,compiled,fp8
     PYTHONPATH=src python -m benchmarks.gpu --models 14b --films 720p --repeats 1 --ways diffusers,24GB
+    PYTHONPATH=src python -m benchmarks.gpu --models 14b --films 540p --repeats 1 --ways film,film-24GB
 
-It needs torch and nothing else, not this package installed either: what else is installed (flash_attn_interface,
-flash_attn, sageattention, torchao, diffusers) gets a row of its own, and what is not says so. A step is both rows of
-guidance. Calls with one `--output` add up: what has a time there is kept, what failed is tried again. Each of those
-above should end within ten minutes on an H200, by the operations counted, at 400 TFLOP/s; a call that is cut off goes
-on with the row that it was at. The one invariant: a row that could not be measured is there all the same, with the
-reason.
+Whole films take what the package does. For the rest it needs torch alone, not this package installed either: what else
+is installed (flash_attn_interface, flash_attn, sageattention, torchao, diffusers) gets a row of its own, and what is
+not says so. A step is both rows of guidance. Calls with one `--output` add up: what has a time there is kept, what
+failed is tried again. Each of those above should end within ten minutes on an H200, by the operations counted, at 400
+TFLOP/s; a call that is cut off goes on with the row that it was at. The one invariant: a row that could not be measured
+is there all the same, with the reason.
 
 Shape suffixes: B batch, C channels, T latent frames, H W latent height and width, S text positions, D text width.
 """
@@ -39,14 +40,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.flops import matmul_peak, synchronize, transformer_flops
+from benchmarks.gpu_film import random_model, short_film
 from benchmarks.measure import machine, peak_bytes, say
-from benchmarks.real_size import fill
 from everreel.checkpoint.offload import offload
+from everreel.checkpoint.quantize import quantize
 from everreel.diffusion.denoiser import Branch, Denoiser
 from everreel.evaluate.markdown import paragraph, table, verdict
 from everreel.model.backends import Attention, Checked
 from everreel.model.config import AttentionKernel, TransformerConfig, VAEConfig
-from everreel.model.dit import DiT
 from everreel.model.vae import CausalVAE
 from everreel.shapes import LATENT_CHANNELS, LatentShape
 
@@ -64,7 +65,8 @@ ROUNDED = ("sage", "fp8")
 # torch's own attention is cuDNN's on Hopper from cuDNN 9.15.1 on, and "auto" is torch's own where FlashAttention 3 is
 # not installed: measured by themselves they would be one kernel three times.
 DEFAULT_WAYS = ("auto", "compiled", "fp8", "diffusers", "24GB")
-WAYS = (*DEFAULT_WAYS, "sdpa", "cudnn", "flash", "sage")
+FILM, FILM_24GB = "film", "film-24GB"  # text, two steps and decoding, of which the second is compared with the first
+WAYS = (*DEFAULT_WAYS, "sdpa", "cudnn", "flash", "sage", FILM, FILM_24GB)
 KERNELS = ("flash", "cudnn", "sage")
 BUDGET = 24e9  # bytes: what `--memory 24GB` means
 # Blocks that stay on the device (None: all), and whether guidance is one batch: what `everreel.film.budget.place` gives
@@ -194,7 +196,8 @@ def section(result: Result) -> list[str]:
             f"guidance, the median of several. A large matrix product reaches {result.peak / 1e12:.0f} TFLOP/s; the "
             f"share of it has a goal of {SHARE_GOAL:.0%}, the ratio to diffusers one of {EXACT_GOAL:g}×, and of "
             f"{ROUNDED_GOAL:g}× where matrix products or attention round to 8 bits. Peak memory is that of a step "
-            "with the weights, reserved what torch took from the device for it."
+            "with the weights, reserved what torch took from the device for it. A film is its text, two steps and "
+            "decoding; the ratio of one within 24 GB is to the same film without a budget."
         ),
         "",
         *rows_table(result.rows),
@@ -211,11 +214,13 @@ def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
     if row.seconds is None or row.peak_bytes is None:
         return (*row.name, row.why, *[""] * 6)
     share, reached = ("", "") if row.share is None else (f"{row.share:.0%}", verdict(row.share >= SHARE_GOAL))
-    theirs = [other.seconds for other in rows if other.name == (row.model, row.film, "diffusers")]
+    beside = FILM if row.way == FILM_24GB else "diffusers"
+    theirs = [other.seconds for other in rows if other.name == (row.model, row.film, beside)]
     ratio = met = ""
-    if theirs and theirs[0] is not None and row.way not in ("diffusers", "VAE decoding"):
+    if theirs and theirs[0] is not None and row.way not in ("diffusers", "VAE decoding", FILM):
         faster = theirs[0] / row.seconds
-        ratio, met = f"{faster:.2f}×", verdict(faster >= (ROUNDED_GOAL if row.way in ROUNDED else EXACT_GOAL))
+        goal = ROUNDED_GOAL if row.way in ROUNDED else EXACT_GOAL
+        ratio, met = f"{faster:.2f}×", "" if row.way == FILM_24GB else verdict(faster >= goal)
     first = "" if row.first_seconds is None else f"{row.first_seconds:.3g} s"
     memory = f"{row.peak_bytes / 1e9:.1f} GB"
     if row.reserved_bytes is not None:
@@ -259,7 +264,11 @@ def _step_flops(model: str, film: str) -> float:
 
 
 def _row(model: str, film: str, way: str, device: torch.device, peak: float, repeats: int) -> Row:
-    """A step of the model in one way."""
+    """A step of the model in one way, or a film."""
+    if way in (FILM, FILM_24GB):
+        vae = VAES["tiny VAE" if model == "tiny" else "VAE"]
+        make = partial(short_film, MODELS[model], vae, FILMS[film], device, BUDGET if way == FILM_24GB else None)
+        return _measured((model, film, way), make, device, repeats)
     placed = PLACED.get((model, film), WHOLE) if way == "24GB" else (None, False)
     take = _theirs if way == "diffusers" else partial(_ours, way, placed)
     make = partial(take, MODELS[model], LatentShape.from_pixels(*FILMS[film]), device)
@@ -288,7 +297,7 @@ def _measured(name: Name, make: Callable[[], Callable[[], Tensor]], device: torc
         _clear(device)  # nothing of the last row is left when this one begins
         with torch.no_grad():
             work = make()
-            with _capped(device, BUDGET if name[2] == "24GB" else math.inf):
+            with _capped(device, BUDGET if name[2] in ("24GB", FILM_24GB) else math.inf):
                 return _timed(name, work, device, repeats)
     except Missing as error:
         return Row(*name, why=_one_line(str(error)))
@@ -307,11 +316,12 @@ def _ours(
     resident, together = placed
     attention = Attention(cast(AttentionKernel, way) if way in get_args(AttentionKernel) else "auto")
     kernel = _kernel(attention, device, config.head_dim) if way in KERNELS else None
-    quantize = _quantize_to_fp8() if way == "fp8" else None  # what is missing is missed before a model is made
-    model = _random_model(config, device, device if resident is None else torch.device("cpu"))
+    if way == "fp8":
+        _check_torchao()  # what is missing is missed before a model is made
+    model = random_model(config, device, device if resident is None else torch.device("cpu"))
     model.attention = attention
-    if quantize is not None:
-        quantize(model)
+    if way == "fp8":
+        quantize(model, "fp8_dynamic", device)
     if resident is not None:
         offload(model, device, resident)
     if way == "compiled":
@@ -384,24 +394,13 @@ def _theirs(config: TransformerConfig, shape: LatentShape, device: torch.device)
     return step
 
 
-def _quantize_to_fp8() -> Callable[[DiT], None]:
+def _check_torchao() -> None:
     try:
-        from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
+        import torchao.quantization  # noqa: F401 -- `quantize` takes it
     except ModuleNotFoundError as error:
         if error.name != "torchao":
             raise
         raise Missing("torchao is not installed") from None
-    config = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
-    return lambda model: quantize_(model.blocks, config)
-
-
-def _random_model(config: TransformerConfig, device: torch.device, home: torch.device) -> DiT:
-    """Weights made on the device, where that is quick, and each part moved home at once: all need not fit there."""
-    with torch.device("meta"):
-        model = DiT(config)
-    for part in (*model.blocks, *(child for name, child in model.named_children() if name != "blocks")):
-        fill(cast(DiT, part), device, torch.bfloat16).to(home)
-    return model.eval()
 
 
 def _inputs(config: TransformerConfig, shape: LatentShape, device: torch.device) -> tuple[Tensor, Tensor]:

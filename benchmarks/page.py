@@ -169,10 +169,12 @@ def gpu_section(result: gpu.Result | None) -> list[str]:
         return [
             *lines,
             *paragraph(
-                "No GPU was to be had where this page was written, so nothing was measured. Where there is one, "
-                f"`python -m benchmarks.gpu` measures it with random weights, needs nothing but torch, and writes "
-                f"`{gpu.RESULT.name}` beside this page, which the next run reads."
+                "No GPU could be had where this page was written, so the rows are empty. Where there is one, these "
+                "calls measure it with random weights, from the project's folder, and write "
+                f"`{gpu.RESULT.name}` beside this page, which the next run reads:"
             ),
+            "",
+            *(line for line in (gpu.__doc__ or "").splitlines() if "-m benchmarks.gpu" in line),
             "",
             *gpu.rows_table([]),
         ]

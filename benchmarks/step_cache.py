@@ -1,8 +1,9 @@
 """Step caches, tried: passes of the transformer left out, what that saves and what it does to the film.
 
-`--step-cache` is TeaCache's rule with a level a frame; the other ways stand around the transformer and decide pass by
-pass, for both branches of guidance at once. The one invariant: all ways make the same films from the same seeds,
-and each is held against the film of every pass.
+`--step-cache` is TeaCache's rule with a level a frame, and is tried in films whose frames stand at one level, at
+several and in blocks; the other ways stand around the transformer and decide pass by pass, for one level and for both
+branches of guidance at once. The one invariant: all ways make the same films from the same seeds, and each is held
+against the film of every pass.
 
 Shape suffixes: B batch (with and without the words), C channels, T latent frames, H W latent height and width.
 """
@@ -14,7 +15,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,7 @@ class EveryPass(nn.Module):
         self.asked, self.rows = 0, 0
 
     def forward(self, x_BCTHW: Tensor, timestep_BT: Tensor, context: Any, **more: Any) -> Tensor:  # noqa: ANN401
-        """See `DiT.forward`; without a cache of keys and values."""
-        assert more.get("cache") is None
+        """See `DiT.forward`."""
         must = self.asked < ALWAYS_FIRST or self.asked >= self.num_passes - ALWAYS_LAST
         self.asked += 1
         return self.compute(x_BCTHW, timestep_BT, context, more) if must else self.decide(
@@ -123,11 +123,17 @@ WAYS: Mapping[str, tuple[Callable[[DiT, int], EveryPass], float]] = {
     "--step-cache 0.15": (EveryPass, 0.15),
 }
 """What stands around the transformer, and the request's own cache."""
+FILMS: Mapping[str, Mapping[str, Any]] = {
+    "at one level": {},
+    "asynchronous": {"ar_step": 5, "causal_block_size": 5},
+    "blockwise": {"causal_block_size": 5},
+}
+"""How frames stand to one another. Ways other than `--step-cache` know of one level, so they are tried in the first."""
 
 
 @dataclass
 class Tried:
-    """One way, over all of its films."""
+    """One way, over all films of a kind."""
 
     rows: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -135,27 +141,33 @@ class Tried:
     accuracy: list[float] = field(default_factory=list)
 
 
-def run(model: str, num_films: int, steps: int | None) -> dict[str, Tried]:
-    """Make the films of every way."""
+def run(model: str, num_films: int, steps: int | None) -> dict[str, dict[str, Tried]]:
+    """Make the films of every kind in every way."""
     pipe = VideoPipeline.from_pretrained(model, device="cpu")
-    critic, transformer = load_critic(shipped_critic()), pipe.transformer
     passes = steps or pipe.card.num_inference_steps
-    tried = {name: Tried() for name in WAYS}
+    return {kind: _kind(pipe, kind, num_films, passes) for kind in FILMS}
+
+
+def _kind(pipe: VideoPipeline, kind: str, num_films: int, steps: int) -> dict[str, Tried]:
+    critic, transformer = load_critic(shipped_critic()), pipe.transformer
     assert isinstance(transformer, DiT)
+    ways = {name: way for name, way in WAYS.items() if way[0] is EveryPass or kind == next(iter(FILMS))}
+    tried = {name: Tried() for name in ways}
     for number, prompt in enumerate(held_out_prompts(num_films)):
         exact_THWC = np.zeros(0)
-        for name, (way, limit) in WAYS.items():
-            say(f"{name}, film {number + 1} of {num_films}")
-            counted = way(transformer, passes)
+        for name, (way, limit) in ways.items():
+            say(f"{kind}, {name}, film {number + 1} of {num_films}")
+            counted = way(transformer, steps)
             pipe.transformer = counted  # type: ignore[assignment]  # it is called like one
             started = time.perf_counter()
             request = make_request(
                 prompt=prompt.text,
                 seed=number,
-                num_inference_steps=passes,
+                num_inference_steps=steps,
                 step_cache=limit,
                 guidance_level=1,
                 guidance_until=0,
+                **FILMS[kind],
             )
             frames_THWC = np.concatenate([block.frames for block in pipe.stream(request)])
             found = tried[name]
@@ -169,26 +181,30 @@ def run(model: str, num_films: int, steps: int | None) -> dict[str, Tried]:
     return tried
 
 
-def page(tried: Mapping[str, Tried], command: str) -> str:
+def page(kinds: Mapping[str, Mapping[str, Tried]], command: str) -> str:
     """docs/step-cache.md."""
-    whole = statistics.mean(tried["every pass"].rows)
     lines = page_head("Step caches", command)
     lines += paragraph(
         "A step cache leaves out passes of the transformer whose result can be guessed. Skywork says that TeaCache "
         "spoils diffusion forcing; its counter was inside the model and ran twice a step. One holds here if it saves "
         f"at least a quarter of the passes and leaves the film at {PSNR_GOAL:.0f} dB or more from that of every pass. "
-        "These are films of one window of the embedded model, of scenes that it was never trained on; accuracy is the "
-        "critic's. Nothing is said of the released weights, so the cache is off unless it is asked for."
+        "These are films of one window of the embedded model, of scenes that it was never trained on: all frames at "
+        "one level, blocks five rows behind one another (`--ar-step 5`), and one block after the other; accuracy is "
+        "the critic's. Nothing is said of the released weights, so the cache is off unless it is asked for."
     )
-    rows = []
+    rows = [(kind, *cells) for kind, tried in kinds.items() for cells in _rows(tried)]
+    head = ("film", "way", "passes saved", "seconds a film", "median PSNR", "accuracy", "holds")
+    return "\n".join([*lines, "", *table(head, rows, "llrrrrl"), ""])
+
+
+def _rows(tried: Mapping[str, Tried]) -> Iterator[tuple[str, ...]]:
+    whole = statistics.mean(tried["every pass"].rows)
     for name, found in tried.items():
         saved, psnr = 1 - statistics.mean(found.rows) / whole, statistics.median(found.psnr)
         holds = "" if name == "every pass" else verdict(saved >= SAVED_GOAL and psnr >= PSNR_GOAL)
         far = "" if name == "every pass" else f"{psnr:.1f} dB"
         cells = f"{100 * saved:.0f} %", f"{statistics.mean(found.seconds):.1f}", far
-        rows.append((name, *cells, f"{100 * statistics.mean(found.accuracy):.0f} %", holds))
-    head = ("way", "passes saved", "seconds a film", "median PSNR", "accuracy", "holds")
-    return "\n".join([*lines, "", *table(head, rows, "lrrrrl"), ""])
+        yield name, *cells, f"{100 * statistics.mean(found.accuracy):.0f} %", holds
 
 
 def _first_row(text: Context) -> Context:

@@ -1,15 +1,19 @@
 """`everreel caption`: what it prints, what it leaves, where it goes on."""
 
 import json
+import threading
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from everreel.caption.tiny import TinyCaptioner
 from everreel.captions import caption
+from everreel.chat import UnreachableError
 from everreel.data.sources import read_rows
 from everreel.world.render import render
 from everreel.world.scene import Scene
+from tests.chat_server import said, serving
 from tests.film.films import natural, write
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -39,6 +43,45 @@ def test_films_are_captioned_by_the_tiny_captioner(tmp_path):
     assert not (tmp_path / "captions.jsonl.skipped.txt").exists()
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), UnreachableError("endpoint = here: no answer")])
+def test_a_run_that_was_stopped_has_said_why_films_were_skipped(tmp_path, monkeypatch, stop):
+    (tmp_path / "a.mp4").write_bytes(b"torn")
+    (tmp_path / "b.mp4").write_bytes(b"")
+    write(tmp_path / "c.mp4", natural(2, 32, 32))
+    (tmp_path / "films.csv").write_text('path\na.mp4\nb.mp4\nc.mp4\n""\n')
+    listing = tmp_path / "out.jsonl.skipped.txt"
+    listing.write_text("b.mp4: was worse before\n")
+
+    def stopped(self, frames, fps):
+        raise stop
+
+    monkeypatch.setattr(TinyCaptioner, "caption", stopped)
+    assert run(tmp_path / "films.csv", "-o", tmp_path / "out.jsonl").exit_code != 0
+    was, table, torn, empty = listing.read_text().splitlines()
+    assert was == "b.mp4: was worse before" and table == "films.csv line 5: path is empty"
+    assert torn.startswith("a.mp4: cannot be read as a film") and empty == "b.mp4: is empty: 0 bytes"
+    run(tmp_path / "films.csv", "-o", tmp_path / "out.jsonl")
+    assert len(listing.read_text().splitlines()) == 4  # said once
+    monkeypatch.undo()
+    assert run(tmp_path / "films.csv", "-o", tmp_path / "out.jsonl").exit_code == 0
+    assert listing.read_text().splitlines() == [table, torn, empty]
+
+
+def test_a_served_captioner_is_waited_for_as_long_as_is_said(tmp_path):
+    write(tmp_path / "a.mp4", natural(2, 32, 32))
+    over = threading.Event()
+
+    def slow(_):
+        over.wait(30)
+        return said("too late")
+
+    with serving(slow) as server:
+        served = f"{server.address}#m"
+        result = run(tmp_path / "a.mp4", "-o", tmp_path / "out.jsonl", "--captioner", served, "--timeout", 0.2)
+        over.set()
+    assert "no answer within 0.2 s; try timeout = 0.4" in result.stderr
+
+
 def test_one_task_and_fields(tmp_path):
     write(tmp_path / "a.mp4", natural(2, 32, 32))
     assert run(tmp_path / "a.mp4", "-o", tmp_path / "out.csv", "--task", "i2v", "--fields").exit_code == 0
@@ -51,6 +94,7 @@ def test_one_task_and_fields(tmp_path):
     [
         (("--task", "t2i"), "task = 't2i': must be one of t2v, i2v, both"),
         (("--captioner", "gone"), "captioner = 'gone': is no captioner"),
+        (("--timeout", "9"), "timeout = 9: goes with a captioner or fusion at an address; leave it out"),
         (("--fusion", "gone"), "fusion = 'gone': is no fusion"),
         (("-o", "out.txt"), "must end in .jsonl, .csv, .parquet"),
     ],

@@ -244,10 +244,14 @@ def test_a_disk_that_is_full_at_once_leaves_no_file(tiny_folder, tmp_path, run, 
 )
 def test_too_little_memory_is_one_line(tiny_folder, tmp_path, run, monkeypatch, error):
     monkeypatch.setattr(Denoiser, "__call__", Times(Denoiser.__call__, 1, error))
+    monkeypatch.setattr("everreel.memory.most_held", lambda on_gpu: 1_400_000_000)
     film = tmp_path / "fox.mp4"
     code, _, err = run("generate", "a fox", "--model", tiny_folder, *SMALL, "--num-frames", 5, "-o", film)
     assert code == 2 and err.splitlines()[-1].startswith("everreel: memory: ") and "Traceback" not in err
     assert not film.exists()
+    budget = re.search(r"with --memory (\S+),", err)[1]
+    order = ("generate", "a fox", "--model", tiny_folder, *SMALL, "--num-frames", 5, "-o", film)
+    assert run(*order, "--memory", budget)[0] == 0 and film.exists()
 
 
 def test_a_fault_of_our_own_is_not_hidden(tiny_folder, tmp_path, run, monkeypatch):

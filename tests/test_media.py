@@ -1,6 +1,8 @@
 """The film on disk: playable after every block, the same bytes after a resume, true to its frames."""
 
 import errno
+import itertools
+import os
 import resource
 import signal
 from collections.abc import Iterator
@@ -136,6 +138,43 @@ def test_a_film_killed_while_a_block_is_written_is_playable(tmp_path: Path, monk
             killed.write_bytes(film)
             is_done = last == len(writes) - 1 and cut == len(data)
             assert len(decode(killed)[0]) == (20 if is_done else 8)
+
+
+def test_whatever_a_power_cut_keeps_of_a_block_the_film_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of writes that were not synced yet any may be on disk, whole, in part or not at all, in whatever order."""
+    path, left = tmp_path / "film.mp4", tmp_path / "left.mp4"
+    first, second = blocks_of(moving_picture(12, 32, 48), [5, 7])
+    done: list[tuple[int, bytes] | None] = []  # None where all before it is on disk
+    write, sync = FilmWriter._write, os.fsync
+
+    def record(writer: FilmWriter, position: int, data: bytes) -> None:
+        done.append((position, bytes(data)))
+        write(writer, position, data)
+
+    with FilmWriter(path, 32, 48, 24) as writer:
+        writer.append(first)
+        before = path.read_bytes()
+        monkeypatch.setattr(FilmWriter, "_write", record)
+        monkeypatch.setattr(os, "fsync", lambda handle: (done.append(None), sync(handle)))
+        writer.append(second)
+    assert done[-1] is None, "it is on disk when append returns"
+    found = set()
+    while done:
+        synced = next((at for at in range(len(done), 0, -1) if done[at - 1] is None), 0)
+        safe, loose = [each for each in done[:synced] if each], [each for each in done[synced:] if each]
+        for kept in itertools.product((0, 0.5, 1), repeat=len(loose)):
+            film = bytearray(before)
+            torn = [(at, data[: int(len(data) * part)]) for (at, data), part in zip(loose, kept, strict=True)]
+            for position, data in [*safe, *torn]:
+                film.extend(bytes(max(position + len(data) - len(film), 0) if data else 0))  # a hole is full of zeros
+                film[position : position + len(data)] = data
+            left.write_bytes(film)
+            times, frames = decode(left)
+            assert len(times) in (5, 12), (kept, len(times))
+            assert psnr(frames[:5], first) > 33
+            found.add(len(times))
+        done.pop()
+    assert found == {5, 12}
 
 
 def test_an_interrupted_block_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from everreel.memory import keep_freed_memory
+from everreel.memory import holding_what_is_used, keep_freed_memory, most_held, smaller_budget
 
 # Blocks of 24 MB, taken and freed: each is 6,144 pages that may have to be faulted in anew.
 FAULTS = """
@@ -29,6 +30,27 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+# Blocks of 4 MB, with little ones between them that stay: what glibc could put nothing of their size into.
+HELD = """
+from pathlib import Path
+import torch
+from everreel.memory import holding_what_is_used, keep_freed_memory
+assert keep_freed_memory()
+def held():
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("VmRSS:"))
+def blocks():
+    return [torch.ones(2**20) for _ in range(16)]
+blocks()
+before = held()
+with holding_what_is_used():
+    print(before - held())
+blocks()
+kept = held()
+blocks()
+print(held() - kept)
+"""
+
+
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -43,6 +65,20 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
     assert faults(24) * 20 < taken  # without it between 7 and 120 blocks are faulted in, by how malloc stands
 
 
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_what_was_freed_is_given_back_for_a_while() -> None:
+    done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=True)
+    given_back, again = (int(kilobytes) for kilobytes in done.stdout.split())
+    assert given_back > 60_000 and again < 20_000  # afterwards it keeps them
+
+
+def test_a_program_that_keeps_nothing_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("everreel.memory._keeps", False)
+    monkeypatch.setattr("everreel.memory.ctypes.CDLL", pytest.fail)
+    with holding_what_is_used():
+        pass
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 @pytest.mark.skipif(not LARGE_PAGES.is_file() or "[never]" in LARGE_PAGES.read_text(), reason="no large pages here")
 def test_blocks_too_large_to_be_kept_come_in_large_pages() -> None:
@@ -55,3 +91,25 @@ def test_nothing_happens_where_there_is_no_glibc(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("everreel.memory.ctypes.CDLL", NoMallopt)
     assert keep_freed_memory() is False
+
+
+@pytest.mark.parametrize(
+    ("error", "on_gpu", "budget"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True, "16GB"),
+        (MemoryError(), False, "16GB"),
+        (MemoryError(), True, None),  # the computer's own memory: more on the GPU would help it
+    ],
+)
+def test_a_budget_that_works_is_what_was_held_and_a_margin(
+    monkeypatch: pytest.MonkeyPatch, error: MemoryError | RuntimeError, on_gpu: bool, budget: str | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: on_gpu)
+    monkeypatch.setattr("everreel.memory.most_held", lambda gpu: 22_400_000_000 if gpu == on_gpu else 0)
+    assert smaller_budget(error) == budget
+
+
+def test_what_was_held_is_of_the_fullest_gpu_or_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda number: [3, 7][number])
+    assert most_held(True) == 7 and 50e6 < most_held(False) < 1e12

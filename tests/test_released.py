@@ -37,7 +37,9 @@ def test_a_long_asynchronous_film_as_its_page_shows_it(monkeypatch):
         "guidance_scale": 5.0, "shift": 3.0, "schedule": "windows", "join": "reencode",
     }  # fmt: skip
     said = [note.split(":")[0] for note in translated.notes]
-    assert said == ["--causal_attention", "--teacache", "--offload"]
+    assert said == ["--offload", "--teacache", "--causal_attention"]
+    assert "everreel generate --step-cache 0.1 knows a level a frame" in translated.notes[1]
+    assert "DF-14B-540P was not trained for it" in translated.notes[2]
     assert translated.memory is None
     monkeypatch.setattr("everreel.released._device_memory", lambda: "8000000000B")
     with_device = translate(FORCING, asked)
@@ -85,6 +87,65 @@ def test_a_film_is_made_longer():
     assert (short.request.overlap_history, short.request.schedule) == (17, None)
     assert short.notes[0].split(":")[0] == "--overlap_history"
     assert translate(FORCING, flags(FORCING)).video is None is translate(PLAIN, flags(PLAIN)).video
+
+
+@pytest.mark.parametrize("flag", ["prompt_enhancer", "prompt_enhance"])
+@pytest.mark.parametrize("script", [FORCING, PLAIN])
+def test_a_prompt_is_made_whole_where_that_is_asked(script, flag):
+    translated = translate(script, flags(script, **{flag: True}))
+    (note,) = translated.notes
+    assert translated.enhance and note.startswith(f"--{flag}: ") and "everreel generate --enhance" in note
+    assert not translate(script, flags(script)).enhance
+
+
+def test_the_command_makes_a_prompt_whole_and_shows_it(tiny_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    made = []
+    monkeypatch.setattr(cli, "_generate", lambda request, *_: made.append(request))
+    order = ["--model_id", tiny_folder, "--prompt", "a red fox", "--seed", 3, "--prompt_enhancer", "--num_frames", 9]
+    monkeypatch.setattr("sys.argv", ["everreel", FORCING, *map(str, order)])
+    cli.main()
+    (request,) = made
+    assert len(request.prompt) > len("a red fox") and (request.seed, request.num_frames) == (3, 9)
+    assert f"prompt: {request.prompt}" in capsys.readouterr().out
+
+
+def test_causal_attention_is_had_by_weights_that_know_it():
+    """The embedded ones do: with a cache, which makes the same film of it. Others are said not to."""
+    asked = {"model_id": "tiny", "causal_attention": True, "num_frames": 97}
+    translated = translate(FORCING, flags(FORCING, **asked, ar_step=5, causal_block_size=5))
+    assert translated.notes == () and translated.request.cache is True
+    assert make_plan(translated.request, find_model("tiny")).remembers
+    for more in ({}, {"ar_step": 5, "num_frames": 257}, {"ar_step": 5, "video_path": Path("a.mov")}):
+        translated = translate(FORCING, flags(FORCING, **asked | more))
+        (note,) = (note for note in translated.notes if "--causal_attention" in note)
+        assert "tiny was trained for it, but here it goes with --ar_step in one window; full attention is used" in note
+        assert translated.request.cache is None
+        make_plan(translated.request, find_model("tiny"), history=5 * ("video_path" in more))
+
+
+@pytest.mark.parametrize("model", ["T2V-14B-540P", "I2V-14B-540P"])
+def test_teacache_of_models_of_one_level_is_the_step_cache(model):
+    """Where all frames have one level it spoils no diffusion forcing: passes are left out here too."""
+    picture = {"image": Path("a.png")} if model.startswith("I2V") else {}
+    asked = flags(PLAIN, model_id=model, teacache=True, teacache_thresh=0.3, guidance_scale=5.0, shift=5.0, **picture)
+    translated = translate(PLAIN, asked)
+    note = translated.notes[0]
+    assert translated.request.step_cache == 0.1 and note.startswith(
+        "--teacache: passes are left out as --step-cache 0.1"
+    )
+    assert "diffusion forcing" not in note
+    assert make_plan(translated.request, find_model(model, here=False)).request.step_cache == 0.1
+
+
+def test_what_an_i2v_model_takes_other_than_the_script_is_said():
+    asked = {"model_id": "Skywork/SkyReels-V2-I2V-14B-540P", "image": Path("a.png")}
+    guidance, shift, words = translate(PLAIN, flags(PLAIN, **asked)).notes
+    assert guidance.startswith("--guidance_scale: not given, 5, ") and guidance.endswith("script takes 6")
+    assert shift.startswith("--shift: not given, 5, ") and shift.endswith("script takes 8")
+    assert words.startswith("the negative prompt, ") and "is that of I2V-14B-540P" in words
+    assert translate(PLAIN, flags(PLAIN, **asked, guidance_scale=6.0, shift=8.0)).notes == (words,)
+    assert translate(PLAIN, flags(PLAIN)).notes == (), "for the others the scripts take what is published"
 
 
 def test_names_of_films_fit_any_system():

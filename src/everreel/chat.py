@@ -47,6 +47,7 @@ __all__ = ["ChatError", "ChatModel", "Endpoint", "LocalChat", "Message", "Schema
 
 KEY_VARIABLE = "EVERREEL_API_KEY"
 OPENAI, OPENAI_KEY_VARIABLE = "api.openai.com", "OPENAI_API_KEY"  # that key goes to nobody else
+TIMEOUT, LONGEST_TIMEOUT = 120.0, 86_400.0  # seconds
 CONNECT_SECONDS, LONGEST_PAUSE = 10.0, 60.0
 FIRST_PAUSE = 0.5  # seconds, doubled from one try to the next
 MOST_BYTES = 16 << 20  # of an answer: beyond what any model says
@@ -91,7 +92,7 @@ class Endpoint:
     base_url: str
     model: str
     api_key: str | None = field(default=None, repr=False)
-    timeout: float = 120.0
+    timeout: float = TIMEOUT
     retries: int = 3
     _form: int = field(default=0, init=False, repr=False)
     """The firmest of `_FORMS` that the server has not refused."""
@@ -102,8 +103,9 @@ class Endpoint:
         self.base_url = _address(self.base_url)
         if not self.model.strip():
             raise ValueError(f"model: must be the name of a model that {self.base_url} serves")
-        if not self.timeout > 0:
-            raise ValueError(f"timeout = {self.timeout}: must be a number of seconds above 0; 120 works")
+        if not 0 < self.timeout <= LONGEST_TIMEOUT:
+            nearest = LONGEST_TIMEOUT if self.timeout > 0 else TIMEOUT
+            raise ValueError(f"timeout = {self.timeout:g}: must be seconds above 0, a day at most; {nearest:g} works")
         if self.retries < 0:
             raise ValueError(f"retries = {self.retries}: must not be negative; nearest that works: 0")
         if not re.fullmatch(r"[!-~]*", self._key or ""):

@@ -23,10 +23,10 @@ from everreel.bars import film_bar, films_bar
 from everreel.benches import vbench
 from everreel.captions import caption
 from everreel.curating import data, data_check
-from everreel.enhance import EnhanceOptions, enhance, enhanced_request, enhancing, takes_enhancement
+from everreel.enhance import EnhanceOptions, enhance, enhance_options, enhanced_request, enhancing, takes_enhancement
 from everreel.film.loading import ModelOptions, model_options
 from everreel.film.request import VideoRequest, make_request
-from everreel.memory import keep_freed_memory
+from everreel.memory import is_out_of_memory, keep_freed_memory, smaller_budget
 from everreel.options import prompts_of, takes_flags, takes_model, takes_request
 from everreel.prepare import prepare
 from everreel.released import SCRIPTS, translate
@@ -147,10 +147,12 @@ def _released(script: str, flags: Mapping[str, Any]) -> None:
         typer.echo(note, err=True)
     translated.output.parent.mkdir(parents=True, exist_ok=True)
     model = model_options(model=translated.model, memory=translated.memory)
+    options = enhance_options() if translated.enhance else None
+    request = _enhanced(translated.request, options, model, goes_on=translated.video is not None)
     if translated.video is None:
-        _generate(translated.request, translated.output, model)
+        _generate(request, translated.output, model)
     else:
-        _follow(translated.video, translated.request, translated.output, model)
+        _follow(translated.video, request, translated.output, model)
 
 
 for _script, _flags in SCRIPTS.items():
@@ -174,7 +176,7 @@ def batch(
 ) -> None:
     """Make a film of each line of a file; after a stop the same command goes on where it was."""
     from everreel.film.batch import BatchError, open_journal, read_batch
-    from everreel.film.budget import placed
+    from everreel.film.budget import suits
     from everreel.film.making import maker_for
     from everreel.film.plan import make_plan
 
@@ -195,7 +197,7 @@ def batch(
                 typer.echo(f"{film} is finished")
                 continue
             cut = make_plan(item.request, card)
-            if pipeline is None or (model.memory and placed(model, card, cut) != pipeline.placement):
+            if pipeline is None or not suits(pipeline.placement, model, card, cut):
                 pipeline = _load(model, cut)
             for note in item.notes:
                 typer.echo(note, err=True)
@@ -229,7 +231,7 @@ def plan(request: VideoRequest, *, model: ModelOptions, enhance: EnhanceOptions 
     parts = parts_of(card, model.parts)
     placement = placed(model, card, cut, parts)
     typer.echo(cut.describe())
-    cost = estimate(cut, card, model.device, placement, parts)
+    cost = estimate(cut, card, model.device, placement, parts, model)
     for line in (*cut.explain(), *placement.describe(), *cost.describe()):
         typer.echo(f"  {line}")
     if card.usable and (missing := model.source(card).missing):
@@ -438,15 +440,11 @@ def _why(error: BaseException) -> str:
         return "stopped"
     if not isinstance(error, MemoryError | RuntimeError) or type(error).__name__ == "LostError":
         return " ".join(str(error).split())
-    if not _is_out_of_memory(error):
+    if not is_out_of_memory(error):
         raise error
-    return "memory: this machine has too little for that; ask for fewer pixels or a smaller model"
-
-
-def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """torch has a class for a GPU's memory; for the computer's it only has words."""
-    words = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in words or "not enough memory" in words
+    budget = smaller_budget(error)
+    less = f"a film with --memory {budget}, " if budget else ""
+    return f"memory: this machine has too little for that; {less}fewer pixels or a smaller model would need less"
 
 
 def _load(model: ModelOptions, plan: Plan | None = None) -> VideoPipeline:

@@ -30,7 +30,8 @@ PROMPTS = "prompts.jsonl"  # in the folder of a batch's films
 _BACKEND = "built-in, endpoint or local; by default what the other options say."
 _LLM = "A language model: its name at the endpoint, or a folder, GGUF file or repository of one that is run here."
 _ENDPOINT = "Address of an OpenAI-compatible server, as http://127.0.0.1:8000/v1; its key is in EVERREEL_API_KEY."
-_ASKED = {"llm": _LLM, "endpoint": _ENDPOINT}
+_TIMEOUT = "Seconds that an endpoint has for one answer; by default 120."
+_ASKED = ("llm", "endpoint", "timeout")
 
 
 class EnhanceOptions(BaseModel):
@@ -41,11 +42,14 @@ class EnhanceOptions(BaseModel):
     backend: Backend | None = Field(None, description=_BACKEND)
     llm: str | None = Field(None, description=_LLM)
     endpoint: str | None = Field(None, description=_ENDPOINT)
+    timeout: float | None = Field(None, description=_TIMEOUT)
 
     @model_validator(mode="after")
     def _together(self) -> EnhanceOptions:
         if self.chosen != "endpoint" and self.endpoint is not None:
             raise ValueError(f"endpoint = {self.endpoint}: goes with backend endpoint, not with {self.chosen}")
+        if self.chosen != "endpoint" and self.timeout is not None:
+            raise ValueError(f"timeout = {self.timeout:g}: goes with backend endpoint, not with {self.chosen}")
         if self.chosen == "endpoint" and self.endpoint is None:
             raise ValueError("endpoint: must be given for backend endpoint; http://127.0.0.1:8000/v1 is vLLM's")
         if self.chosen != "built-in" and not self.llm:
@@ -77,11 +81,12 @@ def enhance(
     backend: Annotated[str | None, typer.Option(help=_BACKEND)] = None,
     llm: Annotated[str | None, typer.Option(help=_LLM)] = None,
     endpoint: Annotated[str | None, typer.Option(help=_ENDPOINT)] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help=_TIMEOUT)] = None,
     model: Annotated[str, typer.Option(help="The model of films that the prompts are for.")] = EMBEDDED,
     image: Annotated[bool, typer.Option("--image", help="The films begin with a picture.")] = False,
 ) -> None:
     """Make prompts whole: shot, action, place, light and camera are added where they are not said."""
-    options = enhance_options(backend=backend, llm=llm, endpoint=endpoint)
+    options = enhance_options(backend=backend, llm=llm, endpoint=endpoint, timeout=timeout)
     card = model_options(model=model).card(here=False)
     with enhancer_of(options, world=knows_only_the_world(card)) as enhancer:
         for prompt in prompts:
@@ -152,16 +157,18 @@ def enhancing(options: EnhanceOptions | None, card: ModelCard, folder: Path) -> 
 
 
 def takes_enhancement(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with --enhance, --llm and --endpoint behind its own options; it is called with `enhance`.
+    """A command with --enhance, --llm, --endpoint and --timeout behind its own options; it is called with `enhance`.
 
-    That is None without --enhance. Which backend it is follows from the other two.
+    That is None without --enhance. Which backend it is follows from the others.
     """
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "enhance"]
     switch = typer.Option("--enhance", help="Make the prompt whole first, and show it.")
     options = [_parameter("enhance", Annotated[bool, switch], False)]
-    for name, text in _ASKED.items():
+    for name in _ASKED:
+        field = EnhanceOptions.model_fields[name]
+        text = str(field.description)
         says = typer.Option(help=f"With --enhance: {text[0].lower()}{text[1:]}")
-        options.append(_parameter(name, Annotated[str | None, says], None))
+        options.append(_parameter(name, Annotated[field.annotation, says], None))
 
     @functools.wraps(command)
     def run(*positional: Any, **values: Any) -> None:  # noqa: ANN401 -- each has the type of its option
@@ -205,14 +212,15 @@ def enhancer_of(options: EnhanceOptions, *, world: bool) -> Iterator[Enhancer]:
 
         yield BuiltIn(world, nearest=embeddings() if world else None)
         return
-    from everreel.chat import Endpoint, LocalChat
+    from everreel.chat import TIMEOUT, Endpoint, LocalChat
     from everreel.film.device import default_device
     from everreel.prompt.asked import Asked
 
     assert options.llm is not None
     if options.chosen == "endpoint":
         assert options.endpoint is not None
-        yield Asked(Endpoint(options.endpoint, options.llm), options.llm, world)
+        seconds = TIMEOUT if options.timeout is None else options.timeout
+        yield Asked(Endpoint(options.endpoint, options.llm, timeout=seconds), options.llm, world)
         return
     chat = LocalChat(options.llm, default_device())
     try:

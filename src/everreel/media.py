@@ -137,10 +137,12 @@ class FilmWriter:
         """Put fragments on disk from byte `end` on; if that fails, the file is as it was."""
         try:
             # A player skips a `free` box, and one of size 0 reaches to the end of the file. Until the block
-            # stands there in full it is hidden in one, so a process killed here leaves a playable film too.
+            # stands there in full it is hidden in one, so a process killed here leaves a playable film too. It is on
+            # disk before it is shown: of what is not yet, a power cut may keep any part.
             self._write(0, header)
             self._write(end, struct.pack(">I4s", 0, b"free"))
             self._write(end + 8, fragments[8:])
+            os.fsync(self._file.fileno())
             self._write(end, fragments[:8])
             os.fsync(self._file.fileno())
             if self._part is not None:

@@ -33,6 +33,7 @@ def takes_request(command: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:  # noqa: ANN401 -- each has the type of its field
         asked = {option.name: values.pop(option.name) for option in options}
         asked["keyframes"] = _keyframes(asked.pop("keyframe") or [])
+        asked["causal_block_size"] = _blocks(asked["causal_block_size"])
         asked |= prompts_of(asked["prompt"], asked.pop("part") or [], asked.pop("story"), asked["fps"])
         command(make_request(**asked), **values)
 
@@ -87,7 +88,9 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
         text = "FRAME=PATH: a picture for a frame, the first is 0; any number of them."
         return _parameter("keyframe", list[str] | None, None, typer.Option(help=text))
     kind: Any = field.annotation
-    if any(get_origin(part) is Literal for part in (kind, *get_args(kind))):
+    if name == "causal_block_size":
+        kind = str | None
+    elif any(get_origin(part) is Literal for part in (kind, *get_args(kind))):
         kind = str | None  # the request itself says what it may be
     elif get_origin(kind) is tuple:
         kind = list[str] | None
@@ -123,6 +126,16 @@ def prompts_of(prompt: str | None, parts: list[str], story: Path | None, fps: in
     if first != 0:
         raise ValueError(f"prompt = {told[first]!r}: the first part must begin at 0s; nearest that works: 0s")
     return {"prompt": told.pop(0), "story": told}
+
+
+def _blocks(asked: str | None) -> int | list[int] | None:
+    """The size of all blocks, or from sizes with commas those of one after the other."""
+    if asked is None:
+        return None
+    if re.fullmatch(r"\s*-?\d{1,9}\s*(,\s*-?\d{1,9}\s*)*", asked) is None:
+        raise ValueError(f"causal_block_size = {asked}: must be one number of latent frames or several, as in 1,4,4")
+    sizes = [int(size) for size in asked.split(",")]
+    return sizes[0] if len(sizes) == 1 else sizes
 
 
 def _keyframes(asked: list[str]) -> dict[int, Path]:

@@ -1,7 +1,8 @@
 """The released scripts' own command lines, `generate_video_df.py` and `generate_video.py`, as requests.
 
 Source: the flags of the released repository, those of its first version among them. The one invariant: whatever worked
-there works here, flag by flag, and where a flag did harm a note says what is done instead.
+there works here, flag by flag, and where a flag did harm a note says what is done instead. The scripts' negative
+prompts, which no flag tells, are the models' own here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from everreel.checkpoint.catalog import ModelCard, find_model
 from everreel.film.plan import OVERLAP
 from everreel.film.request import FPS, VideoRequest, make_request
 from everreel.shapes import TEMPORAL
@@ -63,12 +65,8 @@ _MODELS = {
     "generate_video_df": ("diffusion_forcing", "Skywork/SkyReels-V2-DF-1.3B-540P"),
     "generate_video": ("video_out", "Skywork/SkyReels-V2-T2V-14B-540P"),
 }
-_HARMFUL = {
-    "causal_attention": "the released weights were not trained for it, and it spoils the film; full attention is used",
-    "teacache": "skipping steps spoils diffusion forcing; every step is computed",
-    "prompt_enhancer": "the prompt is used as it is",
-    "prompt_enhance": "the prompt is used as it is",
-}
+_RECOMMENDED = {"guidance_scale": 6.0, "shift": 8.0}  # what the scripts take for every model
+STEP_CACHE = 0.1  # what docs/step-cache.md found to be the best
 
 
 _LIKE_THE_SOURCE = (
@@ -90,6 +88,8 @@ class Translated:
     """The film that is to be made longer: the output is that film, and the request's frames after its last."""
     memory: str | None = None
     """The budget of the device's memory that the weights must keep to."""
+    enhance: bool = False
+    """Whether the prompt is made whole first, by the built-in rules."""
 
 
 def translate(script: str, flags: Mapping[str, Any]) -> Translated:
@@ -100,14 +100,17 @@ def translate(script: str, flags: Mapping[str, Any]) -> Translated:
 
     Raises:
         RequestError: a value cannot be; the message names our field, which is spelt alike but for inference_steps.
+        ValueError: there is no such model.
     """
-    notes = [f"--{name}: left out; {why}" for name, why in _HARMFUL.items() if flags.get(name)]
+    notes: list[str] = []
+    folder, model = _MODELS[script]
+    model = flags["model_id"] or model
+    card = find_model(model, here=False)
     if flags["use_usp"] and int(os.environ.get("WORLD_SIZE") or 1) < 2:
         notes.append("--use_usp: one process is alone; start several with torchrun --nproc-per-node N -m everreel ...")
     memory = _device_memory() if flags["offload"] else None
     if flags["offload"] and memory is None:
         notes.append("--offload: left out; there is no device but the CPU, whose memory has all weights")
-    folder, model = _MODELS[script]
     num_frames, fps = flags["num_frames"], min(FPS, key=lambda fps: abs(fps - flags["fps"]))
     if fps != flags["fps"]:
         notes.append(
@@ -119,10 +122,13 @@ def translate(script: str, flags: Mapping[str, Any]) -> Translated:
         for name in ("prompt", "num_frames", "resolution", "height", "width", "image", "guidance_scale", "shift")
     }
     values |= {"num_inference_steps": flags["inference_steps"], "fps": fps, "seed": seed}
+    values |= _faster(flags, card, notes)
+    notes += _image_to_video(flags, card)
     video: Path | None = flags.get("video_path")
     if script == "generate_video_df":
         values |= {"end_image": flags["end_image"], "addnoise_condition": flags["addnoise_condition"]}
         values |= _long(num_frames, flags, notes)
+        values |= _attention(values, flags, card, notes)
     sized = flags["height"] is not None or flags["width"] is not None
     if video is None and flags["image"] and not sized and _is_upright(flags["image"]):
         values["aspect"] = "9:16"
@@ -133,7 +139,53 @@ def translate(script: str, flags: Mapping[str, Any]) -> Translated:
                 notes.append(f"--{name}: left out, as there; the film goes on from the last frames of {video}")
     request = make_request(**values)
     output = Path("result") / (flags["outdir"] or folder) / _file_name(request.prompt, seed)
-    return Translated(request, flags["model_id"] or model, output, tuple(notes), video, memory)
+    enhance = next((name for name in ("prompt_enhancer", "prompt_enhance") if flags[name]), None)
+    if enhance:
+        rule = "the prompt is made whole by rules, as everreel generate --enhance does; with --llm that asks a model"
+        notes.append(f"--{enhance}: {rule}, as the released script did")
+    return Translated(request, model, output, tuple(notes), video, memory, enhance is not None)
+
+
+def _faster(flags: Mapping[str, Any], card: ModelCard, notes: list[str]) -> dict[str, Any]:
+    """TeaCache as it can be had: its rule for one level suits films whose frames all have the same."""
+    if not flags["teacache"]:
+        return {}
+    if card.forcing:
+        rule = "one level for all frames spoils diffusion forcing; every step is computed"
+        notes.append(f"--teacache: left out; {rule}; everreel generate --step-cache {STEP_CACHE} knows a level a frame")
+        return {}
+    rule = f"passes are left out as --step-cache {STEP_CACHE} does, whose measure is not that of --teacache_thresh"
+    notes.append(f"--teacache: {rule}; with these weights it was not tried")
+    return {"step_cache": STEP_CACHE}
+
+
+def _image_to_video(flags: Mapping[str, Any], card: ModelCard) -> list[str]:
+    """What is taken of an I2V model that is not given: the script has the settings of the other models for it."""
+    if not card.image:
+        return []
+    notes = [
+        f"--{name}: not given, {getattr(card, name):g}, which its makers publish for {card.name}, "
+        f"where the released script takes {theirs:g}"
+        for name, theirs in _RECOMMENDED.items()
+        if flags[name] is None
+    ]
+    return [*notes, f"the negative prompt, which no flag tells, is that of {card.name}, not the released script's"]
+
+
+def _attention(
+    values: Mapping[str, Any], flags: Mapping[str, Any], card: ModelCard, notes: list[str]
+) -> dict[str, Any]:
+    """Block-causal attention: here it is what makes a cache exact, so it comes with one."""
+    if not flags["causal_attention"]:
+        return {}
+    if not card.causal:
+        rule = f"{card.name} was not trained for it, and it spoils the film; full attention is used"
+    elif values["ar_step"] and "overlap_history" not in values:
+        return {"cache": True}
+    else:
+        rule = f"{card.name} was trained for it, but here it goes with --ar_step in one window; full attention is used"
+    notes.append(f"--causal_attention: left out; {rule}")
+    return {}
 
 
 def _long(num_frames: int, flags: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The laws that can be read off the code: one loop, no patching, no hidden randomness, no missing words."""
 
 import ast
+import re
+import tomllib
 from typing import Any
 
 # Draws of torch that take a generator, as functions and as methods that fill a tensor.
@@ -109,6 +111,24 @@ def test_nothing_is_compiled_when_it_is_imported(project: Any) -> None:
             if isinstance(node, ast.Attribute) and dotted(node) == "torch.compile" and node not in inside
         ]
     assert not wrong
+
+
+def test_nothing_of_the_released_requirements_has_to_be_there__released_defect_41(project: Any) -> None:
+    """Two of them have to be compiled, and those that films are read with were not even named."""
+    unwanted = {"dashscope", "decord", "flash_attn", "moviepy", "torchvision", "xfuser"}
+    told = tomllib.loads((project.root / "pyproject.toml").read_text())["project"]
+    asked = [*told["dependencies"], *(line for lines in told["optional-dependencies"].values() for line in lines)]
+    for name in ("requirements.txt", "constraints.txt"):
+        asked += (project.root / name).read_text().splitlines()
+    assert not {re.split(r"[^\w-]", line)[0].lower().replace("-", "_") for line in asked} & unwanted
+    imported = set()
+    for path, tree in project.trees.items():
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            imported |= {(path, name.split(".")[0]) for name in names}
+    # Where it is installed and asked for; torch's own takes its place everywhere else.
+    assert {(path, name) for path, name in imported if name in unwanted} == {("model/backends.py", "flash_attn")}
 
 
 def test_what_is_public_says_what_it_is(project: Any) -> None:

@@ -51,7 +51,10 @@ def folder(tiny_folder, tmp_path_factory):
         clips[:] = pixels.integers(0, 256, clips.shape)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save_critic(where / "critic", Critic(CriticConfig((4, 8), (1, 1), 0, 16, 2, 1, 4)))
+        save_critic(
+            where / "critic",
+            Critic(CriticConfig(widths=(4, 8), depths=(1, 1), fine=0, dim=16, num_heads=2, num_layers=1, num_slots=4)),
+        )
     return where
 
 

@@ -9,6 +9,7 @@ from benchmarks.captions import (
     CLIPS,
     OURS,
     PICTURES,
+    THEIR_AVERAGE,
     THEIR_MODELS,
     THEIRS,
     Clip,
@@ -50,7 +51,11 @@ def test_a_row_is_right_where_all_that_it_stands_for_is_told():
 
 
 def test_the_papers_figures_are_the_published_ones():
-    for model, mean in ((0, 51.4), (2, 49.4), (3, 76.3)):  # of the other, the published mean is not that of its rows
+    for model, mean in (
+        (0, 51.4),
+        (2, 49.4),
+        (3, THEIR_AVERAGE),
+    ):  # of the other, the published mean is not that of its rows
         assert sum(row[model] for row in THEIRS.values()) / len(THEIRS) == pytest.approx(mean, abs=0.06)
     assert OURS.keys() < THEIRS.keys() and len(THEIR_MODELS) == 4
     assert {part for parts in OURS.values() for part in parts} - {"type", "sub_type"} == set(VOCABULARY)
@@ -63,6 +68,7 @@ def test_the_page_has_both_and_says_what_is_missed():
     assert "| position | 35.4 | 48.6 | 45.5 | 57.5 |  |  | none |" in written
     assert "| color | 1/2 | 50.0 (9.5 to 90.5) | 95% | **missed** |" in written
     assert "- color: red told as blue (1)" in written and "another data set" in written
+    assert "average for SkyCaptioner-V1 is 76.3 %, of all thirteen rows, on its own data." in " ".join(written.split())
     assert "| a.mp4 | a fox | A fox. |" in written and "    a command\n" in written
 
 

@@ -93,6 +93,13 @@ def test_a_goal_is_met_or_missed():
     ]
 
 
+def test_fp8_is_what_the_product_does(monkeypatch):
+    asked = []
+    monkeypatch.setattr(gpu, "quantize", lambda model, how, device: asked.append((how, device)))
+    row = gpu._row("tiny", "tiny", "fp8", CPU, 1e12, 1)
+    assert row.seconds is not None and asked == [("fp8_dynamic", CPU)]
+
+
 def test_without_a_gpu_it_says_so(capsys):
     with pytest.raises(SystemExit, match="device = cuda: is not on this machine"):
         gpu.main(["--ways", "sdpa"])
@@ -119,6 +126,7 @@ def test_the_commands_of_the_docstring_are_ones_that_it_takes(monkeypatch, tmp_p
         (("14b",), ("540p",), 2),
         (("14b",), ("720p",), 1),
         (("14b",), ("720p",), 1),
+        (("14b",), ("540p",), 1),
     ]
 
 
@@ -235,6 +243,57 @@ def test_24_gb_stream_blocks_under_a_cap(monkeypatch):
     rows = [gpu._row("tiny", "tiny", way, CPU, 1e12, 1) for way in ("24GB", "auto")]
     assert [row.why for row in rows] == ["", ""]
     assert taken == [(CPU, 1)] and caps == [24e9, float("inf")]
+
+
+@pytest.mark.parametrize("placed", [{}, {"resident": 1, "parked": True, "text_on_host": True}])
+def test_a_whole_film_is_made_under_the_cap_as_a_budget_places_it(monkeypatch, placed):
+    from everreel.film import budget
+    from everreel.film.decoding import FrameDecoder
+    from everreel.film.placement import Placement
+    from everreel.model.dit import DiT
+    from everreel.model.text_encoder import TextEncoder
+
+    budgets, caps, done, held = [], [], [], []
+    real = gpu.short_film.__globals__["offload"]
+    monkeypatch.setitem(gpu.short_film.__globals__, "offload", lambda *args: held.append(args[2]) or real(*args))
+
+    def place(plan, card, device, limit, **_):
+        budgets.append(limit)
+        return Placement(device, torch.bfloat16, **placed)
+
+    def watched(kind, name, what):
+        usual = getattr(kind, name)
+        monkeypatch.setattr(kind, name, lambda *args, **more: done.append(what) or usual(*args, **more))
+
+    monkeypatch.setattr(budget, "place", place)
+    monkeypatch.setattr(gpu, "_capped", lambda device, limit: caps.append(limit) or warnings.catch_warnings())
+    watched(TextEncoder, "forward", "text")
+    watched(DiT, "forward", "step")
+    watched(FrameDecoder, "__call__", "decoding")
+    row = gpu._row("tiny", "tiny", "film-24GB", CPU, 1e12, 1)
+    assert (row.why, row.share) == ("", None) and row.seconds > 0 and row.peak_bytes > 0
+    assert (budgets, caps, held) == ([24e9], [24e9], [1] if placed else [])
+    assert list(dict.fromkeys(done)) == ["text", "step", "decoding"]
+    assert done.count("step") >= 4 and done[-1] == "decoding"  # twice two steps, of one row or of both
+    assert gpu._row("tiny", "tiny", "film", CPU, 1e12, 1).why == ""
+    assert (budgets[1:], caps[1:]) == ([None], [float("inf")])
+
+
+def test_a_film_within_a_budget_is_compared_with_the_same_film_without():
+    rows = [gpu.Row("14b", "540p", way, seconds, 1.0, 10**9) for way, seconds in (("film", 8.0), ("film-24GB", 10.0))]
+    rows.append(gpu.Row("14b", "540p", "diffusers", 1.0, 1.0, 10**9))
+    assert [gpu._cells(row, rows)[8:] for row in rows] == [("", ""), ("0.80×", ""), ("", "")]
+
+
+def test_a_film_that_cannot_be_made_is_a_row(monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("out of\nmemory")
+
+    monkeypatch.setattr(gpu, "short_film", lambda *_: fail)
+    assert gpu._row("tiny", "tiny", "film-24GB", CPU, 1e12, 1).why == "OutOfMemoryError: out of memory"
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "everreel.film.pipeline", None)
+    assert gpu._row("tiny", "tiny", "film", CPU, 1e12, 1).why.startswith("ModuleNotFoundError: ")
 
 
 def test_a_cap_is_taken_back(monkeypatch):

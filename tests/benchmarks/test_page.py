@@ -1,10 +1,11 @@
 """The page of benchmarks: goals beside what was measured, met or missed."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
-from benchmarks import against_diffusers, length
+from benchmarks import against_diffusers, gpu, length
 from benchmarks.__main__ import command_of
 from benchmarks.measure import Comparison, Times, machine
 from benchmarks.page import render_page
@@ -59,6 +60,15 @@ def test_met_and_missed_goals_stand_side_by_side():
     assert row(page, "camera motion")[1:4] == ["at least 70%", "70%", "met"]
     assert row(page, "action")[2:4] == ["not seen", ""]
     assert "    make benchmark\n" in page and "torch" in page
+
+
+def test_without_a_gpu_the_page_says_so_and_how_to_measure():
+    """With the calls of the benchmark's own words, which its tests make, and so does the page that is shipped."""
+    calls = [line for line in gpu.__doc__.splitlines() if "-m benchmarks.gpu" in line]
+    shipped = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    for page in (render_page(None, None, machine(), "make benchmark"), shipped):
+        assert "No GPU could be had" in page and "the rows are empty" in page
+        assert calls and all(f"\n{call}\n" in page for call in calls)
 
 
 def test_a_benchmark_that_did_not_run_has_no_section():

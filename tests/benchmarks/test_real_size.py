@@ -32,7 +32,7 @@ def test_both_sides_and_their_memory(monkeypatch):
     page = render_page(None, None, machine(), "make benchmark", result)
     assert "| a forward pass at real layer sizes | at least 1.5× faster |" in page
     assert "| modulation, 540P, 97 frames | 12.5 GB | 3.1 MB |" in page
-    assert "No GPU was to be had" in page
+    assert "No GPU could be had" in page
 
 
 def test_sides_that_differ_are_not_timed(monkeypatch):

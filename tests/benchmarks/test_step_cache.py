@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from benchmarks import step_cache
-from benchmarks.step_cache import WAYS, EveryPass, Extrapolated, KeptGuidance
+from benchmarks.step_cache import FILMS, WAYS, EveryPass, Extrapolated, KeptGuidance
+from everreel.checkpoint.catalog import find_model
 from everreel.film.pipeline import VideoPipeline
+from everreel.film.plan import make_plan
 from everreel.film.request import make_request
 
 
@@ -27,9 +29,24 @@ def test_of_the_three_in_the_middle_the_second_is_left_out(frames, way, rows):
     assert frames(way)[0].rows == rows
 
 
-def test_the_page_holds_every_way(tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(step_cache, "WAYS", {name: WAYS[name] for name in list(WAYS)[:2]})
+def test_the_page_holds_every_way_and_every_kind_of_film(tiny_folder, tmp_path, monkeypatch):
+    names = ["every pass", "guidance kept for 2 passes", "--step-cache 0.15"]
+    monkeypatch.setattr(step_cache, "WAYS", {**{name: WAYS[name] for name in names}, names[2]: (EveryPass, 1.0)})
+    monkeypatch.setattr(step_cache, "FILMS", {**FILMS, "asynchronous": {"ar_step": 6, "causal_block_size": 5}})
     output = tmp_path / "page.md"
-    monkeypatch.setattr(step_cache, "make_request", lambda **asked: make_request(**asked, num_frames=25))
-    step_cache.main(["--model", str(tiny_folder), "--num-films", "1", "--steps", "6", "--output", str(output)])
-    assert "| guidance kept for 2 passes |" in output.read_text() and "| every pass | 0 % |" in output.read_text()
+    small = {"num_frames": 25, "height": 32, "width": 48}
+    monkeypatch.setattr(step_cache, "make_request", lambda **asked: make_request(**asked, **small))
+    step_cache.main(["--model", str(tiny_folder), "--num-films", "1", "--steps", "10", "--output", str(output)])
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in output.read_text().splitlines() if "|" in line]
+    saved = {(kind, way): part for kind, way, part in rows if kind in FILMS}
+    levels = ("at one level", "asynchronous", "blockwise")
+    assert list(saved) == [(kind, way) for kind in levels for way in (names if kind == levels[0] else names[::2])]
+    assert all((part == "0 %") == (way == names[0]) for (_, way), part in saved.items())
+
+
+def test_films_are_of_one_level_of_several_and_in_blocks():
+    card = find_model("tiny")
+    plans = [make_plan(make_request(prompt="a fox", **asked), card) for asked in FILMS.values()]
+    assert [plan.mode.split(" ")[0] for plan in plans] == ["synchronous", "asynchronous", "blockwise"]
+    middle = [row.levels for row in plans[1].schedule if len(set(row.levels)) > 3]
+    assert len(middle) > len(plans[1].schedule) / 3

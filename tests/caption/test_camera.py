@@ -2,12 +2,14 @@
 
 import itertools
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from benchmarks.camera_clips import Conditions, make_clip, photograph, through_h264
 from benchmarks.camera_motion import name_of
+from everreel.caption import camera
 from everreel.caption.camera import CameraMotion, Measured, describe_motion
 from everreel.caption.depth import travels
 from everreel.caption.fit import fit_steps
@@ -200,26 +202,55 @@ def test_the_same_film_is_described_the_same() -> None:
     assert one == two
 
 
+class Says:
+    """A captioner that always says the same of the camera."""
+
+    def __init__(self, words: str) -> None:
+        self.words, self.closed = words, False
+
+    def caption(self, frames: FrameSource, fps: float) -> StructuralCaption:
+        return StructuralCaption.model_validate_json(
+            '{"subjects": [], "shot_type": "other", "shot_angle": "other", "shot_position": "other", '
+            f'"camera_motion": "{self.words}", "environment": "a room", "lighting": ""}}'
+        )
+
+    def close(self) -> None:
+        self.closed = True
+
+
 def test_a_captioner_is_corrected_where_the_camera_can_be_told() -> None:
-    class Says:
-        closed = False
-
-        def caption(self, frames: FrameSource, fps: float) -> StructuralCaption:
-            return StructuralCaption.model_validate_json(
-                '{"subjects": [], "shot_type": "other", "shot_angle": "other", "shot_position": "other", '
-                '"camera_motion": "the camera rolls", "environment": "a room", "lighting": ""}'
-            )
-
-        def close(self) -> None:
-            self.closed = True
-
-    says = Says()
+    says = Says("the camera rolls")
     expert = Measured(says)
     moving = sliding(right=2)
     corrected = expert.caption(moving, 24)
     assert corrected.camera_motion == describe_motion(moving, 24).words() != ""
     assert corrected.environment == "a room"
     assert expert.caption(moving[:1], 24).camera_motion == "the camera rolls"  # one frame tells nothing
+    black = np.zeros((24, 64, 96, 3), np.uint8)
+    assert expert.caption(black, 24).camera_motion == ""  # where nothing changes, the camera stands
     expert.close()
     assert says.closed
     assert isinstance(captioner_of("tiny+flow"), Measured)
+
+
+@pytest.mark.parametrize(
+    ("kind", "agreed", "kept"),
+    [
+        ("pan", 0.41, False),
+        ("pan", 0.4, True),
+        ("static", 0.5, False),
+        ("static", 0.3, True),
+        ("handheld", 0.85, False),  # which the film world's network has no word for
+        ("handheld", 0.74, True),  # in a close shot the subject is what is followed
+        ("abrupt", 0.75, True),
+    ],
+)
+def test_what_was_said_stays_where_the_motion_is_not_sure(
+    monkeypatch: pytest.MonkeyPatch, kind: str, agreed: float, kept: bool
+) -> None:
+    frames = sliding(count=2, right=1)
+    motion = replace(describe_motion(frames, 24), kind=kind, agreed=agreed)
+    monkeypatch.setattr(camera, "describe_motion", lambda *_: motion)
+    told = Measured(Says("the camera zooms out")).caption(frames, 24).camera_motion
+    assert told == ("the camera zooms out" if kept else motion.words())
+    assert Measured(Says("")).caption(frames, 24).camera_motion == motion.words()  # no word to keep

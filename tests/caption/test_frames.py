@@ -59,7 +59,7 @@ def test_of_a_long_film_only_what_is_seen_is_read():
         ((1, 1), (364, 364)),
     ],
 )
-def test_a_film_is_scaled_and_not_squashed(size, expected):
+def test_a_film_is_scaled_and_not_squashed__released_defect_46(size, expected):
     height, width = fitted(*size, RULE)
     assert (height, width) == expected
     assert height % 28 == width % 28 == 0 and height * width <= 420 * 364

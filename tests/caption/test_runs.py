@@ -101,7 +101,7 @@ def test_what_cannot_be_read_is_skipped_with_the_reason_and_ends_nothing__releas
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_a_run_that_was_stopped_goes_on(tmp_path, ending):
+def test_a_run_that_was_stopped_goes_on__released_defect_46(tmp_path, ending):
     if ending == ".parquet":
         pytest.importorskip("pyarrow")
     for number in range(4):
@@ -146,7 +146,7 @@ def test_the_released_scripts_tables_are_read_and_written(tmp_path):
     assert outcome.made == 1 and not unused.shown and row["captioner"] == "given"
 
 
-def test_a_row_whose_structured_caption_is_none_is_skipped_by_its_rule(tmp_path):
+def test_a_row_whose_structured_caption_is_none_is_skipped_by_its_rule__released_defect_45(tmp_path):
     film(tmp_path / "a.mp4")
     rows = [{"path": "a.mp4", "structural_caption": '{"subjects": []}'}, {"path": "a.mp4", "note": 1}, {"path": 3}, []]
     (tmp_path / "in.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n{torn\n")
@@ -254,7 +254,7 @@ def test_what_is_nothing_that_can_be_captioned_is_refused(tmp_path):
 def test_a_folder_of_a_critic_is_a_captioner(tmp_path):
     from everreel.caption.critic import Critic, CriticConfig, save_critic
 
-    save_critic(tmp_path, Critic(CriticConfig((4, 8), (1, 1), 0, 16, 2, 1, 4)))
+    save_critic(tmp_path, Critic(CriticConfig((4, 8), (1, 1), fine=0, dim=16, num_heads=2, num_layers=1, num_slots=4)))
     mine = captioner_of(str(tmp_path))
     assert isinstance(mine, TinyCaptioner) and mine.critic.config.dim == 16
     assert mine.caption(np.zeros((2, 16, 16, 3), np.uint8), 24).shot_type

@@ -90,7 +90,7 @@ def test_pictures_are_what_they_show():
         (json.dumps({**CAPTION, "subjects": "a fox"}), "subjects = 'a fox'"),
     ],
 )
-def test_an_answer_that_is_none_is_asked_for_again_with_what_was_wrong(wrong, named):
+def test_an_answer_that_is_none_is_asked_for_again_with_what_was_wrong__released_defect_45(wrong, named):
     """From an endpoint that took the schema and then did not keep to it."""
     chat = Chat(wrong, f"Here it is:\n```json\n{json.dumps(CAPTION)}\n```")
     assert ServedCaptioner(chat).caption(film(4, 32, 32), 24.0) == EXPECTED

@@ -1,5 +1,7 @@
 """The tiny captioner: fields to captions and back, and films of every shape."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -106,6 +108,42 @@ def test_what_is_not_likely_is_not_told():
     assert caption_of(told_of(found, 0.95)).subjects == ()
     with pytest.raises(ValueError, match=r"least = 2: must lie in 0..1"):
         TinyCaptioner(least=2)
+
+
+def found_of(scene, **other):
+    """What a network without fault reads of a scene: of a way that nothing goes, it guesses."""
+    seen = visible_fields(scene)
+    found = {}
+    for name, values in VOCABULARY.items():
+        value = seen.get(name) if name == "direction" else getattr(scene, name)
+        found[name] = {each: 1 / len(values) if value is None else float(each == value) for each in values}
+    return found | {name: dict.fromkeys(VOCABULARY[name], 0.0) | chances for name, chances in other.items()}
+
+
+def test_what_is_seen_is_told_and_nothing_else():
+    generator = generator_for(5, "tiny")
+    for _ in range(400):
+        scene = sample_scene(generator, "all")
+        told = told_of(found_of(scene))
+        assert told == visible_fields(scene) == fields_of(caption_of(told))
+
+
+def test_a_misread_action_does_not_hide_which_way_a_subject_goes():
+    torn = {"jumps": 0.45, "runs": 0.3, "walks": 0.25}
+    told = told_of(found_of(FOX, action=torn))
+    assert told["direction"] == "right" and "action" not in told  # what jumps stays on the spot
+    assert caption_of(told).subjects[0].action == "moves to the right" and fields_of(caption_of(told)) == told
+    assert "direction" not in told_of(found_of(FOX, action={"jumps": 0.7, "runs": 0.3}))
+    assert "direction" not in told_of(found_of(FOX, action=torn, shot_position={"side_view": 0.3, "back_view": 0.7}))
+    assert "direction" not in told_of(found_of(FOX, action=torn, direction={"left": 0.1, "right": 0.9}))
+
+
+def test_from_near_it_goes_where_the_camera_goes():
+    """Where an action cannot be seen, the network answers with one that could: it knows no others of such shots."""
+    near, jumps = replace(FOX, shot_type="extreme_close_up"), {"jumps": 1.0}
+    assert told_of(found_of(near, action=jumps))["direction"] == "right"
+    for motion in ("static", "pan_left", "zoom_in"):
+        assert "direction" not in told_of(found_of(near, action=jumps, camera_motion={motion: 1.0}))
 
 
 def test_a_render_is_captioned(tiny):

@@ -91,7 +91,7 @@ def test_the_packaged_model_is_found_when_it_is_there(tmp_path, monkeypatch):
 
 
 def test_a_released_model_says_what_it_needs():
-    with pytest.raises(ValueError, match=r"'DF-1\.3B-540P'.*15 GB.*Skywork/SkyReels-V2-DF-1\.3B-540P-Diffusers"):
+    with pytest.raises(ValueError, match=r"'DF-1\.3B-540P'.*23 GB.*Skywork/SkyReels-V2-DF-1\.3B-540P-Diffusers"):
         catalog.find_model("DF-1.3B-540P")
 
 

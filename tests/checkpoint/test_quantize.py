@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+import torchao.quantization as ao
 
 from everreel.checkpoint import quantize as quantizing
 from everreel.checkpoint.offload import OffloadedBlocks
@@ -106,6 +107,12 @@ def test_a_missing_package_is_named(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(ValueError, match=r"int8: needs the package torchao; pip install 'everreel\[quantize\]'"):
         quantize(copy.deepcopy(model), "int8")
+
+
+def test_fp8_products_have_a_scale_for_each_row_where_torchao_can():
+    """One for a whole layer gives way to its largest weight, and torchao has rows in bfloat16 alone."""
+    found = {dtype: quantizing._config(ao, "fp8_dynamic", dtype).granularity for dtype in (torch.bfloat16, torch.half)}
+    assert found == {torch.bfloat16: [ao.PerRow(), ao.PerRow()], torch.half: [ao.PerTensor(), ao.PerTensor()]}
 
 
 @pytest.mark.parametrize("first", ["int8", "q8_0"])

@@ -78,6 +78,22 @@ def test_files_of_comfyui(comfy, small, name, prefix):
     assert source.text_encoder.open().strays == ("scaled_fp8", "spiece_model")
 
 
+def test_strays_are_named(comfy, official, small):
+    """Those of a file of one's own, and of the many that the released CLIP has the first."""
+    file = comfy("i2v")
+    name = "model_type.SkyReels-V2-I2V-14B-540P"
+    save_file(small.i2v.state_dict() | {name: torch.zeros(1)}, file)
+    transformer, text, image = find_source(file).strays
+    assert transformer == f"{file}: left out, as none of the transformer's: {name}"
+    assert text.endswith("umt5_xxl_fp16.safetensors: left out, as none of the text encoder's: scaled_fp8, spiece_model")
+    assert image.endswith("image encoder's: visual_projection.weight")
+    folder = official("i2v")
+    assert find_source(folder).strays == []
+    clip = next(folder.glob("models_clip_*.pth"))
+    torch.save(torch.load(clip) | {f"textual.{number}": torch.zeros(1) for number in range(99)}, clip)
+    assert find_source(folder).strays[0].endswith("textual.15 and 91 more")
+
+
 def test_a_file_with_diffusers_names(comfy, small):
     file = comfy()
     save_file(load.keymap.transformer_to_diffusers(small.t2v.state_dict()), file)

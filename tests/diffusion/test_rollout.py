@@ -1,5 +1,6 @@
 """The loop against the released one's whole generations, and its own laws."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ from safetensors.torch import load_file
 
 from everreel.diffusion.conditioning import Conditioning
 from everreel.diffusion.denoiser import Branch, Denoiser
+from everreel.diffusion.noise import draw_noise_frames
 from everreel.diffusion.rollout import rollout
 from everreel.diffusion.schedule import asynchronous, blockwise, rolling, synchronous
 from everreel.diffusion.solver import Euler, UniPC, sigmas_for, solver_for
+from everreel.diffusion.windows import windows
 from everreel.model.config import TransformerConfig
 from everreel.model.dit import DiT
 from everreel.model.kv_cache import KVCache
@@ -219,6 +222,77 @@ def test_history_noise_is_repeatable_and_known_frames_stay(released):
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
     assert all(torch.equal(run[:, 0], known[0]) for run in runs)
+
+
+class Watched:
+    """A denoiser that moves nothing and writes down what it is shown: (first frame, latents, timesteps) a call."""
+
+    def __init__(self, remembers=False):
+        self.remembers, self.step_cache = remembers, None
+        self.calls, self.remembered = [], []
+
+    def __call__(self, x_CTHW, timestep_T, blocks, start=0, guess_T=None):
+        self.calls.append((start, x_CTHW.clone(), timestep_T))
+        return torch.zeros_like(x_CTHW)
+
+    def remember(self, x_CTHW, timestep_T, start):
+        self.remembered.append((start, x_CTHW.clone(), timestep_T))
+
+
+def flat(frame):
+    return torch.full((16, 4, 8), float(frame + 1))
+
+
+def watched(schedule, denoiser, **options):
+    list(rollout(schedule, denoiser, solver_for("euler", schedule.num_steps, 8.0), Conditioning(**options), flat))
+    return denoiser
+
+
+def test_noise_on_the_history_is_drawn_anew_each_row():
+    """Where frames are looked back at again in every row, as the released loop has it; the row says which noise."""
+    options = {"history_level": 0.05, "seed": 3, "join": lambda latents: latents}
+    seen = watched(windows(9, 4, base=5, overlap=2), Watched(), **options).calls
+    second = [latents[:, :2] for start, latents, _ in seen if start == 3]
+    assert len(second) == 4
+    for row, latents in enumerate(second, 4):
+        noise = draw_noise_frames(3, "history", (3, 4), row, (16, 4, 8))
+        clean = torch.stack([flat(3), flat(4)], dim=1)
+        torch.testing.assert_close(latents, torch.lerp(clean, noise, 0.05))
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(second, 2))
+    again = watched(windows(9, 4, base=5, overlap=2), Watched(), **options).calls
+    assert all(torch.equal(a, b) for (_, a, _), (_, b, _) in zip(seen, again, strict=True)), "by the seed alone"
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [blockwise(8, 4, block_size=2, context=4), asynchronous(8, 4, 2, 2, cached=0), rolling(8, 4, 2, base=4, cached=4)],
+)
+def test_noise_on_what_a_cache_holds_is_drawn_once_a_frame(schedule):
+    """A finished frame is handed over once, with one noise, and is not shown again."""
+    denoiser = watched(schedule, Watched(remembers=True), history_level=0.05, seed=3)
+    held = [start + frame for start, latents, _ in denoiser.remembered for frame in range(latents.shape[1])]
+    assert held == list(range(6)), "each frame once; the last block is not looked back at"
+    for start, latents, timestep in denoiser.remembered:
+        assert (timestep == 50).all()
+        clean = torch.stack([flat(start + frame) for frame in range(latents.shape[1])], dim=1)
+        noise = (latents - 0.95 * clean) / 0.05
+        assert 0.8 < float(noise.std()) < 1.2 and abs(float(noise.mean())) < 0.2
+    assert all((timestep > 50).all() for _, _, timestep in denoiser.calls), "nothing clean is shown beside the cache"
+
+
+def test_what_was_given_is_not_encoded_again_where_windows_join(released):
+    """A keyframe in the overlap reaches the next window as it was handed in; the other frames of it do not."""
+    keyframes = {4: torch.full((16, 4, 8), 40.0)}
+    schedule = windows(10, 2, base=6, overlap=3, given=keyframes)
+    joined = [row for row in schedule if row.joined]
+    assert any(row.window[0] <= 4 < row.window[0] + row.joined for row in joined)
+    seen = watched(schedule, Watched(), known=keyframes, join=lambda latents: torch.zeros_like(latents)).calls
+    for row, (start, latents, _) in zip(schedule, seen, strict=True):
+        if row.window[0] <= 4 < row.window[1]:
+            assert torch.equal(latents[:, 4 - start], keyframes[4])
+        if row.joined:
+            others = [at for at in range(row.joined) if start + at != 4]
+            assert others and not latents[:, others].any()
 
 
 def test_euler_runs_the_same_loop(released):

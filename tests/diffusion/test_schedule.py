@@ -236,7 +236,7 @@ def test_blocks_in():
         (lambda: synchronous(0, 4), "num_frames = 0: must be at least 1, nearest 1"),
         (lambda: synchronous(4, 0), "num_steps = 0: must be at least 1"),
         (lambda: synchronous(4, 4, [4]), "given = 4: must be from 0 to 3, nearest 3"),
-        (lambda: synchronous(4, 4, range(4)), "at least one must be left to make"),
+        (lambda: synchronous(4, 4, range(4)), "given = all of num_frames = 4: .* nearest num_frames with these: 5"),
         (lambda: asynchronous(4, 4, -1, 2), "ar_step = -1: must be 0 or more"),
         (lambda: asynchronous(4, 4, 1, 0), "block_size = 0: must be at least 1"),
         (lambda: asynchronous(4, 4, 1, [1, 2]), "sum must be num_frames = 4"),

@@ -101,7 +101,16 @@ def test_the_critics_figures_are_looked_for_in_its_run_too(critic):
 
 
 def test_a_card_names_every_recipe_of_what_ships():
-    others = {"ablation_levels", "captioner_qwen", "clip", "image_to_video", "lora", "motion", "own_films"}
+    others = {
+        "ablation_levels",
+        "captioner_qwen",
+        "captioner_tiny",
+        "clip",
+        "image_to_video",
+        "lora",
+        "motion",
+        "own_films",
+    }
     others |= {"post_training", "smallest", "smallest_post"}
     assert set(RECIPES) | others == {path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.py")}
 

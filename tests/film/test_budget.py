@@ -1,13 +1,16 @@
 """A budget of memory: what fits is chosen, the exact before the small, and what cannot fit is said in one line."""
 
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from everreel.checkpoint.catalog import find_model
+from everreel.checkpoint.catalog import CATALOG, find_model
 from everreel.checkpoint.convert import convert
 from everreel.film import budget
 from everreel.film.budget import needs, parse_memory, place
@@ -15,6 +18,7 @@ from everreel.film.loading import model_options
 from everreel.film.parts import parts_of
 from everreel.film.plan import make_plan
 from everreel.film.request import make_request
+from everreel.memory import device_memory
 
 GB = 1e9
 
@@ -61,6 +65,81 @@ def test_without_a_budget_all_is_on_the_device_and_exact():
         *(None, None, False, None),
         None,
     )
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Gives this machine a GPU of so many gigabytes."""
+    return lambda size: monkeypatch.setattr(budget, "device_memory", lambda device: size * GB)
+
+
+@pytest.mark.parametrize(
+    ("model", "size"), [("DF-14B-540P", 24), ("DF-14B-720P", 24), ("DF-1.3B-540P", 12), ("DF-1.3B-540P", 8)]
+)
+def test_without_a_budget_a_model_that_does_not_fit_a_gpu_is_fitted_to_it(gpu, model, size):
+    whole = placed(None, model)
+    gpu(size)
+    chosen = placed(None, model)
+    assert whole.memory > size * GB > budget.DEVICE_SHARE * size * GB >= chosen.memory
+    assert chosen == placed(budget.DEVICE_SHARE * size * GB, model) and chosen.quantization is None
+
+
+@pytest.mark.parametrize("model", ["DF-1.3B-540P", "DF-14B-540P", "DF-14B-720P"])
+def test_where_a_model_fits_a_gpu_nothing_changes(gpu, model):
+    """Of the largest one batch of guidance would not fit, and two calls do: that is found out when it begins."""
+    whole = placed(None, model)
+    gpu(80)
+    assert placed(None, model) == whole and whole.together is None
+
+
+def test_a_gpu_that_is_too_small_is_refused_before_anything_is_loaded(gpu):
+    gpu(8)
+    with pytest.raises(ValueError, match=r"memory = 7\.2 GB of cuda: DF-14B-540P needs at least \d\.\d\d GB for 960x"):
+        placed(None)
+
+
+def test_a_gpus_memory_is_asked_for_where_there_is_one(monkeypatch):
+    assert device_memory(torch.device("cpu")) is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_memory(torch.device("cuda")) is None  # a plan for another machine
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=24 * 10**9))
+    assert device_memory(torch.device("cuda:1")) == 24 * 10**9
+
+
+def test_what_was_fitted_is_said_and_what_was_asked_for_is_not(gpu):
+    asked, free = model_options(memory="24GB"), model_options()
+    assert budget.fitted(placed(None), free) == []
+    gpu(24)
+    chosen = placed(None)
+    (note,) = budget.fitted(chosen, free)
+    assert (
+        note.startswith("memory: not all of the model fits at once, so it is on cuda in bfloat16; ")
+        and "--memory" in note
+        and "\n" not in note
+    )
+    assert "blocks of the transformer stream from host memory" in note
+    assert budget.fitted(chosen, asked) == []
+
+
+def test_a_model_is_placed_again_for_a_film_that_needs_more(gpu):
+    options = model_options(model="DF-14B-540P", device="cuda", dtype="bfloat16")
+    (plan, card), (large, _) = a_plan(), a_plan(num_frames=97, height=720, width=1280)
+    whole = budget.placed(options, card, plan)
+    assert budget.suits(whole, options, card, large) and not budget.suits(None, options, card, plan)
+    gpu(24)
+    chosen = budget.placed(options, card, plan)
+    assert budget.suits(chosen, options, card, plan)
+    assert not budget.suits(chosen, options, card, large) and not budget.suits(whole, options, card, plan)
+
+
+@pytest.mark.parametrize("card", [card for card in CATALOG if card.released], ids=lambda card: card.name)
+def test_the_catalog_says_what_is_counted(gpu, card):
+    whole, least = map(int, re.match(r"a GPU with (\d+) GB \((\d+) GB, slower\), ", card.needs).groups())
+    plan = make_plan(make_request(prompt="a fox", image=Path("a.png") if card.image else None), card)
+    assert math.ceil(place(plan, card, "cuda").memory / GB) == whole
+    gpu(least)
+    assert place(plan, card, "cuda").quantization is None
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

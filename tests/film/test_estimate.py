@@ -1,5 +1,6 @@
 """What a film will cost: proportions that must hold on any machine."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,10 @@ from everreel.checkpoint.catalog import find_model
 from everreel.film import estimate as costs
 from everreel.film.budget import place
 from everreel.film.estimate import Calibration, calibrate, estimate
+from everreel.film.loading import model_options
 from everreel.film.pipeline import VideoPipeline
-from everreel.film.plan import make_plan
+from everreel.film.placement import Placement
+from everreel.film.plan import make_plan, opening_of
 from everreel.film.request import make_request
 
 
@@ -67,49 +70,104 @@ def test_what_is_timed_has_ended(monkeypatch, kind, owner):
     assert len(waited) == 4
 
 
+def test_a_loop_is_its_opening_and_the_rest():
+    request = make_request(prompt="a fox", num_frames=61, loop=True)
+    card = find_model("tiny")
+    plan = make_plan(request, card)
+    opening, found = make_plan(opening_of(plan), card), estimate(plan, card, "cpu")
+    bare = estimate(replace(plan, ring=None), card, "cpu")
+    first = estimate(opening, card, "cpu")
+    assert found.rows == len(plan.schedule) + len(opening.schedule)
+    assert found.seconds == pytest.approx(bare.seconds + first.seconds)
+    Calibration(math.inf, 1.0).save("tiny", found.placement)
+    frames = plan.shape.num_frames + opening.shape.num_frames  # of the opening all are decoded as well
+    assert estimate(plan, card, "cpu").seconds == frames * plan.request.height * plan.request.width
+
+
+PLACED = Placement(torch.device("cpu"), torch.bfloat16)
+
+
 def test_a_calibration_is_kept_and_used(tmp_path):
     card = find_model("tiny")
     before = cost()
-    dtype, device = before.placement.dtype, torch.device("cpu")
-    assert Calibration.find("tiny", device, dtype) is None and not before.calibrated
-    kept = Calibration(operations=5e10, pixels=1e6).save("tiny", device, dtype)
+    assert Calibration.find("tiny", before.placement) is None and not before.calibrated
+    kept = Calibration(operations=5e10, pixels=1e6).save("tiny", before.placement)
     assert kept.is_relative_to(tmp_path)
     after = cost()
     work = before.seconds * 0.5e11 / 1.1
     assert after.calibrated and after.seconds == pytest.approx(work / 5e10 + 97 * card.height * card.width / 1e6)
-    # Another model, dtype or number of threads is another machine.
-    Calibration(1.0, 1.0).save("other", device, dtype)
-    assert Calibration.find("tiny", device, dtype) == Calibration(5e10, 1e6)
-    assert Calibration.find("tiny", device, torch.float64) is None
+    # Another model or number of threads is another machine.
+    Calibration(1.0, 1.0).save("other", before.placement)
+    assert Calibration.find("tiny", before.placement) == Calibration(5e10, 1e6)
     torch.set_num_threads(2)
-    assert Calibration.find("tiny", device, dtype) is None
+    assert Calibration.find("tiny", before.placement) is None
+
+
+@pytest.mark.parametrize(
+    ("placed", "options"),
+    [
+        ({"dtype": torch.float32}, {}),
+        ({"quantization": "q8_0"}, {}),
+        ({"resident": 7, "parked": True}, {}),
+        ({"parked": True}, {}),
+        ({"tile": 32}, {}),
+        ({}, {"attention": "flash"}),
+        ({}, {"compile": True}),
+    ],
+)
+def test_a_calibration_of_another_way_is_none_of_this_one(placed, options):
+    card, way, given = find_model("tiny"), replace(PLACED, **placed), model_options(**options)
+    plan = make_plan(make_request(prompt="a fox"), card)
+    Calibration(5e10, 1e6).save("tiny", PLACED, model_options())
+    assert not estimate(plan, card, "cpu", way, options=given).calibrated
+    Calibration(1e10, 1e6).save("tiny", way, given)
+    assert estimate(plan, card, "cpu", way, options=given).calibrated
+    assert Calibration.find("tiny", PLACED) == Calibration(5e10, 1e6)
+
+
+def test_what_only_a_budget_says_is_the_same_speed():
+    Calibration(5e10, 1e6).save("tiny", PLACED, model_options())
+    assert Calibration.find("tiny", replace(PLACED, together=True, decode_latents=5, memory=1e9)) is not None
+
+
+def test_several_processes_are_another_machine(monkeypatch):
+    Calibration(5e10, 1e6).save("tiny", PLACED)
+    monkeypatch.setattr(costs.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(costs.dist, "get_world_size", lambda: 2)
+    assert not cost().calibrated
+    Calibration(9e10, 1e6).save("tiny", PLACED, processes=2)
+    assert cost().calibrated and Calibration.find("tiny", PLACED) == Calibration(5e10, 1e6)
 
 
 @pytest.mark.parametrize("spoilt", ["", "[]", "{}", '{"tiny, cpu, 1 threads, bfloat16": {"operations": "?"}}'])
-def test_a_spoilt_file_is_as_none(tmp_path, spoilt):
-    kept = Calibration(5e10, 1e6).save("tiny", torch.device("cpu"), torch.bfloat16)
-    kept.write_text(spoilt)
-    assert Calibration.find("tiny", torch.device("cpu"), torch.bfloat16) is None
+def test_a_spoilt_file_is_as_none(spoilt):
+    Calibration(5e10, 1e6).save("tiny", PLACED).write_text(spoilt)
+    assert Calibration.find("tiny", PLACED) is None
 
 
-def test_calibrating_measures_the_loaded_model(tiny_folder):
-    pipe = VideoPipeline.from_pretrained(str(tiny_folder), device="cpu", dtype=torch.float32)
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_calibrating_measures_the_loaded_model(tiny_folder, quantization):
+    pipe = VideoPipeline.from_pretrained(str(tiny_folder), device="cpu", dtype=torch.float32, quantization=quantization)
     found = calibrate(pipe)
     assert 1e6 < found.operations < 1e14 and 1e2 < found.pixels < 1e10
-    assert Calibration.find(pipe.card.name, torch.device("cpu"), torch.float32) == found
+    plan = make_plan(make_request(prompt="a fox"), pipe.card)
+    way = replace(PLACED, dtype=torch.float32, quantization=quantization)
+    assert estimate(plan, pipe.card, "cpu", way).calibrated
+    assert not estimate(plan, pipe.card, "cpu", replace(way, quantization="q4_0")).calibrated
 
 
 @pytest.mark.parametrize(
     ("dtype", "options", "measured"),
     # Megabytes above the program's own, of the embedded model on one thread: the most and the least of equal films.
     [
-        (torch.bfloat16, {"num_frames": 97}, (208, 192)),
-        (torch.bfloat16, {"num_frames": 481}, (280, 280)),
-        (torch.bfloat16, {"num_frames": 49, "height": 192, "width": 320}, (705, 598)),
-        (torch.bfloat16, {"num_frames": 33, "height": 256, "width": 448}, (563, 563)),
-        (torch.bfloat16, {"num_frames": 97, "height": 128, "width": 224, "guidance_scale": 1}, (313, 313)),
-        (torch.float32, {"num_frames": 97}, (435, 435)),
-        (torch.float32, {"num_frames": 49, "height": 192, "width": 320}, (1242, 1242)),
+        (torch.bfloat16, {"num_frames": 97}, (200, 182)),
+        (torch.bfloat16, {"num_frames": 97, "guidance_scale": 1}, (188, 181)),
+        (torch.bfloat16, {"num_frames": 481}, (253, 244)),
+        (torch.bfloat16, {"num_frames": 49, "height": 192, "width": 320}, (435, 414)),
+        (torch.bfloat16, {"num_frames": 33, "height": 256, "width": 448}, (458, 450)),
+        (torch.bfloat16, {"num_frames": 97, "height": 128, "width": 224, "guidance_scale": 1}, (264, 243)),
+        (torch.float32, {"num_frames": 97}, (346, 346)),
+        (torch.float32, {"num_frames": 49, "height": 192, "width": 320}, (950, 950)),
     ],
 )
 def test_memory_is_that_which_was_measured(dtype, options, measured):

@@ -132,8 +132,44 @@ def test_an_end_image_alone_is_allowed_and_a_film_of_nothing_else_is_not(pipe, p
     plan = make_plan(make_request(**FAST, num_frames=9, end_image=picture), pipe.card)
     assert plan.schedule.given == {2}
     assert "1 given picture" in plan.describe()
-    with pytest.raises(RequestError, match="at least one must be left to make"):
-        make_plan(make_request(**FAST, num_frames=1, image=picture), pipe.card)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"num_frames": 1, "image": "a.png"}, "num_frames = 1: image fills it, and nothing is left to make; {} 2"),
+        (
+            {"num_frames": 5, "image": "a.png", "end_image": "z.png"},
+            "num_frames = 5: image and end_image fill it, and nothing is left to make; {} 6",
+        ),
+        (
+            {"num_frames": 9, "image": "a.png", "keyframes": {3: "b.png"}, "end_image": "z.png"},
+            "num_frames = 9: image, keyframes[3] and end_image fill it, and nothing is left to make; {} 10",
+        ),
+        ({"seconds": 0.2, "image": "a.png", "end_image": "z.png"}, "seconds = 0.2: image and end_image fill it, and "),
+        (
+            {"num_frames": 5, "schedule": "windows", "image": "a.png", "end_image": "z.png"},
+            "num_frames = 5: image and end_image fill it, and nothing is left to make; {} 6",
+        ),
+        (
+            {"num_frames": 9, "loop": True, "keyframes": {4: "b.png"}},
+            "num_frames = 9: keyframes[4] fills it, and nothing is left to make; {} 13",
+        ),
+    ],
+)
+def test_a_film_that_its_pictures_fill_is_refused_and_the_nearest_length_works(pipe, asked, message):
+    """A user knows of frames and pictures, and nothing of latents."""
+    with pytest.raises(RequestError) as caught:
+        make_plan(make_request(**FAST, **asked), pipe.card)
+    said = str(caught.value)
+    assert said.startswith(message.format("nearest that works:")) and "\n" not in said
+    field, nearest = said.split(" =")[0], float(said.rsplit(": ", 1)[1])
+    works = {**asked, field: nearest if field == "seconds" else int(nearest)}
+    plan = make_plan(make_request(**FAST, **works), pipe.card)
+    assert len(plan.schedule.given) < plan.schedule.num_frames
+    if field == "num_frames":
+        with pytest.raises(RequestError):
+            make_plan(make_request(**FAST, **works | {field: int(nearest) - 1}), pipe.card)
 
 
 def test_a_later_picture_is_the_second_latent_of_a_still(pipe, picture):

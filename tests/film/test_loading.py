@@ -2,13 +2,17 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from everreel.checkpoint import catalog
+from everreel.checkpoint import catalog, gguf
 from everreel.checkpoint.catalog import find_model
 from everreel.checkpoint.convert import convert
 from everreel.checkpoint.load import load_transformer
@@ -278,3 +282,97 @@ def test_a_tile_of_the_placement_is_what_is_decoded(tiny_pipe):
         tiny_pipe.placement = replace(tiny_pipe.placement, tile=None)
     whole = frames(tiny_pipe, large)
     assert tiled.shape == whole.shape and 0 < np.abs(tiled - whole).mean() < 3
+
+
+def test_what_is_left_out_of_a_file_is_said(tiny_folder, tmp_path):
+    file = tmp_path / "film.safetensors"
+    convert(tiny_folder, file, to="safetensors", kind="df")
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    save_file(load_file(file) | {"model_type.mine": torch.zeros(1)}, file, metadata)
+    pipe = VideoPipeline.from_pretrained(str(file), parts=tiny_folder, **CPU)
+    assert pipe.notes == (f"{file}: left out, as none of the transformer's: model_type.mine",)
+
+
+def test_a_gpu_that_is_too_small_for_all_of_a_model_is_said(tiny_folder, monkeypatch):
+    """Of a placement that was made before nothing is said: the film was begun so."""
+    monkeypatch.setattr(pipeline, "fitted", lambda placement, options: [f"fitted to {placement.device}"])
+    pipe = VideoPipeline.from_pretrained(str(tiny_folder), **CPU)
+    assert pipe.notes == ("fitted to cpu",)
+    assert VideoPipeline.load(pipe.options, pipe.placement).notes == ()
+
+
+def q6_k(rows, _):
+    """Rows in blocks of 256: 6 bits a weight and 8 for the scale of each 16."""
+    blocks = rows.reshape(-1, 16, 16)
+    most = np.abs(blocks).max(axis=2)
+    whole = (most.max(axis=1, keepdims=True) / 31 / 127).astype(np.float16)
+    scales = np.rint(most / 31 / whole).astype(np.int8)
+    steps = np.maximum(whole * scales.astype(np.float32), 1e-12)[..., None]
+    q = np.clip(np.rint(blocks / steps) + 32, 0, 63).astype(np.uint8).reshape(-1, 256)
+    low, high = (q & 15).reshape(-1, 2, 2, 64), (q >> 4).reshape(-1, 2, 4, 32)
+    parts = (
+        low[:, :, 0] | low[:, :, 1] << 4,
+        high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6,
+        scales.view(np.uint8),
+        whole.view(np.uint8),
+    )
+    return np.concatenate([part.reshape(len(q), -1) for part in parts], axis=1).reshape(len(rows), -1)
+
+
+def is_matrix(name, weight):
+    return name.startswith("blocks.") and weight.ndim == 2
+
+
+def as_fp16(folder, file, monkeypatch):
+    convert(folder, file, to="safetensors", dtype=torch.float16)
+    return lambda weight: weight.half()
+
+
+def as_scaled_fp8(folder, file, monkeypatch):
+    def scaled(weight):
+        scale = weight.float().abs().max() / 448
+        return (weight.float() / scale).to(torch.float8_e4m3fn), scale
+
+    convert(folder, file, to="safetensors")
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    state = load_file(file)
+    for name in [name for name, weight in state.items() if is_matrix(name, weight)]:
+        state[name], state[name.removesuffix("weight") + "scale_weight"] = scaled(state[name])
+    save_file(state, file, metadata)
+    return lambda weight: scaled(weight)[0].float() * scaled(weight)[1]
+
+
+def as_q6_k(folder, file, monkeypatch):
+    """The package writes no K type, so it is given one."""
+    monkeypatch.setattr(gguf, "QUANTIZATIONS", ("q6_k",))
+    monkeypatch.setattr("gguf.quants.quantize", q6_k)
+    convert(folder, file, to="gguf", quantization="q6_k")
+    kind = GGMLQuantizationType.Q6_K
+    return lambda weight: torch.from_numpy(dequantize(q6_k(weight.float().numpy(), kind), kind))
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "most"),
+    [(as_fp16, "x.safetensors", 1e-4), (as_scaled_fp8, "x.safetensors", 0.05), (as_q6_k, "x.gguf", 0.05)],
+)
+def test_a_smaller_file_makes_the_latents_of_the_weights_that_it_stands_for(tmp_path, monkeypatch, write, name, most):
+    """To the bit; and those of the model that it was written from to the quantisation's error."""
+    folder = Path(find_model("tiny").path)
+    rounded = write(folder, tmp_path / name, monkeypatch)
+    pipe, exact = (
+        VideoPipeline.from_pretrained(str(path), parts=parts, **CPU)
+        for path, parts in ((tmp_path / name, folder), (folder, None))
+    )
+    whole = latents(exact)
+    for key, weight in exact.transformer.named_parameters():
+        if write is as_fp16 or is_matrix(key, weight):
+            weight.data = rounded(weight.data).float()
+    found = latents(pipe)
+    assert torch.equal(found, latents(exact))
+    assert (found - whole).norm() < most * whole.norm()
+
+
+def latents(pipe):
+    return list(pipe.stream(REQUEST))[-1].state.rollout.solver.latents

@@ -1,10 +1,13 @@
 """From a request to a film on disk, with a random model of the embedded model's kind."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from everreel.checkpoint.catalog import find_model
+from everreel.film import pipeline as film
 from everreel.film.decoding import to_uint8
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
@@ -60,6 +63,66 @@ def test_a_long_film_begins_before_it_ends(pipe):
     rows = []
     next(pipe.stream(request, on_progress=rows.append))
     assert len(rows) == plan.request.num_inference_steps < len(plan.schedule) / 5
+
+
+@pytest.mark.parametrize("options", [{}, {"ar_step": 1, "causal_block_size": 2}, {"schedule": "windows"}])
+def test_latents_are_float32_whatever_the_weights_are__released_defect_11(tiny_folder, monkeypatch, options):
+    """From the noise to the decoder, and what solver and journal hold; the released loop rounded them in every row."""
+    pipe = VideoPipeline.from_pretrained(str(tiny_folder), device="cpu", dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in pipe.transformer.blocks.parameters()} >= {torch.bfloat16}
+    seen = []
+    monkeypatch.setattr(pipe, "_decode", lambda blocks, *_: iter(list(map(seen.append, blocks))))
+    request = make_request(
+        prompt="a red fox", num_frames=29, base_num_frames=17, overlap_history=None, **options, **FAST
+    )
+    list(pipe.stream(request, on_progress=lambda progress: None))
+    assert seen
+    for block in seen:
+        solver = block.state.solver
+        assert {block.latents_CTHW.dtype, solver.latents.dtype} == {torch.float32}
+        assert all(each.dtype == torch.float32 for each in solver.history)
+        # Not values that bfloat16 had rounded, either.
+        assert not torch.equal(block.latents_CTHW, block.latents_CTHW.bfloat16().float())
+
+
+def test_blocks_of_weights_that_know_no_causal_attention_see_all__diffusers_defect_1(pipe, monkeypatch):
+    monkeypatch.setattr(pipe, "card", replace(pipe.card, causal=False))
+    asked, run = [], film.Denoiser
+
+    def watched(*branches, causal, **more):
+        asked.append(causal)
+        return run(*branches, causal=causal, **more)
+
+    monkeypatch.setattr(film, "Denoiser", watched)
+    options = {"num_frames": 17, "ar_step": 1, "causal_block_size": 2}
+    list(pipe.stream(make_request(prompt="a red fox", **options, **FAST)))
+    list(pipe.stream(make_request(prompt="a red fox", **options, **FAST, cache=True)))
+    assert asked == [False, True], "only who asks for the approximation has it"
+
+
+def test_what_a_cache_holds_was_read_from_the_text_of_its_own_time(pipe):
+    """Where the text changes, finished frames keep the keys and values of the old one, beyond a window too."""
+    options = {"num_frames": 61, "causal_block_size": 3, "base_num_frames": 29, "sink": 1, **FAST}
+    story = make_request(prompt="a red fox", story={33: "a blue swan"}, **options)
+    plan = make_plan(story, pipe.card)
+    (turn,) = plan.turns
+    assert plan.remembers and turn > plan.context + plan.sink and turn % 3 == 0, "where a block begins"
+    told, plain = (
+        [block.state for block in pipe.stream(request) if block.state]
+        for request in (story, make_request(prompt="a red fox", **options))
+    )
+    alike = []
+    for ours, theirs in zip(told, plain, strict=True):
+        for a, b in zip(ours.caches, theirs.caches, strict=True):
+            if not a.num_frames:
+                continue
+            per_frame = a.keys[0].shape[1] // a.num_frames
+            newest = ours.rollout.remembered  # the frame behind what the cache holds
+            old = max(a.num_frames - max(newest - turn, 0), 0) * per_frame
+            for mine, other in zip((*a.keys, *a.values), (*b.keys, *b.values), strict=True):
+                assert torch.equal(mine[:, :old], other[:, :old])
+                alike.append((old, torch.equal(mine, other)))
+    assert any(old and not same for old, same in alike), "old frames and new ones lie in one cache"
 
 
 def test_a_long_prompt_is_refused_not_cut(pipe):

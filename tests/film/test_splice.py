@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import resource
 import signal
 from fractions import Fraction
@@ -166,37 +165,6 @@ def test_a_film_that_follows_one_made_here_was_made_by_a_model(tmp_path):
         film.append(natural(4))
     spliced(SourceFilm.open(tmp_path / "film.mp4"), tmp_path / "out.mp4")
     assert comment(tmp_path / "out.mp4") == ORIGIN
-
-
-@pytest.mark.parametrize("name", [name for name in CODECS if name != "h264"])
-def test_what_is_not_h264_is_encoded_again_as_good(tmp_path, name):
-    ending, codec, pix_fmt = CODECS[name]
-    colors, sound = (1, 1, 1, 1), "libopus" if ending == ".webm" else "aac"
-    path = write(tmp_path / f"film{ending}", natural(12, 96, 128), codec, pix_fmt, colors=colors, sound=sound)
-    source, out = SourceFilm.open(path), tmp_path / "out.mp4"
-    film = spliced(source, out)
-    assert not film.copied
-    said = re.fullmatch(rf"the source was encoded again at ([\d.]+) dB, because it is {name}, .*", film.said)
-    errors = []
-    for old, new in zip(shown(path)[1], check_new(source, out), strict=True):
-        assert new.format.name == "yuv420p"
-        assert [getattr(new, tag) for tag in TAGS] == [getattr(old, tag) for tag in TAGS]
-        eight = old.reformat(format="yuv420p", interpolation=4 | 0x2000 | 0x40000 | 0x80000)
-        errors.append(np.mean((samples(new).astype(float) - samples(eight)) ** 2))
-    found = [float(10 * np.log10(255**2 / error)) for error in errors]
-    assert min(found) >= 45
-    assert float(said[1]) == pytest.approx(10 * np.log10(255**2 / np.mean(errors)), abs=0.1)
-    assert packets(out, "audio") == packets(path, "audio") != []
-
-
-def test_a_source_with_more_noise_is_encoded_finer(tmp_path, monkeypatch):
-    path = write(tmp_path / "film.webm", natural(8, noise=40), "libvpx-vp9", options={"crf": "4"})
-    monkeypatch.setattr(splice, "_QUANTIZERS", (30, 20, 12))
-    out, source = tmp_path / "out.mp4", SourceFilm.open(path)
-    film = spliced(source, out)
-    for old, new in zip(shown(path)[1], check_new(source, out), strict=True):
-        assert psnr(samples(new), samples(old)) >= 45
-    assert float(re.search(r"([\d.]+) dB", film.said)[1]) > 47, "the quantizer of 20 was not good enough"
 
 
 def test_an_encoded_source_keeps_its_times_turn_and_shape_of_pixel(tmp_path):

@@ -1,5 +1,7 @@
 """Films that several processes make against the film that one makes."""
 
+import gc
+import os
 from dataclasses import replace
 from functools import partial
 
@@ -10,6 +12,7 @@ import torch
 from everreel.checkpoint.load import load_transformer
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.request import make_request
+from everreel.model.text_encoder import TextEncoder
 from everreel.parallel.shared import SharedDiT
 from tests.parallel.processes import together
 
@@ -80,6 +83,29 @@ def test_processes_make_the_film_that_one_makes(size, tiny_folder, alone, want):
     assert np.abs(np.concatenate([frames, rest]).astype(int) - want[name][1]).max() <= 1
     assert float((more[-1] - want[name][0][-1]).abs().max()) < 1e-4
     assert len(latents) + len(more) == len(want[name][0])
+
+
+def no_text_encoder(device):
+    """Carried out in all processes; the first alone may have one."""
+    held = sum(type(thing) is TextEncoder for thing in gc.get_objects())
+    if held and os.environ["RANK"] != "0":
+        raise ValueError(f"{held} text encoders")
+    return torch.nn.Identity()
+
+
+def texts(crew, folder):
+    """How often the text encoder runs for a film, here."""
+    pipe = VideoPipeline.from_pretrained(folder, device="cpu", dtype=torch.float32, crew=crew)
+    runs = []
+    pipe.text_encoder.register_forward_hook(lambda *_: runs.append(1))
+    film(pipe, **FILMS["synchronous"])
+    crew.run("open", crew.number(), no_text_encoder)
+    return len(runs)
+
+
+def test_texts_are_encoded_once_and_not_by_every_process__released_defect_25(tiny_folder):
+    """Of the prompt and the negative prompt; a process that held an encoder would say so."""
+    assert together(2, texts, str(tiny_folder)) == (2, [0, 0])
 
 
 def go_on(crew, folder, state):

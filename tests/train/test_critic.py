@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from everreel.caption.critic import CriticConfig, load_critic
+from everreel.caption.critic import CriticConfig, load_critic, shipped_critic
 from everreel.data.clips import ClipLabel, shard_writer
 from everreel.data.draws import generator_for
 from everreel.train.critic import UNSEEN, CriticRecipe, classes_of
+from everreel.train.run import load_recipe
 from everreel.train.trainer import TrainerSettings
 from everreel.world.render import render
 from everreel.world.scene import VOCABULARY, sample_scene, visible_fields
@@ -62,6 +63,22 @@ def test_a_stage_of_pictures_alone_goes_on_with_films(tmp_path: Path) -> None:
     assert all(torch.equal(value, first[name]) for name, value in second.critic.state_dict().items())
     with pytest.raises(ValueError, match="films="):
         replace(whole, films=(), images=()).objective()
+
+
+def test_the_shipped_critic_goes_on_as_it_is(tmp_path: Path) -> None:
+    """Which is how recipes/captioner_tiny.py fine-tunes the tiny captioner; its network is the default one."""
+    shipped = load_critic(shipped_critic()).state_dict()
+    tuned = replace(recipe(tmp_path), init="shipped", network=CriticConfig(), settings=replace(SETTINGS, steps=1))
+    begun = tuned.objective().critic.state_dict()
+    assert all(torch.equal(value, begun[name]) for name, value in shipped.items()) and begun.keys() == shipped.keys()
+    tuned.run(tmp_path / "run", quiet=True)
+    of_folder = replace(tuned, init=str(tmp_path / "run/critic")).objective().critic.state_dict()
+    after = load_critic(tmp_path / "run/critic").state_dict()
+    assert all(torch.equal(value, of_folder[name]) for name, value in after.items())
+    with pytest.raises(ValueError, match=r"^init = 'gone': is no critic.safetensors and .*; shipped works$"):
+        replace(tuned, init="gone").objective()
+    ready = load_recipe(Path(__file__).parents[2] / "recipes/captioner_tiny.py")
+    assert (ready.init, ready.network) == ("shipped", CriticConfig())
 
 
 def test_of_crops_it_learns_what_can_be_seen_there(tmp_path: Path) -> None:

@@ -37,9 +37,12 @@ UNSTEADY = 0.02  # of the frame a second about the way it goes: a hand
 _COMPANION = 0.4  # of the main motion; what is less is not worth a word
 _AGREED, _FOUND = 0.25, 0.3  # of the corners; a step with fewer says nothing
 _SEEN = 0.3  # of the steps, that have to say something
-SURE = 0.4
+SURE, SURE_OF_A_HAND = 0.4, 0.8
+"""Shares of what could be followed that go with the camera, from which on its motion is believed over a network: an
+irregular one is elsewhere often a subject that fills the picture."""
 _CUT = 0.05  # mean change of brightness of a cut, at the least
 _WHIP, _WHIP_OVER = 0.6, 4.0  # of the frame a second, and times the usual: an abrupt motion
+IRREGULAR = ("handheld", "abrupt")
 AXES = ("right", "up", "growth", "clockwise")
 SHIFTS = AXES[:2]
 DEEP = 0.8
@@ -74,8 +77,8 @@ class CameraMotion:
 
     @property
     def sure(self) -> bool:
-        """Whether to believe it over a network that saw the pictures: the motion is regular, and much goes with it."""
-        return self.agreed > SURE and self.kind not in ("handheld", "abrupt", "unknown")
+        """Whether to believe it over a network that saw the pictures: much goes with it, and nearly all with a hand."""
+        return self.kind != "unknown" and self.agreed > (SURE_OF_A_HAND if self.kind in IRREGULAR else SURE)
 
     @property
     def axes(self) -> dict[str, int]:
@@ -100,7 +103,7 @@ class CameraMotion:
         """The value of `world.scene.CAMERA_MOTIONS` that is nearest: what the film world does not know is static."""
         moved = {name: abs(self.per_second[name]) for name in AXES[:3]}
         name = max(moved, key=lambda axis: moved[axis])
-        irregular = self.kind in ("handheld", "abrupt") and moved[name] < self.shake / 2
+        irregular = self.kind in IRREGULAR and moved[name] < self.shake / 2
         if moved[name] < STILL or irregular or abs(self.per_second["clockwise"]) > moved[name]:
             return "static"
         ahead = self.per_second[name] > 0
@@ -127,7 +130,8 @@ class CameraMotion:
 
 class Measured:
     """A captioner of which this expert corrects what is said of the camera, as the paper's experts correct their
-    teacher; where the camera cannot be told, what was said stays.
+    teacher; where it is not sure, what was said stays. Nothing said is no word to keep: a captioner that saw the
+    camera stand and one that did not look say the same.
     """
 
     def __init__(self, captioner: Captioner) -> None:
@@ -137,7 +141,9 @@ class Measured:
         """See `Captioner`."""
         said = self.captioner.caption(frames, fps)
         motion = describe_motion((frames[number] for number in range(len(frames))), fps)
-        return said if motion.kind == "unknown" else said.model_copy(update={"camera_motion": motion.words()})
+        if said.camera_motion and not motion.sure:
+            return said
+        return said.model_copy(update={"camera_motion": motion.words()})
 
     def close(self) -> None:
         """Free the captioner, where it holds something."""
@@ -162,7 +168,8 @@ def describe_steps(steps: Sequence[Step]) -> CameraMotion:
     agreed = float(np.median([step.agreed for step in shot])) if shot else 0.0
     if len(seen) < _SEEN * len(shot) or not seen:
         still = bool(steps) and all(step.changed < 0.002 for step in steps)
-        return _motion("static" if still else "unknown", dict.fromkeys(AXES, 0.0), {}, cuts=cuts, agreed=agreed)
+        kind, agreed = ("static", 1.0) if still else ("unknown", agreed)
+        return _motion(kind, dict.fromkeys(AXES, 0.0), {}, cuts=cuts, agreed=agreed)
     rates = np.array([_camera_rates(step) for step in seen])
     usual = {name: float(rate) for name, rate in zip(AXES, np.median(rates, axis=0), strict=True)}
     shake = _shake(rates, seen[0].seconds)

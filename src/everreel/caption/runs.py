@@ -22,7 +22,7 @@ import numpy as np
 from everreel.caption.fusion import BuiltInFusion, ChatFusion
 from everreel.caption.schema import TASKS, Captioner, Fuser, StructuralCaption, Task, parse_caption
 from everreel.caption.tables import KEY, CaptionTable
-from everreel.chat import Endpoint, LocalChat, UnreachableError
+from everreel.chat import TIMEOUT, Endpoint, LocalChat, UnreachableError
 from everreel.data.sources import FILMS, PATH_COLUMNS, PICTURES, TABLES, Row, Skipped, read_rows
 from everreel.film.source import FilmFrames, SourceFilm
 from everreel.media import read_image
@@ -108,8 +108,13 @@ class Run:
         """The films that are not in the table yet."""
         return [each for each in self.listed if each.name not in self.table.rows]
 
-    def make(self, on_film: Callable[[int, int], None] | None = None) -> Outcome:
-        """Write the captions that are missing; `on_film(done, total)` is called before the first and after each.
+    def make(
+        self,
+        on_film: Callable[[int, int], None] | None = None,
+        on_skipped: Callable[[Skipped], None] | None = None,
+    ) -> Outcome:
+        """Write the captions that are missing; `on_film(done, total)` is called before the first and after each,
+        `on_skipped` as soon as a film has to be left out.
 
         Raises:
             UnreachableError: nobody answers; what is written stays, and the same run goes on.
@@ -129,6 +134,8 @@ class Run:
                     raise
                 except (ValueError, OSError, av.error.FFmpegError) as error:
                     skipped.append(Skipped(each.name, _reason(error, each.file)))
+                    if on_skipped is not None:
+                        on_skipped(skipped[-1])
                 else:
                     self.table.append(row)
                     replaced += [Skipped(each.name, problem) for problem in self._problems]
@@ -221,11 +228,11 @@ def caption_file(captioner: Captioner, file: Path) -> StructuralCaption:
         return captioner.caption(frames, film.fps)
 
 
-def captioner_of(name: str, device: str = "cpu") -> Captioner:
+def captioner_of(name: str, device: str = "cpu", timeout: float = TIMEOUT) -> Captioner:
     """A captioner by its name: `tiny`, a folder, a hub's repository, or `http://HOST:PORT/v1#MODEL`.
 
     A folder holds a critic of ours, or a Qwen2.5-VL such as SkyCaptioner-V1. With `+flow` behind the name, how the
-    camera moves is measured.
+    camera moves is measured. `timeout` is how many seconds a served model has for one answer.
 
     Raises:
         ValueError: there is no such captioner.
@@ -235,12 +242,12 @@ def captioner_of(name: str, device: str = "cpu") -> Captioner:
     if name.endswith(FLOW):
         from everreel.caption.camera import Measured
 
-        return Measured(captioner_of(name.removesuffix(FLOW), device))
+        return Measured(captioner_of(name.removesuffix(FLOW), device, timeout))
     folder = Path(name).expanduser()
     if name == TINY:
         return TinyCaptioner()
-    if _is_address(name):
-        endpoint = endpoint_of(name, "captioner")
+    if is_address(name):
+        endpoint = endpoint_of(name, "captioner", timeout)
         from everreel.caption.served import ServedCaptioner
 
         return ServedCaptioner(endpoint, name)
@@ -254,7 +261,9 @@ def captioner_of(name: str, device: str = "cpu") -> Captioner:
     raise ValueError(f"captioner = {name!r}: is no captioner; {works}")
 
 
-def fuser_of(name: str, device: str = "cpu", on_problem: Callable[[str], None] | None = None) -> Fuser:
+def fuser_of(
+    name: str, device: str = "cpu", on_problem: Callable[[str], None] | None = None, timeout: float = TIMEOUT
+) -> Fuser:
     """What fuses captions, by its name: `built-in`, a language model's folder or repository, or an address as above.
 
     Raises:
@@ -262,24 +271,29 @@ def fuser_of(name: str, device: str = "cpu", on_problem: Callable[[str], None] |
     """
     if name == BUILT_IN:
         return BuiltInFusion()
-    if _is_address(name):
-        return ChatFusion(endpoint_of(name, "fusion"), name, on_problem=on_problem)
+    if is_address(name):
+        return ChatFusion(endpoint_of(name, "fusion", timeout), name, on_problem=on_problem)
     if Path(name).expanduser().exists() or name.count("/") == 1:
         return _LocalFusion(LocalChat(name, device), name, on_problem=on_problem)
     works = f"{BUILT_IN}, a language model's folder, or http://127.0.0.1:8000/v1#MODEL works"
     raise ValueError(f"fusion = {name!r}: is no fusion; {works}")
 
 
-def endpoint_of(address: str, what: str) -> Endpoint:
+def endpoint_of(address: str, what: str, timeout: float = TIMEOUT) -> Endpoint:
     """A served model by its address and, behind a #, its name.
 
     Raises:
-        ValueError: one of the two is missing.
+        ValueError: one of the two is missing, or the timeout is none.
     """
     base, _, model = address.partition("#")
     if not model:
         raise ValueError(f"{what} = {address!r}: must name the model too; {base}#Qwen2.5-VL-7B-Instruct works")
-    return Endpoint(base, model)
+    return Endpoint(base, model, timeout=timeout)
+
+
+def is_address(name: str) -> bool:
+    """Whether this is the name of a served model."""
+    return name.startswith(("http://", "https://"))
 
 
 def fused_column(task: Task) -> str:
@@ -332,10 +346,6 @@ def _in_table(table: Path) -> Iterator[Listed | Skipped]:
         beside = table.parent / Path(name.strip()).expanduser()
         rest = {str(key): value for key, value in row.items() if key is not None}
         yield Listed(name.strip(), beside if beside.exists() else Path(name.strip()).expanduser(), rest)
-
-
-def _is_address(name: str) -> bool:
-    return name.startswith(("http://", "https://"))
 
 
 def _reason(error: Exception, file: Path) -> str:

@@ -1,7 +1,8 @@
 """The models that can be asked for by name, what each is made for and what it needs.
 
-Sources: the sizes, settings and peak memory that the released repositories publish. The one invariant:
-`find_model` returns only what can be loaded now; anything else is an error that says why and what would do.
+Sources: the sizes and settings that the released repositories publish; a GPU's memory as `film.budget` counts it, with
+all on it and with as little as an exact model takes. The one invariant: `find_model` returns only what can be loaded
+now; anything else is an error that says why and what would do.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ _DF_1B = ModelCard(
     guidance_scale=6.0,
     shift=8.0,
     num_inference_steps=30,
-    needs="a GPU with 15 GB, 32 GB of memory, 28 GB of disk",
+    needs="a GPU with 23 GB (8 GB, slower), 32 GB of memory, 28 GB of disk",
     licence="Skywork Community License",
     released=True,
     dim=1536,
@@ -177,7 +178,7 @@ _DF_14B = replace(
     dim=5120,
     ffn_dim=13824,
     num_layers=40,
-    needs="a GPU with 52 GB, 64 GB of memory, 70 GB of disk",
+    needs="a GPU with 58 GB (12 GB, slower), 64 GB of memory, 70 GB of disk",
 )
 _DF_14B_720P = replace(
     _DF_14B,
@@ -186,7 +187,7 @@ _DF_14B_720P = replace(
     height=720,
     width=1280,
     num_frames=121,
-    needs="a GPU with 80 GB, 64 GB of memory, 70 GB of disk",
+    needs="a GPU with 78 GB (24 GB, slower), 64 GB of memory, 70 GB of disk",
 )
 # Of models that make all frames at once. Their loop writes into no sample that the scheduler keeps.
 _T2V: dict[str, Any] = {"kind": "t2v", "solver": "unipc_exact"}
@@ -195,7 +196,7 @@ _T2V_14B = replace(
     **_T2V,
     name="T2V-14B-540P",
     path="Skywork/SkyReels-V2-T2V-14B-540P-Diffusers",
-    needs="a GPU with 44 GB, 64 GB of memory, 70 GB of disk",
+    needs="a GPU with 58 GB (12 GB, slower), 64 GB of memory, 70 GB of disk",
 )
 _T2V_14B_720P = replace(_DF_14B_720P, **_T2V, name="T2V-14B-720P", path="Skywork/SkyReels-V2-T2V-14B-720P-Diffusers")
 # Their shift is 5 in the published table of settings and in their loop, and 3 in two notes beside.
@@ -205,21 +206,21 @@ _I2V_1B = replace(
     **_I2V,
     name="I2V-1.3B-540P",
     path="Skywork/SkyReels-V2-I2V-1.3B-540P-Diffusers",
-    needs="a GPU with 15 GB, 32 GB of memory, 31 GB of disk",
+    needs="a GPU with 24 GB (8 GB, slower), 32 GB of memory, 31 GB of disk",
 )
 _I2V_14B = replace(
     _DF_14B,
     **_I2V,
     name="I2V-14B-540P",
     path="Skywork/SkyReels-V2-I2V-14B-540P-Diffusers",
-    needs="a GPU with 44 GB, 64 GB of memory, 80 GB of disk",
+    needs="a GPU with 59 GB (12 GB, slower), 64 GB of memory, 80 GB of disk",
 )
 _I2V_14B_720P = replace(
     _DF_14B_720P,
     **_I2V,
     name="I2V-14B-720P",
     path="Skywork/SkyReels-V2-I2V-14B-720P-Diffusers",
-    needs="a GPU with 80 GB, 64 GB of memory, 80 GB of disk",
+    needs="a GPU with 79 GB (24 GB, slower), 64 GB of memory, 80 GB of disk",
 )
 
 CATALOG = (

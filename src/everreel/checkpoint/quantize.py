@@ -71,7 +71,7 @@ def quantize(model: DiT, how: Quantization, device: str | torch.device | None = 
         try:
             for block in model.blocks.requires_grad_(False):  # each where it can be, and no more of them at once
                 home = next(block.parameters()).device
-                torchao.quantize_(block, _config(torchao, how), device=where)
+                torchao.quantize_(block, _config(torchao, how, linears[0][2].weight.dtype), device=where)
                 block.to(home)
         except (AssertionError, NotImplementedError, RuntimeError) as error:  # its kinds for a device it cannot use
             reason = str(error).splitlines()[0]
@@ -178,14 +178,18 @@ def _packed(layer: nn.Linear, how: str) -> PackedLinear:
     return PackedLinear(torch.from_numpy(packed).to(weight.device), how.upper(), weight.shape, layer.bias, weight.dtype)
 
 
-def _config(torchao: Any, how: Quantization) -> object:  # noqa: ANN401 -- a module
-    """Without torchao's settings for torch.compile, which are the whole process's and not this model's."""
+def _config(torchao: Any, how: Quantization, dtype: torch.dtype) -> object:  # noqa: ANN401 -- a module
+    """Without torchao's settings for torch.compile, which are the whole process's and not this model's.
+
+    fp8_dynamic has a scale for each row and each token, as all the others have; torchao does that in bfloat16 alone.
+    """
     configs = {
         "int8": torchao.Int8WeightOnlyConfig,
         "fp8": torchao.Float8WeightOnlyConfig,
         "fp8_dynamic": torchao.Float8DynamicActivationFloat8WeightConfig,
     }
-    config: object = configs[how](set_inductor_config=False)
+    by_row = {"granularity": torchao.PerRow()} if how == "fp8_dynamic" and dtype == torch.bfloat16 else {}
+    config: object = configs[how](set_inductor_config=False, **by_row)
     return config
 
 

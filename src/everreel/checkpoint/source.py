@@ -28,6 +28,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 TOKENIZERS = ("tokenizer", "google/umt5-xxl", "umt5-xxl", ".")
 """Where a folder keeps its tokenizer.json."""
 _SIBLINGS = ("vae", "text_encoders", "clip", "clip_vision")
+_NAMED = 8  # strays that are named
 ConfigT = TypeVar("ConfigT")
 SUFFIXES = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
 _PUBLISHED = re.compile(r"SkyReels-V2-(DF|T2V|I2V)-[\d.]+B-\d+P")
@@ -90,6 +91,13 @@ class Source:
     def tokenizer(self) -> Path | None:
         """The folder of tokenizer.json, or the text encoder's file that holds the tokenizer as a tensor."""
         return find_tokenizer(self.path, self.parts)
+
+    @property
+    def strays(self) -> list[str]:
+        """A line for each network whose files hold tensors that are known to be none of its own, with their names."""
+        image = self.image_encoder if self.config.image_dim else None
+        parts = [part for part in (self.transformer, self.vae, self.text_encoder, image) if part is not None]
+        return [_left_out(part, found) for part in parts if (found := part.open().strays)]
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -233,6 +241,13 @@ def _single(group: _Group, fields: Mapping[str, Any] | None) -> tuple[Part, Layo
         config = replace(config, image_dim=shape[-1])
     contents.check_transformer(config, shards, where)
     return replace(part, config=config), "official"
+
+
+def _left_out(part: Part, names: tuple[str, ...]) -> str:
+    """The line for strays. Of an image encoder they may be half a model, so the first stand for the rest."""
+    more = f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
+    what = part.content.role.replace("_", " ")
+    return f"{part.paths[0]}: left out, as none of the {what}'s: {', '.join(names[:_NAMED])}{more}"
 
 
 def _official_config(folder: Path) -> Mapping[str, Any] | None:

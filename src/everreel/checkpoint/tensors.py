@@ -57,7 +57,7 @@ class TensorInfo:
 class TensorFile(ABC):
     """One file of named tensors.
 
-    `tensors` leaves out what serves other tensors (scales, marks); `strays` names those.
+    `tensors` leaves out what serves other tensors: scales, and marks, which nothing reads. `strays` names the marks.
     """
 
     format: str
@@ -179,8 +179,8 @@ class _Safetensors(TensorFile):
                 scales[f"{module}.weight"] = name
             elif leaf in _HINTS and f"{module}.weight" in listed:
                 strays.add(name)
-        strays |= set(scales.values())
-        file = cls(path, metadata, {n: i for n, i in listed.items() if n not in strays}, tuple(sorted(strays)))
+        beside = strays | set(scales.values())
+        file = cls(path, metadata, {n: i for n, i in listed.items() if n not in beside}, tuple(sorted(strays)))
         file._handle, file._scales = handle, scales
         for weight, scale in scales.items():
             file._check_scale(weight, listed[weight], scale, listed[scale])

@@ -2,7 +2,7 @@
 
 Source: sections 4c and 6 of the paper: to condition is to hand in a frame whose level is already (nearly) zero. The
 one invariant: a known frame reaches the network as it was handed in, plus the history noise asked for, in every
-row of every schedule; no solver step ever touches it.
+row of every schedule; no solver step ever touches it, and no window sees it encoded again.
 
 Shape suffixes: C channels, T latent frames, H W latent height and width.
 """
@@ -28,7 +28,8 @@ class Conditioning:
             `addnoise_condition` over 1000; section 4c: slight noise on history against error accumulation).
         seed: of the history noise.
         offset: latent frames of the film before this part of it, for that noise.
-        join: what a window sees of the one before it in the place of these latents (C, T, H, W); none carries them.
+        join: what a window sees of the one before it in the place of these latents (C, T, H, W), where they are not
+            known; none carries them.
         settle: what is made of frames (C, T, H, W) that have just been finished, before they are shown and looked back
             at, the first of them frame so-and-so of the film; none leaves them as they are.
         channels: what the network is shown behind the latents' channels, (C', T, H, W) for all frames of the film: the

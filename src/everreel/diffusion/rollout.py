@@ -154,9 +154,12 @@ class _Window:
             self.start = start
 
     def replace(self, latents_CTHW: Tensor) -> None:
-        """Put other latents in the place of the first ones, which are finished."""
+        """Put other latents in the place of the first ones, which are finished; what was given stays as it was."""
         count = latents_CTHW.shape[1]
-        latents_BCTHW = torch.cat([latents_CTHW[None], self.state.latents[:, :, count:]], dim=2)
+        replaced_CTHW = self.state.latents[0, :, :count].clone()
+        changed = [at for at in range(count) if self.start + at not in self._conditioning.known]
+        replaced_CTHW[:, changed] = latents_CTHW[:, changed].to(replaced_CTHW)
+        latents_BCTHW = torch.cat([replaced_CTHW[None], self.state.latents[:, :, count:]], dim=2)
         self.state = SolverState(latents_BCTHW, self.state.history, self.state.count)
 
     def settle(self, row: Row) -> None:

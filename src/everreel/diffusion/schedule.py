@@ -131,7 +131,7 @@ class Blocks(Schedule):
             if not given or any(frame not in given for frame in range(start, stop))
         ]
         if not self._moving:
-            raise ValueError(f"given = all of {self.num_frames} frames: at least one must be left to make")
+            raise nothing_left(self.num_frames)
         shown = 0 if base is None or context is not None else bisect.bisect_right(self._edges, base) - 1
         self._first_view = self._edges[shown]
 
@@ -248,6 +248,23 @@ def partition(num_frames: int, block_size: int, *, first: int = 0) -> tuple[int,
         raise ValueError(f"first = {first}: must be from 0 to num_frames = {num_frames}")
     whole, tail = divmod(num_frames - first, block_size)
     return (first,) * (first > 0) + (block_size,) * whole + (tail,) * (tail > 0)
+
+
+def repeated(sizes: Sequence[int], num_frames: int) -> tuple[int, ...]:
+    """Sizes of the blocks of a film that begin so, the last of them again and again, and what is left.
+
+    1, 4, 4 and 15 frames are 1, 4, 4, 4, 2.
+    """
+    _check_positive("sizes", len(sizes))
+    edges = itertools.accumulate(itertools.chain(sizes, itertools.repeat(sizes[-1])))
+    inside = list(itertools.takewhile(lambda edge: edge < num_frames, edges))
+    return tuple(stop - start for start, stop in itertools.pairwise((0, *inside, num_frames)))
+
+
+def nothing_left(num_frames: int) -> ValueError:
+    """Why a film of which every frame is given is none."""
+    nearest = f"nearest num_frames with these: {num_frames + 1}"
+    return ValueError(f"given = all of num_frames = {num_frames}: at least one must be left to make; {nearest}")
 
 
 def synchronous(num_frames: int, num_steps: int, given: Iterable[int] = ()) -> Schedule:

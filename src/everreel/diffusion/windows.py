@@ -11,7 +11,7 @@ import bisect
 import itertools
 from collections.abc import Iterable, Sequence
 
-from everreel.diffusion.schedule import Row, Schedule, asynchronous
+from everreel.diffusion.schedule import Row, Schedule, asynchronous, nothing_left, repeated
 
 
 def windows(
@@ -22,12 +22,13 @@ def windows(
     overlap: int,
     given: Iterable[int] = (),
     ar_step: int = 0,
-    block_size: int | None = None,
+    block_size: int | Sequence[int] | None = None,
 ) -> Schedule:
     """Windows of `base` latent frames, the first `overlap` of each being the last of the one before.
 
-    Within a window all frames step together, or with `ar_step` its blocks of `block_size` start one after the other. A
-    window ends earlier where a frame is given shortly after its end, so that what leads up to it is made in its sight.
+    Within a window all frames step together, or with `ar_step` its blocks of `block_size` (or of such sizes, the last
+    again and again) start one after the other. A window ends earlier where a frame is given shortly after its end, so
+    that what leads up to it is made in its sight.
 
     Raises:
         ValueError: a number is out of range; the message names the nearest that works.
@@ -39,8 +40,15 @@ def windows(
         nearest = min(max(overlap, 1), base - 1)
         raise ValueError(f"overlap = {overlap}: must be 1 to base - 1 = {base - 1}, nearest {nearest}")
     if base >= num_frames:
-        return asynchronous(num_frames, num_steps, ar_step, block_size if ar_step else None, known)
+        return _window(num_frames, num_steps, known, ar_step, block_size)
     return _Windows(_edges(num_frames, base, overlap, known), overlap, num_steps, known, ar_step, block_size)
+
+
+def _window(
+    num_frames: int, num_steps: int, given: frozenset[int], ar_step: int, block_size: int | Sequence[int] | None
+) -> Schedule:
+    size = block_size if block_size is None or isinstance(block_size, int) else repeated(block_size, num_frames)
+    return asynchronous(num_frames, num_steps, ar_step, size if ar_step else None, given)
 
 
 class _Windows(Schedule):
@@ -53,12 +61,12 @@ class _Windows(Schedule):
         num_steps: int,
         given: frozenset[int],
         ar_step: int,
-        block_size: int | None,
+        block_size: int | Sequence[int] | None,
     ) -> None:
         # A window with nothing to make is none: its frames are handed out with those of the next one.
         kept = [a for a, b in itertools.pairwise(edges) if not given or any(f not in given for f in range(a, b))]
         if not kept:
-            raise ValueError(f"given = all of {edges[-1]} frames: at least one must be left to make")
+            raise nothing_left(edges[-1])
         super().__init__((0, *kept[1:], edges[-1]), num_steps, given)
         self._overlap, self._ar_step, self._block_size = overlap, ar_step, block_size
         self._news = kept  # the first frame of each window that is not of the one before
@@ -104,8 +112,7 @@ class _Windows(Schedule):
         known = frozenset(range(new - start)) | {frame - start for frame in self.given if start <= frame < stop}
         key = (stop - start, new - start, known)
         if key not in self._made:
-            size = self._block_size if self._ar_step else None
-            self._made[key] = asynchronous(stop - start, self.num_steps, self._ar_step, size, known)
+            self._made[key] = _window(stop - start, self.num_steps, known, self._ar_step, self._block_size)
         return self._made[key]
 
 

@@ -24,6 +24,7 @@ from everreel.film.parts import Parts, parts_of
 from everreel.film.placement import Placement
 from everreel.film.plan import Plan, make_plan
 from everreel.film.request import make_request
+from everreel.memory import device_memory
 from everreel.model.attention import QUERY_CHUNK
 from everreel.model.config import Quantization
 from everreel.model.dit import DiT
@@ -33,9 +34,11 @@ from everreel.shapes import PATCH, SPATIAL, TEMPORAL
 TILES = (64, 48, 32, 24)  # latents a side
 _LATENT_BYTES = PATCH**2 * 16 * 4 * 10  # of a token: ten copies of its latents in float32, the solver's and the loop's
 _ROTATION_BYTES = 64 * 8  # of a token: complex numbers for half a head's width
-_DECODING_WIDTHS = {"cuda": 7.0, "cpu": 14.5}  # activations of a full-size frame, in `base_dim` numbers a pixel
+_DECODING_WIDTHS = 7.0  # activations of a full-size frame, in `base_dim` numbers a pixel
+_SIDE_BY_SIDE_WIDTHS = 1.5  # more, where a CPU's convolution in float32 lays three frames side by side
 _TAIL_WIDTHS = 25  # what the decoder keeps of the frames before, as many numbers a pixel
-_PROGRAM_BYTES = {"cuda": 0.2e9, "cpu": 32e6}  # workspaces, compiled kernels, threads: beside what is counted
+# Workspaces, compiled kernels, threads, and of a CPU freed blocks that are small: beside what is counted.
+_PROGRAM_BYTES = {"cuda": 0.2e9, "cpu": 80e6}
 HOST_PROGRAM_BYTES = 420e6  # Python and its libraries
 SCORES_BYTES_PER_TOKEN = 64  # activations alive at once, in model widths of bfloat16 a token (measured, rounded up)
 DEVICE_SHARE = 0.9  # of a device's memory, that a film may take without a budget
@@ -106,6 +109,19 @@ def placed(options: ModelOptions, card: ModelCard, plan: Plan | None = None, par
     return place(plan, card, options.device, budget, *wanted, packed=packed, parts=parts)
 
 
+def suits(placement: Placement | None, options: ModelOptions, card: ModelCard, plan: Plan) -> bool:
+    """Whether a model that is placed so is placed as this plan's film would have it; raises as `placed`."""
+    return placement is not None and placed(options, card, plan).chosen() == placement.chosen()
+
+
+def fitted(placement: Placement, options: ModelOptions) -> list[str]:
+    """What the user should know where nobody gave a budget and the device has too little for all of the model."""
+    if options.memory is not None or placement.together is None:
+        return []
+    how = "; ".join(placement.describe())
+    return [f"memory: not all of the model fits at once, so it is {how}; --memory gives it another budget"]
+
+
 def place(
     plan: Plan,
     card: ModelCard,
@@ -117,10 +133,11 @@ def place(
     packed: bool = True,
     parts: Parts | None = None,
 ) -> Placement:
-    """The placement of a model for a film: whole and exact without a budget, else the first that fits it.
+    """The placement of a model for a film: whole and exact where that fits, else the first that does.
 
     Args:
-        budget: bytes of the device's memory; of a CPU, of the whole process.
+        budget: bytes of the device's memory; of a CPU, of the whole process. Without one it is `DEVICE_SHARE` of a
+            GPU's memory, and a CPU has no limit.
         quantization: if it must be this one.
         dtype: by default what suits the device.
         packed: see `Placement`.
@@ -135,20 +152,25 @@ def place(
     at_once = latents_at_once(plan.shape.pixel_height, plan.shape.pixel_width)
     first = Placement(where, dtype or default_dtype(where), quantization, packed, decode_latents=at_once)
     fixed = HOST_PROGRAM_BYTES if where.type == "cpu" else 0.0
-    least = None
+    least, whose = None, ""
+    if budget is None:
+        # Of the whole memory, as in `fits_as_batch`, which decides about guidance where all weights fit.
+        held, whose = device_memory(where), f" of {where}"
+        budget = math.inf if held is None else DEVICE_SHARE * held
+        if needs(plan, card, replace(first, together=False), parts).peak <= budget:
+            peak = needs(plan, card, first, parts).peak
+            return replace(first, memory=peak, together=None, decode_latents=None)  # as it comes
     for placement in _ways(first, card, plan):
         peak = needs(plan, card, placement, parts).peak + fixed
         tried = replace(placement, memory=peak - fixed)
-        if budget is None:
-            return replace(tried, together=None, decode_latents=None)  # as it comes
         if peak <= budget:
             return tried
         if least is None or tried.memory < least.memory:
             least = tried
-    assert least is not None and budget is not None
+    assert least is not None
     most = math.ceil((least.memory + fixed) / 1e7) / 100
     raise ValueError(
-        f"memory = {_size(budget)}: {card.name} needs at least {most:.2f} GB for "
+        f"memory = {_size(budget)}{whose}: {card.name} needs at least {most:.2f} GB for "
         f"{plan.request.width}x{plan.request.height}; {_advice(needs(plan, card, least, parts), plan, budget - fixed)}"
     )
 
@@ -234,7 +256,7 @@ def _decoding_bytes(plan: Plan, parts: Parts, placement: Placement) -> float:
     width, on_cpu = placement.dtype.itemsize, placement.device.type == "cpu"
     at_once = placement.decode_latents or latents_at_once(plan.shape.pixel_height, plan.shape.pixel_width)
     frames = TEMPORAL * min(at_once, plan.shape.frames)
-    widths = _DECODING_WIDTHS["cpu" if on_cpu else "cuda"] + (0.5 if on_cpu and width == 4 else 0)
+    widths = _DECODING_WIDTHS + (_SIDE_BY_SIDE_WIDTHS if on_cpu and width == 4 else 0)
     inside = _pixels(plan, placement.tile)
     faded = 0 if placement.tile is None else 2 * 3 * 4 * frames * _pixels(plan)
     old_and_new = 1.8 * _tail_bytes(plan, parts, placement)  # while a piece is decoded; not all are alive at once

@@ -23,6 +23,7 @@ from everreel.checkpoint.offload import parked
 from everreel.diffusion.rollout import Glimpse
 from everreel.film.state import NOTHING
 from everreel.media import Pixels
+from everreel.memory import holding_what_is_used
 from everreel.model.tiles import decode_tiles
 from everreel.model.vae import CausalVAE, DecoderState
 from everreel.shapes import SPATIAL, TEMPORAL, video_frames
@@ -110,7 +111,7 @@ class FrameDecoder:
         assert self.tail is not None
         count = history_CTHW.shape[1]
         pixels_BCTHW = self.tail[None, :, -video_frames(count) :]
-        with at_work(self.vae, self._device), _full_float32():
+        with holding_what_is_used(), at_work(self.vae, self._device), _full_float32():
             if self._join == "reencode":
                 joined_CTHW = self.vae.encode(pixels_BCTHW)[0]
             else:
@@ -144,7 +145,8 @@ class FrameDecoder:
         height, width = (SPATIAL * size for size in latents_CTHW.shape[2:])
         at_once = self._at_once or latents_at_once(height, width)
         video = []
-        with at_work(self.vae, self._device), nullcontext() if self._join == "carry" else _full_float32():
+        exact = nullcontext() if self._join == "carry" else _full_float32()
+        with holding_what_is_used(), at_work(self.vae, self._device), exact:
             weight = next(self.vae.parameters())
             for piece in latents_CTHW.to(weight.device, weight.dtype).split(at_once, dim=1):
                 if self._tile is None:

@@ -17,19 +17,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 
 from everreel.checkpoint.catalog import ModelCard
 from everreel.diffusion.schedule import Row
 from everreel.diffusion.solver import solver_for
 from everreel.film.budget import HOST_PROGRAM_BYTES, needs, place
-from everreel.film.decoding import at_work, latents_at_once
+from everreel.film.decoding import FrameDecoder, latents_at_once
 from everreel.film.device import default_device
 from everreel.film.parts import Parts
 from everreel.film.placement import Placement
-from everreel.film.plan import Plan
+from everreel.film.plan import Plan, make_plan, opening_of
+from everreel.parallel.shared import SharedDiT
 from everreel.shapes import LATENT_CHANNELS, TEMPORAL, LatentShape
 
 if TYPE_CHECKING:
+    from everreel.film.loading import ModelOptions
     from everreel.film.pipeline import VideoPipeline
 
 SAMPLED_ROWS = 200  # of a schedule, evenly spread
@@ -49,10 +52,10 @@ class Calibration:
     pixels: float
     """Pixels of frames decoded a second."""
 
-    def save(self, model: str, device: torch.device, dtype: torch.dtype) -> Path:
-        """Keep it for later runs, among those of other models, devices, dtypes and numbers of threads."""
+    def save(self, model: str, placement: Placement, options: ModelOptions | None = None, processes: int = 1) -> Path:
+        """Keep it for later runs, among those of other models and of other ways to run them."""
         file = _calibrations()
-        known = _read(file) | {_key(model, device, dtype): asdict(self)}
+        known = _read(file) | {_key(model, placement, options, processes): asdict(self)}
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
         part.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
@@ -60,9 +63,11 @@ class Calibration:
         return file
 
     @classmethod
-    def find(cls, model: str, device: torch.device, dtype: torch.dtype) -> Calibration | None:
-        """The one that was kept for this model, device, dtype and number of threads, if any."""
-        found = _read(_calibrations()).get(_key(model, device, dtype))
+    def find(
+        cls, model: str, placement: Placement, options: ModelOptions | None = None, processes: int = 1
+    ) -> Calibration | None:
+        """The one that was kept for this model, run in this way, if any."""
+        found = _read(_calibrations()).get(_key(model, placement, options, processes))
         try:
             return None if found is None else cls(float(found["operations"]), float(found["pixels"]))
         except (KeyError, TypeError, ValueError):  # of another version, or spoilt: as if there were none
@@ -111,25 +116,25 @@ def estimate(
     device: str | None = None,
     placement: Placement | None = None,
     parts: Parts | None = None,
+    options: ModelOptions | None = None,
 ) -> Estimate:
-    """The cost of a plan on this machine, by default with the model as its files are and placed without a budget."""
+    """The cost of a plan on this machine, by default with the model as its files are and placed without a budget.
+
+    `options` say how the model computes beside where it is, so that no calibration of another way is taken for its own.
+    """
     where = torch.device(device or default_device())
     placement = placement or place(plan, card, where, parts=parts)
-    rows, per_frame = len(plan.schedule), plan.shape.tokens_per_frame
-    step = max(1, rows // SAMPLED_ROWS)
-    while math.gcd(step, plan.schedule.num_steps) > 1:  # else it meets the same levels of every block
-        step += 1
-    branches = _branches(plan, card)
-    sampled = [branches(row) * _work(row, plan, card, per_frame) for row in plan.schedule[::step]]
-    work = rows * sum(sampled) / len(sampled)
+    films = [plan, make_plan(opening_of(plan), card)] if plan.ring else [plan]
+    rows, work = sum(len(film.schedule) for film in films), sum(_work(film, card) for film in films)
     is_here = where.type != "cuda" or torch.cuda.is_available()
-    known = Calibration.find(card.name, where, placement.dtype) if is_here else None
+    known = Calibration.find(card.name, placement, options, _processes()) if is_here else None
     if not is_here:
         seconds = math.nan
     elif known is None:
         seconds = work * DECODING / (EFFICIENCY * _speed(where, placement.dtype))
     else:
-        pixels = plan.shape.num_frames * plan.shape.pixel_height * plan.shape.pixel_width
+        shapes = [film.shape for film in films]
+        pixels = sum(shape.num_frames * shape.pixel_height * shape.pixel_width for shape in shapes)
         seconds = work / known.operations + pixels / known.pixels
     steady = plan.shape.frames > plan.schedule.longest_window
     held = needs(plan, card, placement, parts)
@@ -140,31 +145,31 @@ def estimate(
 def calibrate(pipe: VideoPipeline) -> Calibration:
     """Measure a loaded model: one step with two blocks of frames, and decoding some. Kept for `estimate`."""
     model, card, device = pipe.transformer, pipe.card, pipe.device
-    dtype = next(model.parameters()).dtype
+    placement = pipe.placement or Placement(device, next(model.parameters()).dtype)
     height, width = CALIBRATED_SIZE if device.type == "cpu" else (card.height // 8, card.width // 8)
     shape = LatentShape(CALIBRATED_FRAMES, height, width)
     channels = model.config.in_dim
     x_BCTHW = torch.zeros(1, channels, shape.frames, height, width, device=device)
-    text_BSD = torch.zeros(1, TEXT_TOKENS, model.config.text_dim, device=device, dtype=dtype)
+    text_BSD = torch.zeros(1, TEXT_TOKENS, model.config.text_dim, device=device, dtype=placement.dtype)
     image_dim = model.config.image_dim
-    image_BSD = None if image_dim is None else torch.zeros(1, 257, image_dim, device=device, dtype=dtype)
+    image_BSD = None if image_dim is None else torch.zeros(1, 257, image_dim, device=device, dtype=placement.dtype)
     context = model.encode_context(text_BSD, [TEXT_TOKENS], image_BSD)
     timestep_BT = torch.full((1, shape.frames), 500.0, device=device)
     fps_B = torch.zeros(1, dtype=torch.long, device=device)
-    at_once = latents_at_once(shape.pixel_height, shape.pixel_width)
-    latents_BCTHW = x_BCTHW[:, :LATENT_CHANNELS, :at_once].to(next(pipe.vae.parameters()).dtype)
     steps = _seconds(lambda: model(x_BCTHW, timestep_BT, context, fps_B=fps_B), device)
-    with at_work(pipe.vae, device):
-        _, state = pipe.vae.decode_stream(latents_BCTHW)  # a film's first piece is another than all that follow
-        decoding = _seconds(lambda: pipe.vae.decode_stream(latents_BCTHW, state), device)
+    at_once = placement.decode_latents or latents_at_once(shape.pixel_height, shape.pixel_width)
+    decoder = FrameDecoder(pipe.vae, "carry", 0, tile=placement.tile, at_once=at_once, device=pipe.parks)
+    latents_CTHW = x_BCTHW[0, :LATENT_CHANNELS, :at_once]
+    decoding = _seconds(lambda: decoder(latents_CTHW), device)
     work = _operations(shape.tokens, shape.tokens, card)
-    found = Calibration(work / steps, TEMPORAL * at_once * shape.pixel_height * shape.pixel_width / decoding)
-    found.save(card.name, device, dtype)
+    pixels = TEMPORAL * latents_CTHW.shape[1] * shape.pixel_height * shape.pixel_width
+    found = Calibration(work / steps, pixels / decoding)
+    found.save(card.name, placement, pipe.options, model.processes if isinstance(model, SharedDiT) else 1)
     return found
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    """The median of three runs, warm."""
+    """The median of three runs, warm: the first is none of them, and a film's first piece is another than the rest."""
     times = []
     for _ in range(4):
         started = time.perf_counter()
@@ -191,8 +196,19 @@ def _branches(plan: Plan, card: ModelCard) -> Callable[[Row], int]:
     return lambda row: 2 if any(guided[level] for level in row.levels if level < steps) else 1
 
 
-def _work(row: Row, plan: Plan, card: ModelCard, per_frame: int) -> float:
+def _work(plan: Plan, card: ModelCard) -> float:
+    """Floating-point operations of all rows, told from some."""
+    step = max(1, len(plan.schedule) // SAMPLED_ROWS)
+    while math.gcd(step, plan.schedule.num_steps) > 1:  # else it meets the same levels of every block
+        step += 1
+    branches = _branches(plan, card)
+    sampled = [branches(row) * _row_work(row, plan, card) for row in plan.schedule[::step]]
+    return len(plan.schedule) * sum(sampled) / len(sampled)
+
+
+def _row_work(row: Row, plan: Plan, card: ModelCard) -> float:
     """Floating-point operations of one branch's forward pass."""
+    per_frame = plan.shape.tokens_per_frame
     seen = row.window[1] - row.window[0]
     fresh = seen
     if plan.remembers and not row.ahead:
@@ -230,12 +246,27 @@ def _read(file: Path) -> dict[str, dict[str, float]]:
     return known if isinstance(known, dict) else {}
 
 
-def _key(model: str, device: torch.device, dtype: torch.dtype) -> str:
-    if device.type == "cuda":
-        where = torch.cuda.get_device_name(device)
-    else:
-        where = f"{device.type}, {torch.get_num_threads()} threads"
-    return f"{model}, {where}, {str(dtype).removeprefix('torch.')}"
+def _key(model: str, placement: Placement, options: ModelOptions | None, processes: int) -> str:
+    """All that changes how fast it is; the way that most films are made in needs few words."""
+    device, dtype = placement.device, str(placement.dtype).removeprefix("torch.")
+    threads = f"{device.type}, {torch.get_num_threads()} threads"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else threads
+    resident, tile = placement.resident, placement.tile
+    how = {
+        f"{placement.quantization}": placement.quantization is not None,
+        f"{resident} blocks stay": resident is not None,
+        "parked": placement.parked,
+        f"tiles of {tile}": tile is not None,
+        f"attention {options and options.attention}": options is not None and options.attention != "auto",
+        "compiled": options is not None and options.compile,
+        f"{processes} processes": processes > 1,
+    }
+    return ", ".join([model, where, dtype, *(words for words, so in how.items() if so)])
+
+
+def _processes() -> int:
+    """How many share the transformer."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _clock(seconds: float) -> str:

@@ -32,7 +32,7 @@ from everreel.diffusion.noise import draw_noise
 from everreel.diffusion.rollout import Glimpse, LatentBlock, RolloutState, rollout
 from everreel.diffusion.solver import solver_for
 from everreel.film.anchor import ColorAnchor
-from everreel.film.budget import fits_as_batch, placed
+from everreel.film.budget import fits_as_batch, fitted, placed
 from everreel.film.control import Control
 from everreel.film.decoding import FrameDecoder, at_work, latents_at_once, preview_of
 from everreel.film.given import encode_frames, encode_pictures, read_pictures
@@ -174,7 +174,8 @@ class VideoPipeline:
         placement = place if isinstance(place, Placement) else placed(options, card, place)
         options = options.model_copy(update={"quantization": placement.quantization})  # films go on as they began
         source, device, dtype = options.source(card), placement.device, placement.dtype
-        notes = options.notes(source.config)  # and all that is wrong with a LoRA, before anything large is read
+        notes = [] if placement is place else fitted(placement, options)
+        notes += [*source.strays, *options.notes(source.config)]  # what is wrong is said before anything large is read
         load = partial(_transformer, options, source, placement)
         home = torch.device("cpu") if placement.parked else device
         pipe = cls(

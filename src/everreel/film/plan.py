@@ -7,11 +7,13 @@ request and the model's card, so it can be shown, checked and repeated.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from everreel.checkpoint.catalog import CATALOG, Join, ModelCard
 from everreel.checkpoint.configs import Kind
-from everreel.diffusion.schedule import Row, Schedule, asynchronous, blockwise, rolling
+from everreel.diffusion.schedule import Row, Schedule, asynchronous, blockwise, repeated, rolling
 from everreel.diffusion.windows import windows
 from everreel.film.request import RequestError, VideoRequest
 from everreel.shapes import TEMPORAL, LatentShape, frames_of, latent_frames, video_frames
@@ -172,30 +174,63 @@ def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: i
     resolved = request.resolve(card)
     num_frames, height, width = resolved.num_frames, resolved.height, resolved.width
     assert num_frames is not None and height is not None and width is not None
-    pictures = frozenset(() if card.image else resolved.pictures())
     window = latent_frames(resolved.base_num_frames or card.num_frames)
-    block = resolved.causal_block_size or min(card.block_size, window)
-    if block > window:
-        raise RequestError(f"causal_block_size = {block}: must be at most the window of {window} latent frames")
-    ring = Ring.of(resolved, block) if resolved.loop else None
-    if ring:
-        frames, given = ring.num_latents, pictures | frozenset(ring.known)
-    elif history:
-        if pictures:
+    asked = resolved.causal_block_size or min(card.block_size, window)
+    sizes = asked if isinstance(asked, tuple) else (asked,)
+    if max(sizes) > window:
+        rule = f"must be at most the window of {window} latent frames"
+        nearest = _listed(min(size, window) for size in sizes)
+        raise RequestError(f"causal_block_size = {_listed(sizes)}: {rule}; nearest that works: {nearest}")
+    ring = None
+    if history:
+        if not card.image and resolved.pictures():
             raise RequestError(
                 "image, end_image, keyframes: a film that goes on with another takes none; leave them out"
             )
         frames = history + latent_frames(max(num_frames - spare, 1) + 1) - 1
         given = frozenset(range(history))
     else:
-        frames, given = latent_frames(num_frames), pictures
-    cut = _Cut(resolved, card, frames, given, window, block)
+        frames, given, ring = _known(resolved, card, max(sizes))
+        if len(given) == frames:
+            raise _nothing_left(request, resolved, card, max(sizes))
+    cut = _Cut(resolved, card, frames, given, window, sizes)
     try:
         made = cut.make()
     except ValueError as error:
         raise RequestError(str(error)) from None
     shape = LatentShape.from_pixels(video_frames(frames), height, width)
     return Plan(resolved, shape, **vars(made), ring=ring, turns=_turns(resolved, frames - bool(ring), history, spare))
+
+
+def _known(request: VideoRequest, card: ModelCard, block: int) -> tuple[int, frozenset[int], Ring | None]:
+    """The latent frames of a film that begins here, those that are known before it is made, and how a loop lies."""
+    assert request.num_frames
+    pictures = frozenset(() if card.image else request.pictures())
+    if not request.loop:
+        return latent_frames(request.num_frames), pictures, None
+    ring = Ring.of(request, block)
+    return ring.num_latents, pictures | frozenset(ring.known), ring
+
+
+def _nothing_left(request: VideoRequest, resolved: VideoRequest, card: ModelCard, block: int) -> RequestError:
+    """Why a film that its pictures fill is none, and the nearest length that is one."""
+    assert resolved.num_frames
+    for nearest in itertools.count(resolved.num_frames + 1):  # pictures stay as many, and latents become more
+        with suppress(RequestError):  # two of them may come to share a latent
+            frames, given, _ = _known(resolved.model_copy(update={"num_frames": nearest}), card, block)
+            if len(given) < frames:
+                break
+    *others, last = [field for field, _ in resolved.pictures().values()]
+    fill = f"{', '.join(others)} and {last} fill it" if others else f"{last} fills it"
+    rule = f"{fill}, and nothing is left to make; nearest that works"
+    if request.seconds is not None:
+        return RequestError(f"seconds = {request.seconds:g}: {rule}: {nearest / request.fps:.2f}")
+    return RequestError(f"num_frames = {resolved.num_frames}: {rule}: {nearest}")
+
+
+def _listed(sizes: Iterable[int]) -> str:
+    """As one types them."""
+    return ",".join(map(str, sizes))
 
 
 @dataclass(frozen=True)
@@ -213,14 +248,17 @@ class _Made:
 
 @dataclass(frozen=True)
 class _Cut:
-    """A film to be cut: its latent frames, those of them that are known, the longest window and the blocks."""
+    """A film to be cut: its latent frames, those of them that are known, the longest window and the blocks.
+
+    Of several sizes of blocks the last is taken again and again.
+    """
 
     request: VideoRequest
     card: ModelCard
     frames: int
     given: frozenset[int]
     window: int
-    block: int
+    sizes: tuple[int, ...]
 
     def make(self) -> _Made:
         """As asked, else all at once where it fits a window, else as the model recommends."""
@@ -244,6 +282,16 @@ class _Cut:
         return self.request.num_inference_steps
 
     @property
+    def block(self) -> int:
+        """Latent frames of the longest block."""
+        return max(self.sizes)
+
+    @property
+    def _blocks(self) -> int | tuple[int, ...]:
+        """As the schedules of a film take them."""
+        return self.block if len(self.sizes) == 1 else repeated(self.sizes, self.frames)
+
+    @property
     def _cached(self) -> str:
         return "cached" if self.card.causal else "cached, which is an approximation with these weights"
 
@@ -258,19 +306,19 @@ class _Cut:
                 raise RequestError("cache = True: goes with blocks; give causal_block_size, or ar_step as well")
             return _Made("synchronous", asynchronous(self.frames, self._steps, given=self.given))
         behind = 0 if cached else None
-        schedule = asynchronous(self.frames, self._steps, ar_step, self.block, self.given, cached=behind)
+        schedule = asynchronous(self.frames, self._steps, ar_step, self._blocks, self.given, cached=behind)
         kept = f", {self._cached}" if cached else ""
-        mode = f"asynchronous (ar_step {ar_step}, blocks of {self.block}{kept})"
+        mode = f"asynchronous (ar_step {ar_step}, blocks of {_listed(self.sizes)}{kept})"
         return _Made(mode, schedule, cached, self.frames if cached else 0)
 
     def _windows(self) -> _Made:
-        request, window, block = self.request, self.window, self.block
+        request, window, sizes = self.request, self.window, self.sizes
         if request.causal_block_size and not request.ar_step:
-            raise RequestError(f"causal_block_size = {block}: in windows, blocks need an ar_step; try 5")
+            raise RequestError(f"causal_block_size = {_listed(sizes)}: in windows, blocks need an ar_step; try 5")
         overlap = _overlap(request, window)
         schedule = windows(
             self.frames, self._steps, base=window, overlap=overlap, given=self.given, ar_step=request.ar_step,
-            block_size=block,
+            block_size=self.block if len(sizes) == 1 else sizes,
         )  # fmt: skip
         mode = f"windows (of {window} latent frames, {overlap} of them history, joined by {self._join})"
         return _Made(mode, schedule, overlap=overlap, join=self._join)
@@ -285,24 +333,27 @@ class _Cut:
             context = max(self.window - sink - base, 1)
         behind = context if cached else None
         if ar_step:
-            schedule = asynchronous(self.frames, self._steps, ar_step, self.block, self.given, base, behind)
+            schedule = asynchronous(self.frames, self._steps, ar_step, self._blocks, self.given, base, behind)
         else:
-            schedule = rolling(self.frames, self._steps, self.block, self.given, base=base, cached=behind)
+            schedule = rolling(self.frames, self._steps, self._blocks, self.given, base=base, cached=behind)
         kept = f", {context} latent frames of history and a sink of {sink}, {self._cached}" if cached else ""
-        mode = f"rolling (a window of {self.window} latent frames, blocks of {self.block}{kept})"
+        mode = f"rolling (a window of {self.window} latent frames, blocks of {_listed(self.sizes)}{kept})"
         return _Made(mode, schedule, cached, context, sink)
 
     def _blockwise(self, cached: bool) -> _Made:
-        window, block = self.window, self.block
+        window, block, listed = self.window, self.block, _listed(self.sizes)
+        if len(self.sizes) > 1 and len(self.given) != max(self.given, default=-1) + 1:
+            rule = "blocks of several sizes do not see a picture ahead of them when they are made one after the other"
+            raise RequestError(f"causal_block_size = {listed}: {rule}; nearest that works: {block}, or give ar_step")
         sink = self._sink(window - block) if cached else 0
         context = min(self.card.context, max(window - block - sink, 1))
         schedule = blockwise(
-            self.frames, self._steps, block, self.given, context=context, base=max(window, block + context)
+            self.frames, self._steps, self._blocks, self.given, context=context, base=max(window, block + context)
         )
         kept = f" and a sink of {sink}" if sink else ""
         if cached and not self.card.causal:
             kept += f", {self._cached}"
-        mode = f"blockwise (blocks of {block}, {context} latent frames of context{kept})"
+        mode = f"blockwise (blocks of {listed}, {context} latent frames of context{kept})"
         return _Made(mode, schedule, cached, context, sink)
 
     def _sink(self, most: int) -> int:

@@ -49,10 +49,12 @@ def _prompt(value: str) -> str:
 
 def _story(value: dict[int, str]) -> dict[int, str]:
     before = 0
-    for frame in value:
+    for frame, prompt in value.items():
         if frame <= before:
-            rule = "must come after frame 0, which is the prompt's" if not before else f"comes after frame {before}"
-            raise ValueError(f"story[{frame}]: {rule}; nearest that works: {before + 1}")
+            rule = (
+                f"must come after frame {before}, which is {'that of the part before it' if before else 'the prompt'}"
+            )
+            raise ValueError(f"story[{frame}] = {prompt!r}: {rule}; nearest that works: {before + 1}")
         before = frame
     return {frame: _prompt(prompt) for frame, prompt in value.items()}
 
@@ -84,6 +86,15 @@ def _at_least(low: float, high: float | None = None) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _blocks(value: int | tuple[int, ...] | None) -> int | tuple[int, ...] | None:
+    if value == ():
+        raise ValueError("must name at least one size; nearest that works: 1")
+    sizes = value if isinstance(value, tuple) else (1 if value is None else value,)
+    if min(sizes) < 1:
+        raise ValueError(f"must be at least 1; nearest that works: {','.join(str(max(size, 1)) for size in sizes)}")
+    return value
 
 
 class VideoRequest(BaseModel):
@@ -120,7 +131,9 @@ class VideoRequest(BaseModel):
     shift: Annotated[float | None, _at_least(0.01, 100)] = Field(None, description="Shift of the noise levels.")
     seed: Annotated[int, _at_least(0, 2**62)] = Field(0, description="The same seed gives the same film.")
     ar_step: Annotated[int, _at_least(0)] = Field(0, description="Asynchronous: rows between two blocks; 0 is off.")
-    causal_block_size: Annotated[int | None, _at_least(1)] = Field(None, description="Latent frames of a block.")
+    causal_block_size: Annotated[int | tuple[int, ...] | None, AfterValidator(_blocks)] = Field(
+        None, description="Latent frames of a block; or of one block after the other, the last again and again: 1,4,4."
+    )
     schedule: LongSchedule | None = Field(None, description="Beyond a window: blockwise, rolling or windows.")
     base_num_frames: Annotated[int | None, _at_least(5)] = Field(None, description="Frames of a window, 4k + 1.")
     overlap_history: Annotated[int | None, _at_least(1)] = Field(

@@ -2,7 +2,7 @@
 
 The film is a fragmented MP4 as `FilmWriter` makes it. Where the source is H.264 its packets are copied: the new frames
 are encoded with parameter sets of an id that the source does not use, and the film's `avcC` box holds both. Any other
-source is encoded again, once. Size, turn, shape of pixel, colours and sound are the source's.
+source is encoded again, once (`reencode`). Size, turn, shape of pixel, colours and sound are the source's.
 
 The one invariant: every frame of the source is shown at its time, and new frame k is shown (k + 1) / fps seconds after
 the last of them; none is shown twice, and none is left out.
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import io
 import math
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from av.video.stream import VideoStream
 
 from everreel.boxes import add_length, boxes, place, with_comment
 from everreel.film.h264 import free_id, merged, read_avcc, with_avcc
+from everreel.film.reencode import PIXEL_FORMATS, Encode, TooCoarse, attempts, changed, describe, even
 from everreel.film.source import Picture, SourceFilm, picture_stream
 from everreel.media import (
     _CONVERSION,
@@ -48,11 +48,6 @@ from everreel.media import (
 
 ORIGIN_OF_REST = "Made longer with everreel: what follows the first film in it is by a model, no camera saw that."
 """What a film says of itself whose beginning was not made here."""
-_ENOUGH = 45.0  # dB of PSNR, over Y, U and V together, that each frame of an encoded source has at least
-# A quantizer of 16 nearly always does, and the worst that 12 can do to noise is 47 dB.
-_QUANTIZERS = (16, 12, 8)
-# Without what pleases the eye and costs PSNR, and with frames that are all as good; x264 then measures each.
-_FAITHFUL = {"flags": "+psnr", "x264-params": "psy=0:ipratio=1"}
 _SOURCE_MP4 = {
     # The header is written when the first fragment is, so that an edit list can say where each track begins.
     "movflags": "delay_moov+default_base_moof+frag_keyframe+skip_trailer",
@@ -60,7 +55,6 @@ _SOURCE_MP4 = {
     "frag_duration": "10000000",  # and one with hardly any is not held in memory
     "write_btrt": "0",
 }
-_PIXEL_FORMATS = ("yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le")
 _PROFILES = {66: "baseline", 77: "main"}  # the others follow from the pixel format
 _FINEST_CLOCK, _FINE_CLOCK = 10_000_000, 720_000  # ticks a second; an MP4 has 32 bits for the ticks of a frame
 _BUFFER = 1 << 20
@@ -225,17 +219,19 @@ class Splice(FilmWriter):
             except _CannotCopy as error:
                 reason = str(error)
         if reason is not None:
-            self._pixel_format, self._options = "yuv420p", {"x264-params": "sps-id=31"}
+            self._options = {"x264-params": "sps-id=31"}
             psnr = self._encode_source()
             self.copied, self.said = False, f"the source was encoded again at {psnr:.1f} dB, because {reason}"
+            self.said += changed(self.source.picture.pixel_format, self._pixel_format)
         if self._left_out:
             self.said += f"; its sound ({', '.join(self._left_out)}) is left out, an MP4 cannot hold it"
 
     def _encode_source(self) -> float:
-        for quantizer in _QUANTIZERS:
-            with suppress(_TooCoarse):
+        for pixel_format, quantizer in attempts(self.source.picture.pixel_format):
+            self._pixel_format = pixel_format
+            with suppress(TooCoarse):
                 return self._write_source(quantizer)
-        raise AssertionError("the last quantizer is good enough for noise")
+        raise AssertionError("the last attempt is good enough for noise")
 
     def _write_source(self, quantizer: int | None) -> float:
         """Write the source's part anew, copied or encoded; returns the PSNR, infinite for a copy."""
@@ -257,14 +253,14 @@ class Splice(FilmWriter):
             frames = (
                 _Copy(self.source, output, stream, self._clock)
                 if quantizer is None
-                else _Encode(self.source, output, (self.height, self.width), self._clock, quantizer)
+                else Encode(self.source, output, (self.height, self.width), self._clock, self._pixel_format, quantizer)
             )
             self._mux(film, output, stream, frames)
         self._pass_on()
         self._num_fragments = sum(kind == b"moof" for kind, _, _ in boxes(self._file, 0, self.num_bytes))
         return frames.psnr
 
-    def _mux(self, film: InputContainer, output: OutputContainer, stream: VideoStream, frames: _Copy | _Encode) -> None:
+    def _mux(self, film: InputContainer, output: OutputContainer, stream: VideoStream, frames: _Copy | Encode) -> None:
         sounds, self._left_out = _add_sounds(film, output) if self.source.has_sound else ({}, [])
         self._first, self._last = 0, 0
         held, decoded_at = None, 0  # the last packet lasts until the first new one, so each waits for the next
@@ -319,14 +315,14 @@ class Splice(FilmWriter):
             self.fps,
             self._clock,
             {**_H264, **self._options},
-            lambda stream: _describe(stream, self._picture, (self.height, self.width), self._pixel_format),
+            lambda stream: describe(stream, self._picture, (self.height, self.width), self._pixel_format),
         )
 
     def _stored(self, pixels_HWC: Pixels) -> VideoFrame:
         """A new frame as the source's are stored."""
         picture = self._picture
         stored = picture.as_stored(resize_cover(pixels_HWC, *picture.seen_size))
-        return VideoFrame.from_ndarray(_even(stored), format="rgb24").reformat(
+        return VideoFrame.from_ndarray(even(stored), format="rgb24").reformat(
             format=self._pixel_format,
             dst_colorspace=picture.matrix,
             dst_color_range=picture.colors[3],
@@ -336,10 +332,6 @@ class Splice(FilmWriter):
 
 class _CannotCopy(Exception):
     """Of a source that has begun to be copied: why it cannot be, after all."""
-
-
-class _TooCoarse(Exception):
-    """A frame of the source was encoded worse than it may be."""
 
 
 class _Copy:
@@ -366,65 +358,6 @@ class _Copy:
         yield packet
 
 
-class _Encode:
-    """The source's frames as H.264 with a constant quantizer."""
-
-    def __init__(
-        self, source: SourceFilm, output: OutputContainer, size: tuple[int, int], clock: int, quantizer: int
-    ) -> None:
-        options = {key: value for key, value in _H264.items() if key != "crf"} | _FAITHFUL | {"qp": str(quantizer)}
-        rate = max(Fraction(1, 1001), Fraction(source.fps).limit_denominator(1001))
-        self._stream = output.add_stream("libx264", rate=rate, options=options)
-        _describe(self._stream, source.picture, size, "yuv420p")
-        self._stream.set_display_matrix(source.picture.display_matrix)
-        self._stream.codec_context.gop_size = max(1, round(2 * source.fps))
-        self._stream.codec_context.time_base = Fraction(1, clock)
-        self._picture, self._tick, self._clock = source.picture, source.timeline.tick, clock
-        self._time = round(source.timeline.shown_at[0] * self._tick * clock) - 1
-        self._samples = size[0] * size[1] * 3 // 2
-        self._num_frames = self._error = 0
-
-    @property
-    def psnr(self) -> float:
-        return _psnr(self._error, self._num_frames * self._samples)
-
-    def packets(self, packet: Packet[Any]) -> Iterator[Packet[Any]]:
-        """What is ready after a packet of the source; its empty last one brings the rest."""
-        for frame in packet.decode():
-            yield from map(self._measured, self._stream.encode(self._prepared(frame)))
-        if not packet.size:
-            yield from map(self._measured, self._stream.encode())
-
-    def _prepared(self, frame: VideoFrame) -> VideoFrame:
-        picture, time = self._picture, frame.pts
-        matrix = None if frame.format.is_rgb else picture.matrix
-        yuv = frame.reformat(
-            width=picture.width,
-            height=picture.height,
-            format="yuv420p",
-            src_colorspace=matrix,
-            dst_colorspace=picture.matrix,
-            dst_color_range=picture.colors[3],
-            interpolation=_CONVERSION,
-        )
-        if picture.height % 2 or picture.width % 2:
-            yuv = _even_frame(yuv)
-        # A frame without a time of its own comes as soon as it can after the one before.
-        self._time = max(self._time + 1, 0 if time is None else round(time * self._tick * self._clock))
-        yuv.pts, yuv.time_base = self._time, Fraction(1, self._clock)
-        yuv.pict_type = 0  # the encoder is not to follow the source's types of frame
-        return yuv
-
-    def _measured(self, packet: Packet[Any]) -> Packet[Any]:
-        stats = bytes(packet.get_sidedata("quality_stats"))
-        error = sum(struct.unpack_from(f"={stats[5]}Q", stats, 8))
-        if _psnr(error, self._samples) < _ENOUGH:
-            raise _TooCoarse
-        self._error += error
-        self._num_frames += 1
-        return packet
-
-
 def _why_not_copied(source: SourceFilm, container: str, avcc: bytes) -> str | None:
     """Why new frames cannot follow the source's own packets in one track, or none if they can."""
     picture = source.picture
@@ -432,7 +365,7 @@ def _why_not_copied(source: SourceFilm, container: str, avcc: bytes) -> str | No
         return f"it is {source.codec}, and only h264 can be copied"
     if not {"mp4", "matroska"} & set(container.split(",")):
         return f"it is {container}, and only MP4, MOV and MKV can be copied"
-    if picture.pixel_format not in _PIXEL_FORMATS or picture.height % 2 or picture.width % 2:
+    if picture.pixel_format not in PIXEL_FORMATS or picture.height % 2 or picture.width % 2:
         return f"new frames cannot be encoded as {picture.pixel_format} of {picture.width}x{picture.height}"
     if not source.timeline.is_plain:
         return "not every packet of it is a frame that is shown, at a time of its own"
@@ -455,34 +388,3 @@ def _add_sounds(film: InputContainer, output: OutputContainer) -> tuple[dict[int
         except ValueError:
             left_out.append(codec)
     return streams, left_out
-
-
-def _describe(stream: VideoStream, picture: Picture, size: tuple[int, int], pixel_format: str) -> None:
-    """Set an encoder to the source's colours and shape of pixel."""
-    stream.height, stream.width = size
-    stream.pix_fmt = pixel_format
-    encoder = stream.codec_context
-    encoder.sample_aspect_ratio = picture.pixel_aspect
-    encoder.color_primaries, encoder.color_trc, matrix, encoder.color_range = picture.colors
-    encoder.colorspace = matrix or picture.matrix  # 0 is that of RGB
-
-
-def _even(pixels_HWC: Pixels) -> Pixels:
-    """With its last row and column once more where their number is odd, which H.264 in 4:2:0 does not have."""
-    rows, columns = pixels_HWC.shape[:2]
-    return np.pad(pixels_HWC, ((0, rows % 2), (0, columns % 2), (0, 0)), mode="edge")
-
-
-def _even_frame(frame: VideoFrame) -> VideoFrame:
-    """`_even` for a frame in yuv420p."""
-    even = VideoFrame(frame.width + frame.width % 2, frame.height + frame.height % 2, "yuv420p")
-    for old, new in zip(frame.planes, even.planes, strict=True):
-        samples = np.frombuffer(bytes(old), np.uint8).reshape(old.height, old.line_size)[:, : old.width]
-        room = ((0, new.height - old.height), (0, new.line_size - old.width))
-        new.update(np.pad(samples, room, mode="edge").tobytes())
-    return even
-
-
-def _psnr(error: int, num_samples: int) -> float:
-    """In dB, of a sum of squared errors of 8-bit samples; finite, as no error counts as one."""
-    return 10 * math.log10(255**2 * num_samples / max(error, 1))

@@ -82,6 +82,8 @@ def _assumed(reading: Reading, has_image: bool, world: bool) -> dict[str, str]:
 def _missing(reading: Reading, scene: Scene, has_image: bool, world: bool) -> list[str]:
     """The fields that are to be filled in, in the vocabulary's order."""
     wanted = {*visible_fields(scene), "action"}
+    if scene.shot_type == "extreme_close_up":  # where only what falls from the sky would show
+        wanted.discard("weather")
     if "subject" not in reading.said and not _invents(reading, has_image, world):
         wanted -= _OF_SUBJECT
     if "action" in reading.hints:

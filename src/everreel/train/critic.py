@@ -25,11 +25,13 @@ from everreel.caption.critic import (
     CriticConfig,
     Look,
     is_grown,
+    load_critic,
     look_at,
     look_length,
     mirrored_value,
     read,
     save_critic,
+    shipped_critic,
     stack_looks,
 )
 from everreel.data.clips import ClipStore
@@ -39,6 +41,7 @@ from everreel.train.trainer import Outcome, Trainer, TrainerSettings
 from everreel.world.render import coverage
 from everreel.world.scene import VOCABULARY, WIDE_SHOTS, Scene, visible_fields
 
+SHIPPED = "shipped"
 UNSEEN = -100
 CROP = 64  # pixels a side
 CROP_FIELDS = ("subject", "color", "shot_position")
@@ -53,7 +56,8 @@ class CriticRecipe:
     Each step takes one store of `films` and one of `images`, as often as the square root of its size says; a stage may
     do without either. Of `crops_per_step` further pictures it is shown what is around a subject far away, which costs a
     quarter and says nothing but what that is, in which colour and from which side. `init` is the `critic.safetensors`
-    of an earlier stage; of what `network` has and it lacks, only that may be new which begins by adding nothing.
+    of an earlier stage, a critic's folder, or "shipped"; of what `network` has and it lacks, only that may be new which
+    begins by adding nothing.
     """
 
     settings: TrainerSettings
@@ -68,17 +72,18 @@ class CriticRecipe:
     checked: int = 100
 
     def objective(self) -> CriticObjective:
-        """The objective with a fresh critic, or with that of the stage before."""
+        """The objective with a fresh critic, or with one that was trained before.
+
+        Raises:
+            ValueError: there is nothing to learn from, or no critic to begin with.
+        """
         if not self.films and not self.images:
             raise ValueError("films=(), images=(): a critic learns from something; name stores of one of them")
         torch.manual_seed(self.settings.seed)
         critic = Critic(self.network)
         if self.init is not None:
-            from safetensors.torch import load_file
-
-            known = load_file(self.init)
             grown = {name: value for name, value in critic.state_dict().items() if is_grown(name)}
-            critic.load_state_dict({**grown, **known})
+            critic.load_state_dict({**grown, **_known(self.init)})
         films = [ClipStore(path) for path in self.films]
         images = [ClipStore(path) for path in self.images]
         return CriticObjective(critic, films, images, ClipStore(self.held_out), self)
@@ -174,6 +179,18 @@ def classes_of(scene: Scene, mirrored: bool = False) -> list[int]:
     if mirrored:
         seen = {name: mirrored_value(name, value) for name, value in seen.items()}
     return [VOCABULARY[name].index(seen[name]) if name in seen else UNSEEN for name in VOCABULARY]
+
+
+def _known(init: str) -> dict[str, Tensor]:
+    """The weights of a critic by the name that a recipe gives it. Raises: ValueError."""
+    path = shipped_critic() if init == SHIPPED else Path(init)
+    if path.is_dir():
+        return load_critic(path).state_dict()
+    if not path.is_file():
+        raise ValueError(f"init = {init!r}: is no critic.safetensors and no critic's folder; {SHIPPED} works")
+    from safetensors.torch import load_file
+
+    return load_file(path)
 
 
 def _draw_store(stores: Sequence[ClipStore], generator: torch.Generator) -> ClipStore:

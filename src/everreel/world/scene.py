@@ -289,7 +289,8 @@ def visible_fields(scene: Scene) -> dict[str, str]:
     """The labels of the scene that can be seen in the film, in the vocabulary's order."""
     hidden = {"seed", *FORCED.get(scene.place, {})}
     close = scene.shot_type in CLOSE_SHOTS
-    if scene.expression is None or scene.shot_type in WIDE_SHOTS or scene.shot_position == "back_view":
+    turned_away = scene.shot_position == "back_view" and scene.action != "spins"
+    if scene.expression is None or scene.shot_type in WIDE_SHOTS or turned_away:
         hidden.add("expression")
     if scene.shot_type == "extreme_close_up":
         hidden.add("action")

@@ -8,7 +8,8 @@ pytest.importorskip("gradio", reason="the extra `serve` is not installed")
 
 import gradio as gr
 
-from everreel.serve.jobs.job import JobError, Limits, NotFoundError, Owner, Upload
+from everreel.serve.jobs.job import JobError, Limits, NotFoundError, Owner, Report, Upload
+from everreel.serve.jobs.order import make_order
 from everreel.serve.ui.desk import FIELDS, Desk
 from tests.serve.ui.desks import Painter, make_jobs
 
@@ -92,6 +93,19 @@ def test_films_are_paused_resumed_stopped_and_deleted(desk, jobs):
     assert (screen, gallery["films"], current) == ({}, [], "")
     with pytest.raises(NotFoundError):
         jobs.get(film)
+
+
+def test_an_endless_film_that_was_stopped_is_whole_and_can_be_gone_on_with(desk, jobs):
+    film = jobs.submit(make_order(prompt="a red fox", endless=True, model="tiny"), Owner(ANNA))[0].id
+    jobs.queue.claim("worker")
+    jobs.queue.report(film, "worker", Report(3, 9, 24, 1000))
+    screen = desk.look(request(), film, 24, "")[0]
+    assert not screen["whole"] and not screen["can_extend"] and "/stream?" in screen["video"]
+    jobs.queue.finish(film, "worker", "cancelled")
+    screen = desk.look(request(), film, 24, "")[0]
+    assert screen["whole"] and screen["can_extend"] and "/content?" in screen["video"]
+    _, _, longer, *_ = desk.act(request(), event(action="extend", id=film, prompt="it jumps", seconds=0.5), 24)
+    assert jobs.get(longer).order.extends == film
 
 
 def test_a_look_that_is_answered_after_a_press_does_not_undo_it(desk):

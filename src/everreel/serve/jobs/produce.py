@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from everreel.film import making
-from everreel.film.budget import placed
+from everreel.film.budget import suits
 from everreel.film.control import Control
 from everreel.film.journal import Journal, journal_path, read_journal
 from everreel.film.loading import ModelOptions
@@ -46,11 +46,11 @@ class Models:
         self.threads = torch.get_num_threads()
 
     def load(self, name: str, plan: Plan | None = None) -> VideoPipeline:
-        """The model of that name, placed for a plan where its memory is limited."""
-        options = self.served[name]
+        """The model of that name, placed as a plan needs it."""
+        options = self.served[name].resolve()
         if self._loaded and self._loaded[0] == name:
             pipe = self._loaded[1]
-            if not (options.memory and plan) or placed(options, pipe.card, plan) == pipe.placement:
+            if plan is None or suits(pipe.placement, options, pipe.card, plan):
                 return pipe
         self._loaded = None  # its memory is needed first
         self._loaded = name, VideoPipeline.load(options, plan)

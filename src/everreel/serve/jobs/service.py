@@ -104,12 +104,13 @@ class Jobs:
 
     def outlook(self, order: Order, owner: Owner) -> Outlook:
         """What an order would cost. Raises as `submit`."""
+        from everreel.film.budget import placed
         from everreel.film.estimate import estimate
 
-        plan, options = self._check(order, owner), self.models[order.model]
+        plan, options, card = self._check(order, owner), self.models[order.model].resolve(), self.card(order.model)
         request = plan.request
         assert request.num_frames and request.width and request.height
-        cost = estimate(plan, self.card(order.model), options.device)
+        cost = estimate(plan, card, options.device, placed(options, card, plan), options=options)
         return Outlook(
             plan.describe(),
             tuple(nameless(line) for line in (*plan.explain(), *cost.describe())),

@@ -27,7 +27,7 @@ from everreel.film.loading import model_options
 from everreel.film.pipeline import Progress
 from everreel.film.request import RequestError
 from everreel.media import FilmWriter
-from everreel.memory import keep_freed_memory
+from everreel.memory import is_out_of_memory, keep_freed_memory
 from everreel.serve.jobs.job import HELD, DiskFullError, Failure, FilmStore, Job, JobQueue, LostJobError, Report, Wanted
 from everreel.serve.jobs.produce import Film, Models
 from everreel.serve.jobs.queue import SqliteQueue
@@ -189,8 +189,7 @@ class _Watch:
 
 
 def _failure(error: MemoryError | RuntimeError | OSError) -> Failure:
-    words = str(error).lower()
-    if isinstance(error, MemoryError) or "out of memory" in words or "not enough memory" in words:
+    if isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error):
         rule = "the server has too little memory for that; ask for fewer pixels or frames a window"
         return Failure("generation_failed", f"memory: {rule}")
     if isinstance(error, OSError):
