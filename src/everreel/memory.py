@@ -26,7 +26,7 @@ _TOP_PAD_BYTES = 64 * 2**20
 _NEVER = 2**31 - 1
 _LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch reads it when it makes its first tensor
 _keeps = False  # freed memory, in this program
-_OVER = 1.4  # films have held up to 1.37 times what was counted, as docs/weights.md says
+_OVER = 1.4  # what a process held at its fullest may be no more than what is counted for its next film
 
 
 def keep_freed_memory() -> bool:
