@@ -10,7 +10,6 @@ import argparse
 import math
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from everreel.evaluate.markdown import table
+from everreel.memory import most_held
 
 Options = argparse.ArgumentParser | argparse._ArgumentGroup  # what takes a flag
 PROMPT = "a red fox runs right through a snowy forest at dusk, wide shot, camera pans right"
@@ -130,7 +130,7 @@ def peak_bytes() -> int:
     """The most memory that this process has held so far, as far as it has been asked; it never falls."""
     global _peak
     # Linux notes a new height only when it is asked or pages are unmapped: what another process reclaims is forgotten.
-    _peak = max(_peak, _peak_now())
+    _peak = max(_peak, most_held(on_gpu=False))
     return _peak
 
 
@@ -163,15 +163,6 @@ def say(text: str) -> None:
 
 
 _peak = 0
-
-
-def _peak_now() -> int:
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # Not getrusage: on Linux its figure starts with that of the process that this one was started from.
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _cpu_name() -> str:

@@ -5,27 +5,17 @@ stores of one's own. Afterwards the folder `runs/captioner_tiny/critic` is a cap
 --captioner runs/captioner_tiny/critic`; `report.json` beside it has the accuracy of each field on the held-out films.
 """
 
-from everreel.train.critic import CriticRecipe
-from everreel.train.trainer import TrainerSettings
+from dataclasses import replace
+from pathlib import Path
 
-recipe = CriticRecipe(
-    settings=TrainerSettings(
-        steps=1_000,
-        learning_rate=1e-3,
-        optimizer="muon",
-        weight_decay=0.05,
-        warmup=50,
-        decay="cosine",
-        ema_decay=0.995,
-        precision="bf16",
-        checkpoint_every=100,
-        sample_every=500,
-        log_every=20,
-    ),
-    films=("runs/world/films-critic", "runs/world/films", "runs/latents/films-reconstructed"),
-    images=("runs/world/images", "runs/latents/images-reconstructed"),
-    held_out="runs/world/films-held-out",
-    films_per_step=8,
-    images_per_step=64,
+from everreel.caption.critic import CriticConfig
+from everreel.train.run import load_recipe
+
+FILMS = dict(load_recipe(Path(__file__).with_name("critic.py")))["films"]
+
+recipe = replace(
+    FILMS,
+    settings=replace(FILMS.settings, steps=1_000, learning_rate=1e-3),
+    network=CriticConfig(),
     init="shipped",
 )

@@ -7,7 +7,6 @@ changes places.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -207,10 +206,9 @@ def _draw(stores: Sequence[ClipStore], count: int, generator: torch.Generator) -
         frames, fps = store.clip(index), store.fps(index)
         # Later than this the last moments would be missing.
         first = draw_int(generator, 0, max(1, len(frames) - look_length(fps) + 1))
-        look = look_at(frames, fps, first)
-        mirrored = draw_float(generator) < 0.5
-        looks.append(look.mirrored() if mirrored else look)
-        classes.append(classes_of(store.scene(index), mirrored))
+        look, seen = _mirrored_at_times(look_at(frames, fps, first), store.scene(index), generator)
+        looks.append(look)
+        classes.append(seen)
     shortest = min(look.moments.shape[1] for look in looks)
     cut = [Look(look.moments[:, :shortest], look.seconds[:, :shortest]) for look in looks]
     return stack_looks(cut), torch.tensor(classes)
@@ -223,11 +221,7 @@ def _draw_crops(stores: Sequence[ClipStore], count: int, generator: torch.Genera
         ValueError: hardly any picture shows one.
     """
     looks, classes = list[Look](), list[list[int]]()
-    for tried in itertools.count():
-        if len(looks) == count:
-            break
-        if tried == 100 * count:
-            raise ValueError(f"crops_per_step={count}: the pictures show no subjects far away; 0 works")
+    for _ in range(100 * count):
         store = _draw_store(stores, generator)
         index = draw_int(generator, 0, len(store))
         scene, frames = store.scene(index), store.clip(index)[:1]
@@ -244,11 +238,19 @@ def _draw_crops(stores: Sequence[ClipStore], count: int, generator: torch.Genera
             for place, side in zip(places, (height, width), strict=True)
         ]
         crop = frames[:, corner[0] : corner[0] + size, corner[1] : corner[1] + size]
-        look, mirrored = look_at(crop, store.fps(index)), draw_float(generator) < 0.5
-        looks.append(look.mirrored() if mirrored else look)
-        told = zip(VOCABULARY, classes_of(scene, mirrored), strict=True)
+        look, seen = _mirrored_at_times(look_at(crop, store.fps(index)), scene, generator)
+        looks.append(look)
+        told = zip(VOCABULARY, seen, strict=True)
         classes.append([value if name in CROP_FIELDS else UNSEEN for name, value in told])
-    return stack_looks(looks), torch.tensor(classes)
+        if len(looks) == count:
+            return stack_looks(looks), torch.tensor(classes)
+    raise ValueError(f"crops_per_step={count}: the pictures show no subjects far away; 0 works")
+
+
+def _mirrored_at_times(look: Look, scene: Scene, generator: torch.Generator) -> tuple[Look, list[int]]:
+    """A look as it is or in a mirror, and the classes of the scene as it is seen so."""
+    mirrored = draw_float(generator) < 0.5
+    return look.mirrored() if mirrored else look, classes_of(scene, mirrored)
 
 
 def _roughened(look: Look, generator: torch.Generator) -> Look:

@@ -24,8 +24,7 @@ from everreel.film.plan import Plan, make_plan
 from everreel.film.request import VideoRequest, make_request
 from everreel.media import FilmWriter, Pixels, Video, resize_cover
 from everreel.serve.jobs.job import FilmStore, Job
-from everreel.serve.jobs.reader import film_options
-from everreel.serve.jobs.uploads import open_upload
+from everreel.serve.jobs.uploads import open_upload, upload_options
 from everreel.shapes import TEMPORAL
 
 FILM = "film.mp4"
@@ -41,13 +40,13 @@ class Models:
     """The models that are served; one is loaded at a time, and stays until another is needed."""
 
     def __init__(self, served: Mapping[str, ModelOptions]) -> None:
-        self.served = served
+        self.served = {name: options.resolve() for name, options in served.items()}
         self._loaded: tuple[str, VideoPipeline] | None = None
         self.threads = torch.get_num_threads()
 
     def load(self, name: str, plan: Plan | None = None) -> VideoPipeline:
         """The model of that name, placed as a plan needs it."""
-        options = self.served[name].resolve()
+        options = self.served[name]
         if self._loaded and self._loaded[0] == name:
             pipe = self._loaded[1]
             if plan is None or suits(pipe.placement, options, pipe.card, plan):
@@ -154,7 +153,7 @@ class Film:
     def _write(self, journal: Journal, control: Control, on_progress: OnProgress) -> None:
         pipe = self._models.of_journal(journal, self.order.model)
         journal = read_journal(self.path, pipe.device)
-        options = film_options(journal.source.path.suffix[1:]) if journal.source else None
+        options = upload_options(journal.source.path) if journal.source else None
         with journal.open_film(self.path, options) as writer:
             making.write(pipe, journal, writer, lambda progress: on_progress(progress, writer), control=control)
 

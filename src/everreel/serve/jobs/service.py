@@ -106,11 +106,13 @@ class Jobs:
         """What an order would cost. Raises as `submit`."""
         from everreel.film.budget import placed
         from everreel.film.estimate import estimate
+        from everreel.film.parts import parts_of
 
         plan, options, card = self._check(order, owner), self.models[order.model].resolve(), self.card(order.model)
         request = plan.request
         assert request.num_frames and request.width and request.height
-        cost = estimate(plan, card, options.device, placed(options, card, plan), options=options)
+        parts = parts_of(card, options.parts)
+        cost = estimate(plan, card, options.device, placed(options, card, plan, parts), parts, options)
         return Outlook(
             plan.describe(),
             tuple(nameless(line) for line in (*plan.explain(), *cost.describe())),

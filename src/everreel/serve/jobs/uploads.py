@@ -97,9 +97,15 @@ def inspect(source: Path, limits: Limits) -> Upload:
 def open_upload(path: Path) -> SourceFilm:
     """A film that `inspect` has let in, opened as what it was taken for. Raises: ValueError."""
     from everreel.film.source import SourceFilm
+
+    return SourceFilm.open(path, upload_options(path))
+
+
+def upload_options(path: Path) -> dict[str, str]:
+    """What keeps FFmpeg to what an uploaded film was taken for, as for `SourceFilm.open`."""
     from everreel.serve.jobs.reader import film_options
 
-    return SourceFilm.open(path, film_options(path.suffix[1:]))
+    return film_options(path.suffix[1:])
 
 
 @contextmanager
