@@ -44,7 +44,7 @@ model-card: .venv/.installed
 benchmark: .venv/.installed
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-# docs/long-video.md: every way of a long film; about an hour, less with ARGS="--num-films 2 --long-films 0 --kills 5".
+# docs/long-video.md: every way of a long film; well over an hour, less with ARGS="--num-films 2 --long-films 0 --kills 5".
 long-video: .venv/.installed
 	@$(BIN)/python -m benchmarks.long_video $(ARGS)
 

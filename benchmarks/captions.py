@@ -28,6 +28,7 @@ from PIL import Image
 from benchmarks.measure import say
 from everreel.caption.runs import TINY, Run, RunSettings, captioner_of, fuser_of, listed_films
 from everreel.caption.schema import Captioner, StructuralCaption
+from everreel.caption.tables import KEY
 from everreel.caption.tiny import fields_of
 from everreel.data.draws import generator_for
 from everreel.evaluate.follow import wilson
@@ -250,7 +251,7 @@ def caption_clips(folder: Path, clips: Sequence[Clip], captioner: Captioner) -> 
     run = Run(listed, table_of, RunSettings(), lambda: captioner, lambda said: fuser_of("built-in", on_problem=said))
     outcome = run.make()
     reasons = {Path(each.name).name: f"skipped: {each.reason}" for each in outcome.skipped}
-    rows = {Path(name).name: row for name, row in run.table.rows.items()}
+    rows = {Path(row[KEY]).name: row for row in run.table.rows()}
     found = []
     for clip in clips:
         what = "of the film world" if isinstance(clip.source, Scene) else clip.source
@@ -277,7 +278,8 @@ def page(scores: Scores, files: Sequence[tuple[str, str, str]], num_films: int, 
         f"which a camera pans and zooms; captioned by {captioner} and fused by rules, without any download."
         f"{knows if captioner == TINY else ''}"
     )
-    lines += ["", *table(("file", "what it is", "caption for text-to-video"), files)]
+    lines += ["", "Thousands of files, and a command that is killed: [a page of its own](many-captions.md).", ""]
+    lines += table(("file", "what it is", "caption for text-to-video"), files)
     return "\n".join(lines) + "\n"
 
 

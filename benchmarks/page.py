@@ -55,11 +55,11 @@ def against_diffusers_section(result: against_diffusers.Result) -> list[str]:
     own = result.recommended
     took = f"{own.median:.1f} s", verdict(own.median < goal), own.describe(), ""
     rows.append(("the film as the model recommends it, in seconds", f"under {goal:g} s", *took))
-    films = [f"The film: {result.film_of}."]
+    films = paragraph(f"The film: {result.film_of}.")
     if result.asynchronous is not None:
         rows.append(_compared(result.asynchronous))
         films += paragraph(
-            f"In blocks: {result.asynchronous_of}. diffusers computes finished blocks again in every row, with the "
+            f"In blocks: {result.asynchronous_of}. diffusers computes finished blocks again in every pass, with the "
             "same attention."
         )
     return [
@@ -133,6 +133,7 @@ def real_size_section(result: real_size.Result) -> list[str]:
         "",
         *table(("what", "goal", "measured", "", "everreel", "diffusers", "share, everreel", "share, diffusers"), rows),
     ]
+    lines += ["", *_compiled(result.compiled)]
     if result.memory:
         taken = {(memory.side, memory.causal): f"{memory.bytes / MB:.0f} MB" for memory in result.memory}
         passes = (("full attention", False), (f"block-causal, blocks of {real_size.CAUSAL_BLOCK}", True))
@@ -159,6 +160,23 @@ def real_size_section(result: real_size.Result) -> list[str]:
         "By arithmetic, for one pass of the 14B:",
         "",
         *table(("what is held", "the released code", "everreel"), arithmetic),
+    ]
+
+
+def _compiled(found: real_size.Compiled | None) -> list[str]:
+    if found is None:
+        return ["What `--compile` gains is not measured here: there is no compiler."]
+    right = "not finite" if math.isnan(found.error) else f"{found.error:.1%} off the eager one's"
+    times = found.compiled.describe(), found.eager.describe()
+    return [
+        *paragraph(
+            "The same pass as `--compile` makes it, its blocks through torch's compiler, by turns with the eager one."
+        ),
+        "",
+        *table(
+            ("faster by", "compiled", "eager", "the first pass, compiling included", "result"),
+            [(f"{found.gain:.2f}×", *times, f"{found.first_seconds:.1f} s", right)],
+        ),
     ]
 
 

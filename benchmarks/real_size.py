@@ -1,4 +1,5 @@
-"""The transformer at the real layer sizes of the released 1.3B, two layers of it, beside diffusers, on the CPU.
+"""The transformer at the real layer sizes of the released 1.3B, two layers of it, beside diffusers and compiled, on the
+CPU.
 
 The same random weights on both sides; the one invariant, as in `against_diffusers`: what is timed was seen to agree in
 float32 before. Memory is that of a forward pass in a process of its own, above what the loaded process holds; and what
@@ -24,8 +25,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.flops import matmul_peak, transformer_flops
-from benchmarks.measure import Comparison, Form, Options, best_form, compare, relative_error, say
+from benchmarks.measure import Comparison, Form, Options, Times, best_form, compare, elapsed, relative_error, say
 from everreel.memory import give_back_freed_memory, keep_freed_memory, take_large_pages
+from everreel.model.compile import compile_blocks
 from everreel.model.config import TransformerConfig
 from everreel.model.dit import DiT
 from everreel.shapes import LATENT_CHANNELS, LatentShape, video_frames
@@ -51,6 +53,7 @@ class Setting:
     width: int = 960
     real_repeats: int = 2
     narrow: bool = False  # a model of the same form and no size, to see that all of this runs
+    compiler: str = "inductor"
 
     @property
     def config(self) -> TransformerConfig:
@@ -77,6 +80,23 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Compiled:
+    """The pass with its blocks through torch's compiler, beside the same one without, by turns."""
+
+    compiled: Times
+    eager: Times
+    first_seconds: float
+    """Of the first pass, in which it is compiled."""
+    error: float
+    """Of the result, as a share of the eager one's; nan where it is not finite."""
+
+    @property
+    def gain(self) -> float:
+        """How many times faster it is once compiled."""
+        return self.eager.median / self.compiled.median
+
+
+@dataclass(frozen=True)
 class Result:
     """Speed, the share of the peak, and memory."""
 
@@ -87,6 +107,8 @@ class Result:
     peaks: dict[str, float]
     """Operations a second, by type."""
     memory: tuple[Memory, ...]
+    compiled: Compiled | None
+    """None where nothing can be compiled."""
 
 
 def run(setting: Setting) -> Result:
@@ -111,7 +133,28 @@ def run(setting: Setting) -> Result:
         side: flops / times.median / peaks[times.label]
         for side, times in zip(SIDES, (forward.ours, forward.theirs), strict=True)
     }
-    return Result(setting, forward, shares, peaks, memory)
+    return Result(setting, forward, shares, peaks, memory, compiled(setting, forward.ours.label))
+
+
+def compiled(setting: Setting, dtype: str) -> Compiled | None:
+    """A pass in one of `DTYPES`, compiled; None, and why, where torch finds no compiler."""
+    eager, work = (_ours(setting, DTYPES[dtype]) for _ in range(2))
+    compile_blocks(work.func, setting.compiler)
+    times: tuple[list[float], list[float]] = ([], [])
+    with torch.no_grad():
+        truth = eager()
+        try:
+            first = elapsed(work)
+        except RuntimeError as problem:
+            say(f"nothing is compiled here: {str(problem).splitlines()[0]}")
+            return None
+        error = relative_error(work(), truth)
+        for _ in range(setting.real_repeats):
+            for run, found in zip((work, eager), times, strict=True):
+                found.append(elapsed(run))
+    made = Compiled(Times(dtype, tuple(times[0])), Times(dtype, tuple(times[1])), first, error)
+    say(f"compiled: {made.compiled.median:.3g} s, eager {made.eager.median:.3g} s, {first:.3g} s the first time")
+    return made
 
 
 def forms(setting: Setting, side: str) -> list[Form]:
@@ -165,7 +208,7 @@ def forward_memory(setting: Setting, side: str, causal: bool) -> int:
     return _status("VmHWM") - before
 
 
-def _ours(setting: Setting, dtype: torch.dtype, causal: bool = False) -> Callable[[], Tensor]:
+def _ours(setting: Setting, dtype: torch.dtype, causal: bool = False) -> partial[Tensor]:
     model, given = _random_model(setting.config), _inputs(setting)
     model.to(dtype)
     with torch.no_grad():

@@ -98,7 +98,7 @@ class Server:
 
     def peak(self) -> int:
         """The most bytes that the server ever held."""
-        return _memory(self.pid, "VmHWM")
+        return most_resident(self.pid)
 
     def order(self, key: str, **fields: Any) -> str:  # noqa: ANN401 -- of a request
         """The id of a film that is asked for, once for a key.
@@ -140,6 +140,11 @@ class Server:
 def resident(pid: int | None = None) -> int:
     """Bytes of memory that a process holds now; this one, unless told."""
     return _memory(pid or os.getpid(), "VmRSS")
+
+
+def most_resident(pid: int) -> int:
+    """The most bytes of memory that a process has held; 0 of one that is over."""
+    return _memory(pid, "VmHWM")
 
 
 def put_section(name: str, lines: list[str], page: Path = PAGE) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -29,6 +30,9 @@ from PIL import Image
 from everreel.media import FilmWriter, Video
 from everreel.serve.jobs.job import Owner
 from everreel.serve.jobs.keys import Keys
+from everreel.world.scene import VOCABULARY
+from tests.chat_server import said as chat_says
+from tests.chat_server import serving
 
 Run = Callable[..., tuple[int, str, str]]
 SOURCES = Path(__file__).parents[1] / "src"
@@ -142,6 +146,18 @@ def test_an_agent_names_files_of_the_folders_that_its_user_allowed(tmp_path: Pat
     assert not [*(home / "incoming").iterdir()]
 
 
+def test_prompts_are_made_whole_by_the_endpoint_that_the_agents_user_chose(tmp_path: Path) -> None:
+    scene = dict.fromkeys(VOCABULARY, "") | {"subject": "turtle", "color": "red"}
+
+    async def enhance(client: Client) -> Any:
+        return (await client.call_tool("enhance_prompt", {"prompt": "a dragon"})).structured_content
+
+    with serving(chat_says(json.dumps(scene))) as llm:
+        options = "--workers", "0", "--endpoint", llm.address, "--llm", "qwen"
+        whole = talk(tmp_path / "home", enhance, *options)
+    assert "red turtle" in whole["prompt"] and whole["added"].startswith("qwen: understood as"), whole
+
+
 def test_over_http_it_says_where_and_answers_there_whoever_has_a_key(tmp_path: Path) -> None:
     key = Keys(tmp_path).add(Owner("ann"))
     command = [sys.executable, "-m", "everreel", "mcp", "--home", str(tmp_path), "--workers", "0", "--http", "--port"]
@@ -180,6 +196,8 @@ def test_over_http_it_says_where_and_answers_there_whoever_has_a_key(tmp_path: P
         (("--http", "--host", "0.0.0.0"), "host = 0.0.0.0: others can reach it, so a key is needed"),
         (("--http", "--port", "70000"), "port = 70000"),
         (("--model", "no-such-model"), "no-such-model"),
+        (("--endpoint", "http://127.0.0.1:9/v1"), "llm: must be given for enhancer endpoint"),
+        (("--endpoint", "nowhere", "--llm", "qwen"), "endpoint = 'nowhere': must begin with http:// or https://"),
     ],
 )
 def test_what_is_wrong_with_the_command_is_one_line(

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 
 import pytest
 import typer
@@ -19,6 +20,14 @@ from tests.film.films import natural, write
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(caption)
 FOX = Scene("fox", "red", "runs", "right", "meadow", "day", "clear", "full_shot", "eye_level", "side_view", "pan_right")
+
+
+class Stops:
+    called = False
+
+    def __call__(self, *_):
+        self.called = True
+        raise KeyboardInterrupt
 
 
 def run(*arguments):
@@ -65,6 +74,33 @@ def test_a_run_that_was_stopped_has_said_why_films_were_skipped(tmp_path, monkey
     monkeypatch.undo()
     assert run(tmp_path / "films.csv", "-o", tmp_path / "out.jsonl").exit_code == 0
     assert listing.read_text().splitlines() == [table, torn, empty]
+
+
+def test_a_run_that_was_stopped_says_in_which_file_its_captions_are(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    write(tmp_path / "a.mp4", natural(2, 32, 32))
+    write(tmp_path / "b.mp4", natural(2, 32, 32))
+    ways = iter([TinyCaptioner.caption, stopping := Stops()])
+
+    monkeypatch.setattr(TinyCaptioner, "caption", lambda *given: next(ways)(*given))
+    result = run(tmp_path, "-o", tmp_path / "out.parquet")
+    growing = tmp_path / "out.parquet.part.jsonl"
+    assert stopping.called and f"1 of 2 captions are in {growing}; go on with the same command" in result.stderr
+    assert len(growing.read_text().splitlines()) == 1
+
+
+def test_killed_while_it_lists_what_was_skipped_the_list_of_before_stays(tmp_path, monkeypatch):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    listing = tmp_path / "out.csv.skipped.txt"
+    listing.write_text("a.mp4: was worse before\n")
+
+    def killed(self, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    assert run(tmp_path, "-o", tmp_path / "out.csv").exit_code != 0
+    was, now = listing.read_text().splitlines()
+    assert was == "a.mp4: was worse before" and now == f"{tmp_path / 'a.mp4'}: is empty: 0 bytes"
 
 
 def test_a_served_captioner_is_waited_for_as_long_as_is_said(tmp_path):

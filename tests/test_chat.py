@@ -19,7 +19,7 @@ import torch
 
 from everreel import chat
 from everreel.answers import json_answer
-from everreel.chat import ChatError, Endpoint, LocalChat, UnreachableError
+from everreel.chat import ChatError, Endpoint, LateError, LocalChat, UnreachableError
 from tests.chat_server import Reply, said, serving
 
 QUESTION = [{"role": "user", "content": "a red fox"}]
@@ -108,7 +108,7 @@ def test_slow_is_named_and_not_asked_again(drip: float) -> None:
 
     with serving(slow) as server:
         started = time.monotonic()
-        with pytest.raises(ChatError, match=r"no answer within 0.3 s; try timeout = 0.6$"):
+        with pytest.raises(LateError, match=r"no answer within 0.3 s; try timeout = 0.6$"):
             Endpoint(server.address, "m", timeout=0.3).answer(QUESTION)
         taken = time.monotonic() - started
         over.set()
@@ -129,6 +129,10 @@ def test_slow_is_named_and_not_asked_again(drip: float) -> None:
         (Reply({"error": "context too long"}, 400), r"400, context too long"),
         (Reply("", 307, {"Location": "http://elsewhere/v1"}), r"307, is elsewhere now; try http://elsewhere/v1"),
         (Reply({"error": {"message": "who?"}}, 401), r"401, wants a key; set EVERREEL_API_KEY"),
+        (Reply("a fox", 200, {"Content-Encoding": "gzip"}), r"its answer cannot be unpacked \(.*\)"),
+        (Reply("[" * 100_000), r"its answer is not JSON"),
+        (Reply('{"error": ' * 100_000, 400), r"400, \{\"error\": "),
+        (Reply({"choices": [{"message": {"content": [{"type": "text", "text": 5}]}}]}), r"m answered nothing"),
     ],
 )
 def test_what_is_no_answer_is_one_line(reply: Reply, rule: str) -> None:

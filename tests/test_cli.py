@@ -383,7 +383,8 @@ def test_a_plan_is_said_without_loading_anything(run, monkeypatch, tmp_path):
         and "frames 97..116: latents 0..4 and 10..29" in out
     )
     assert "... 64 more ..." in out and "frames 1437..1456: latents 0..4 and 345..364 in sight" in out
-    assert "time: about" in out and "memory: about" in out
+    assert "73 blocks of 30 steps, 2190 denoising passes" in out
+    assert "time: about" in out and "s a pass" in out and "memory: about" in out
     write_image(tmp_path / "a.png", np.zeros((96, 160, 3), np.uint8))
     ends = ("--end-image", tmp_path / "a.png", "--schedule", "blockwise")
     code, out, _ = run("plan", "a fox", "--num-frames", 120, *ends)

@@ -22,6 +22,7 @@ from everreel.enhance import (
     enhancer_of,
     knows_only_the_world,
     takes_enhancement,
+    takes_enhancer,
 )
 from everreel.film.request import make_request
 from everreel.parallel.crew import Crew
@@ -177,3 +178,30 @@ def test_any_command_can_take_it() -> None:
         ("a fox", 1, EnhanceOptions(**served)),
     ]
     assert "goes with --enhance" in str(invoke(other, ["a fox", "--llm", "qwen"]).exception)
+
+
+def test_a_server_is_told_whom_to_ask_in_the_same_words() -> None:
+    seen: list[Any] = []
+    other = typer.Typer(pretty_exceptions_enable=False)
+
+    @other.command()
+    @takes_enhancer
+    def serve(*, port: Annotated[int, typer.Option()] = 1, enhancer: EnhanceOptions) -> None:
+        seen.append((port, enhancer))
+
+    def refused(*flags: str) -> str:
+        return str(CliRunner().invoke(other, [*flags]).exception)
+
+    served = {"llm": "qwen", "endpoint": "http://backend/v1", "timeout": 9.5}
+    flags = [text for name, value in served.items() for text in (f"--{name}", str(value))]
+    for given in ([], ["--port", "2", *flags], ["--enhancer", "local", "--llm", "qwen"]):
+        assert CliRunner().invoke(other, given).exit_code == 0
+    assert seen == [
+        (1, EnhanceOptions()),
+        (2, EnhanceOptions(**served)),
+        (1, EnhanceOptions(backend="local", llm="qwen")),
+    ]
+    assert refused("--enhancer", "locl").startswith("enhancer = 'locl': must be one of built-in, endpoint, local")
+    assert refused("--enhancer", "local").startswith("llm: must be given for enhancer local")
+    said = "endpoint = http://backend/v1: goes with enhancer endpoint, not with local"
+    assert refused("--enhancer", "local", *flags) == said

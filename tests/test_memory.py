@@ -37,17 +37,17 @@ import torch
 from everreel.memory import holding_what_is_used, keep_freed_memory
 assert keep_freed_memory()
 def held():
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("VmRSS:"))
+    # Not VmRSS: pages of files may be reclaimed at any moment, and come back.
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("RssAnon:"))
 def blocks():
     return [torch.ones(2**20) for _ in range(16)]
-blocks()
-before = held()
+def freed():
+    blocks()
+    return held()
+kept = freed()
 with holding_what_is_used():
-    print(before - held())
-blocks()
-kept = held()
-blocks()
-print(held() - kept)
+    print(kept - held(), kept - freed())
+print(kept - freed())
 """
 
 
@@ -68,8 +68,10 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
 @pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_what_was_freed_is_given_back_for_a_while() -> None:
     done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=True)
-    given_back, again = (int(kilobytes) for kilobytes in done.stdout.split())
-    assert given_back > 60_000 and again < 20_000  # afterwards it keeps them
+    given_back, meanwhile, afterwards = (int(kilobytes) for kilobytes in done.stdout.split())
+    # Of every four programs one finds a place in its heap for two blocks in three, as addresses happen to lie.
+    assert given_back > 60_000 and meanwhile > 10_000
+    assert afterwards < 10_000
 
 
 def test_a_program_that_keeps_nothing_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

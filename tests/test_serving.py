@@ -1,11 +1,13 @@
 """The command `everreel serve`: what it refuses before anything is started, and what it puts together."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -18,6 +20,8 @@ from everreel.cli import app
 from everreel.media import Video
 from everreel.serve.jobs.job import Owner
 from everreel.serve.jobs.keys import Keys
+from everreel.world.scene import VOCABULARY
+from tests import chat_server
 
 
 def refused(*arguments):
@@ -37,11 +41,21 @@ def refused(*arguments):
         (("--requests-per-minute", "-1"), "1200 works"),
         (("--model", "no-such-model"), "no-such-model"),
         (("--port", "99999999"), "port 0 takes a free one"),
+        (("--enhancer", "endpoint", "--llm", "qwen"), "endpoint: must be given for enhancer endpoint"),
+        (("--endpoint", "nowhere", "--llm", "qwen"), "endpoint = 'nowhere': must begin with http:// or https://"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_started(tmp_path, arguments, said):
     assert said in refused("--home", str(tmp_path), *arguments)
     assert not (tmp_path / "workers.lock").exists()
+
+
+@pytest.mark.parametrize("given", [(), ("--endless",)])
+def test_whether_films_without_a_length_are_endless_is_the_operators_choice(tmp_path, monkeypatch, given):
+    found = []
+    monkeypatch.setattr(serving, "_serve", lambda where, home, limits, *rest: found.append(limits))
+    assert CliRunner().invoke(app, ["serve", "--home", str(tmp_path), *given]).exit_code == 0
+    assert [limits.endless for limits in found] == [bool(given)]
 
 
 def test_with_a_key_others_may_reach_it(tmp_path):
@@ -85,7 +99,53 @@ def test_it_serves_films_until_it_is_told_to_stop_and_says_where(tmp_path):
         assert made.status == "completed", made
         sdk.videos.download_content(made.id).write_to_file(tmp_path / "film.mp4")
         assert Video(tmp_path / "film.mp4").num_frames == 5
+        endless = sdk.videos.create(prompt="a red fox", model="tiny-fast", extra_body={"endless": True})
+        with (
+            httpx2.Client(base_url=address[1], timeout=20) as client,
+            client.stream("GET", f"/v1/videos/{endless.id}/events") as told,
+        ):
+            assert next(told.iter_lines()).startswith("id: ")
+            process.send_signal(signal.SIGINT)  # while somebody watches
+            process.wait(timeout=30)
     finally:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
-    assert "Traceback" not in said
+    assert said == "", "whoever ends it reads of no error"
+
+
+def test_prompts_are_made_whole_by_the_endpoint_that_was_chosen_and_the_end_does_not_wait_for_it(tmp_path):
+    import httpx2
+
+    scene = dict.fromkeys(VOCABULARY, "") | {"subject": "turtle", "color": "red"}
+    over, replies = threading.Event(), {}
+
+    def answer(question):
+        if "dragon" not in question["messages"][-1]["content"]:
+            over.wait(120)
+        return chat_server.said(json.dumps(scene))
+
+    def ask(client, prompt):
+        replies[prompt] = client.post("/v1/prompts/enhance", json={"prompt": prompt})
+
+    with chat_server.serving(answer) as llm:
+        command = [sys.executable, "-m", "everreel", "serve", "--port", "0", "--no-page", "--home", str(tmp_path)]
+        command += ["--enhancer", "endpoint", "--endpoint", llm.address, "--llm", "qwen"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+        try:
+            address = process.stdout.readline().split()[0]
+            with httpx2.Client(base_url=address, timeout=60) as client:
+                ask(client, "a dragon")
+                waiting = threading.Thread(target=ask, args=(client, "a wizard"))
+                waiting.start()
+                while len(llm.questions) < 2:
+                    assert waiting.is_alive(), replies
+                    time.sleep(0.02)
+                process.send_signal(signal.SIGINT)
+                waiting.join(60)
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            over.set()
+    assert "red turtle" in replies["a dragon"].json()["prompt"]
+    assert replies["a wizard"].status_code == 503 and "the server ends" in replies["a wizard"].text
+    assert "Traceback" not in told and process.returncode == 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from everreel.enhance import EnhanceOptions, takes_enhancer
 from everreel.film.loading import ModelOptions
 from everreel.serving import check_host, cleaning
 from everreel.web import LOOPBACK, bind, run
@@ -27,6 +28,7 @@ PORT = 8765
 MOST_WORKERS = 64
 
 
+@takes_enhancer
 def mcp(
     *,
     http: Annotated[
@@ -45,6 +47,7 @@ def mcp(
         typer.Option(help="Without --http: a folder whose pictures and films the agent may name by path; any number."),
     ] = None,
     model: ModelOptions,
+    enhancer: EnhanceOptions,
 ) -> None:
     """Offer tools to agents: make films, watch them, judge them, go on with them (Model Context Protocol).
 
@@ -68,7 +71,7 @@ def mcp(
     home = home or default_home()
     home.mkdir(parents=True, exist_ok=True)
     queue = SqliteQueue(home)
-    jobs = Jobs(queue, FolderStore(home), serve_options(model))
+    jobs = Jobs(queue, FolderStore(home), serve_options(model), enhancer=enhancer)
     supervisor = Supervisor(home, queue, jobs.models, workers) if workers else None
     if http:
         _over_http(jobs, supervisor, home, host or "127.0.0.1", PORT if port is None else port)

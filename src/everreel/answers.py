@@ -26,6 +26,10 @@ class UnreachableError(ChatError):
     """There is nobody to ask, now: the next question would fare no better."""
 
 
+class LateError(ChatError):
+    """No answer came in time."""
+
+
 class NotJsonError(ChatError):
     """An answer is not what the schema wants. `str` begins with a verb."""
 

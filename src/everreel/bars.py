@@ -1,11 +1,12 @@
 """Progress on the terminal: a film's blocks and steps, and films of many.
 
-The one invariant: where nobody watches (a file, a pipe) there is no bar but a line for each piece that is done, and
-nothing is shown of an opening that there is none of.
+The one invariant: where nobody watches (a file, a pipe) there is no bar but a line for each piece that is done, of
+pieces that take no time one every few seconds; and nothing is shown of an opening that there is none of.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +17,7 @@ import typer
 if TYPE_CHECKING:
     from everreel.film.pipeline import Progress
 
+BETWEEN = 10.0  # seconds from one line to the next, at least: a log of 100,000 films need not have as many lines
 Show = Callable[[int, int, str, str], None]
 """How much is done of how much, what is at work, and the clock."""
 
@@ -41,26 +43,28 @@ def film_bar(what: str = "") -> Iterator[Callable[[Progress], None]]:
 
 
 def films_bar() -> AbstractContextManager[Callable[[int, int], None]]:
-    """Films, elapsed and remaining time; a line a film where no one is watching."""
+    """Films, elapsed and remaining time; where no one is watching a line a film, or one every few seconds."""
     return pieces_bar("film", every=True)
 
 
 @contextmanager
 def pieces_bar(what: str, *, every: bool = False) -> Iterator[Callable[[int, int], None]]:
     """How many of a thing are done; where no one is watching, a line for `every` one, or for the last."""
-    started, first = 0.0, -1
+    started, first, said = 0.0, -1, -math.inf
     with _bar("starting") as (show, watched):
 
         def on_piece(done: int, total: int) -> None:
-            nonlocal started, first
+            nonlocal started, first, said
+            now = time.monotonic()
             if first < 0:
-                started, first = time.monotonic(), done
-            elapsed = time.monotonic() - started
+                started, first = now, done
+            elapsed = now - started
             left = f", {clock(elapsed / (done - first) * (total - done))} left" if done > first else ""
             where, time_left = f"{what} {done}/{total}", f"{clock(elapsed)} elapsed{left}"
             if watched:
                 show(done, total, where, time_left)
-            elif every or done == total:
+            elif done == total or (every and now - said >= BETWEEN):
+                said = now
                 typer.echo(f"{where}: {time_left}", err=True)
 
         yield on_piece

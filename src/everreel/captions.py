@@ -65,7 +65,7 @@ def caption(
         with films_bar() as on_film:
             made = run.make(on_film, listing.add)
     except KeyboardInterrupt:
-        done = f"{len(listed) - len(run.missing())} of {len(listed)} captions are in {output}"
+        done = f"{len(listed) - len(run.missing())} of {len(listed)} captions are in {run.table.log}"
         typer.echo(f"{done}; go on with the same command", err=True)
         raise
     skipped = [*left_out, *made.skipped]
@@ -108,6 +108,8 @@ class _Listing:
     def finish(self, skipped: list[Skipped]) -> None:
         """The list of a run that came to its end; none where nothing was skipped."""
         if skipped:
-            self._path.write_text("".join(f"{each}\n" for each in skipped), "utf-8", "surrogateescape")
+            half_done = self._path.with_name(f"{self._path.name}.part")
+            half_done.write_text("".join(f"{each}\n" for each in skipped), "utf-8", "surrogateescape")
+            half_done.replace(self._path)
         else:
             self._path.unlink(missing_ok=True)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from everreel.answers import (
     ChatError,
+    LateError,
     Message,
     NotJsonError,
     Schema,
@@ -43,7 +44,7 @@ from everreel.model.quiet import no_bars, quiet
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["ChatError", "ChatModel", "Endpoint", "LocalChat", "Message", "Schema", "UnreachableError"]
+__all__ = ["ChatError", "ChatModel", "Endpoint", "LateError", "LocalChat", "Message", "Schema", "UnreachableError"]
 
 KEY_VARIABLE = "EVERREEL_API_KEY"
 OPENAI, OPENAI_KEY_VARIABLE = "api.openai.com", "OPENAI_API_KEY"  # that key goes to nobody else
@@ -165,7 +166,8 @@ class Endpoint:
         except (KeyError, IndexError, TypeError, AttributeError):
             raise self._error(f"its answer has no choices[0].message: {shorten(json.dumps(reply))}") from None
         if isinstance(content, list):
-            content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+            texts = [part.get("text") for part in content if isinstance(part, dict)]
+            content = "".join(text for text in texts if isinstance(text, str))
         if why == "length":
             raise self._error(f"{self.model}'s answer was cut off at max_tokens = {max_tokens}; try {2 * max_tokens}")
         text = without_thoughts(content) if isinstance(content, str) else ""
@@ -191,10 +193,13 @@ class Endpoint:
             try:
                 status, headers, content = self._send("POST", "/chat/completions", body)
             except (httpx2.ReadTimeout, httpx2.WriteTimeout):
-                raise self._error(f"no answer within {self.timeout:g} s; try timeout = {2 * self.timeout:g}") from None
+                late = f"no answer within {self.timeout:g} s; try timeout = {2 * self.timeout:g}"
+                raise self._error(late, LateError) from None
             except httpx2.TransportError as error:
                 problem = str(error) or type(error).__name__
                 continue
+            except httpx2.DecodingError as error:
+                raise self._error(f"its answer cannot be unpacked ({shorten(str(error))})") from None
             if status not in _BUSY:
                 return self._checked(status, headers, content)
             problem = f"{status}, {self._reason(content)}"
@@ -216,7 +221,7 @@ class Endpoint:
             raise self._error(f"{status}, {self._reason(content)}")
         try:
             return json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             rule = "its answer is not JSON; is it an address of an OpenAI-compatible server, ending in /v1?"
             raise self._error(f"{rule} It said {self._reason(content)}") from None
 
@@ -249,7 +254,7 @@ class Endpoint:
         try:
             status, _, content = replace(self, timeout=min(self.timeout, CONNECT_SECONDS))._send("GET", "/models")
             names = [str(model["id"]) for model in json.loads(content)["data"]] if status == 200 else []
-        except (httpx2.HTTPError, ValueError, KeyError, TypeError):
+        except (httpx2.HTTPError, ValueError, KeyError, TypeError, RecursionError):
             names = []
         return f"it serves {shorten(', '.join(names))}" if names else "an address ending in /v1 works"
 
@@ -267,7 +272,7 @@ class Endpoint:
                 if isinstance(said, dict) and said.get(name):
                     said = said[name]
             text = said if isinstance(said, str) else json.dumps(said)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
         return shorten(self._without_key(text)) or "no reason given"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ _BACKEND = "built-in, endpoint or local; by default what the other options say."
 _LLM = "A language model: its name at the endpoint, or a folder, GGUF file or repository of one that is run here."
 _ENDPOINT = "Address of an OpenAI-compatible server, as http://127.0.0.1:8000/v1; its key is in EVERREEL_API_KEY."
 _TIMEOUT = "Seconds that an endpoint has for one answer; by default 120."
+_ENHANCER = "Who makes prompts whole for clients: built-in, endpoint or local; by default what the other options say."
 _ASKED = ("llm", "endpoint", "timeout")
 
 
@@ -161,25 +163,55 @@ def takes_enhancement(command: Callable[..., None]) -> Callable[..., None]:
 
     That is None without --enhance. Which backend it is follows from the others.
     """
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "enhance"]
     switch = typer.Option("--enhance", help="Make the prompt whole first, and show it.")
-    options = [_parameter("enhance", Annotated[bool, switch], False)]
-    for name in _ASKED:
-        field = EnhanceOptions.model_fields[name]
-        text = str(field.description)
-        says = typer.Option(help=f"With --enhance: {text[0].lower()}{text[1:]}")
-        options.append(_parameter(name, Annotated[field.annotation, says], None))
 
     @functools.wraps(command)
     def run(*positional: Any, **values: Any) -> None:  # noqa: ANN401 -- each has the type of its option
-        wanted = values.pop("enhance")
-        given = {name: value for name in _ASKED if (value := values.pop(name)) is not None}
+        wanted, given = values.pop("enhance"), _given(values)
         if given and not wanted:
             name, value = next(iter(given.items()))
             raise ValueError(f"{name} = {value}: goes with --enhance; add that or leave this out")
         command(*positional, enhance=enhance_options(**given) if wanted else None, **values)
 
-    parameters = [*own, *options]
+    return _signed(run, command, _parameter("enhance", Annotated[bool, switch], False), "With --enhance")
+
+
+def takes_enhancer(command: Callable[..., None]) -> Callable[..., None]:
+    """A server's command with --enhancer, --llm, --endpoint and --timeout; it is called with `enhancer`.
+
+    Whether a prompt is made whole is for each request to say there, and by whom for whoever starts the server.
+    """
+    switch = typer.Option(help=_ENHANCER)
+
+    @functools.wraps(command)
+    def run(*positional: Any, **values: Any) -> None:  # noqa: ANN401 -- each has the type of its option
+        backend, given = values.pop("enhancer"), _given(values)
+        try:
+            options = enhance_options(backend=backend, **given)
+        except ValueError as error:  # in the words of these options
+            said = re.sub(r"^backend\b|(?<=goes with )backend|(?<=given for )backend", "enhancer", str(error))
+            raise ValueError(said) from None
+        command(*positional, enhancer=options, **values)
+
+    return _signed(run, command, _parameter("enhancer", Annotated[str | None, switch], None), "Of the enhancer")
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """What was given of the options that say whom to ask, taken out of the values."""
+    return {name: value for name in _ASKED if (value := values.pop(name)) is not None}
+
+
+def _signed(
+    run: Callable[..., None], command: Callable[..., None], switch: inspect.Parameter, when: str
+) -> Callable[..., None]:
+    """What runs a command, with the command's own options, the switch and those that say whom to ask."""
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != switch.name]
+    parameters = [*own, switch]
+    for name in _ASKED:
+        field = EnhanceOptions.model_fields[name]
+        text = str(field.description)
+        says = typer.Option(help=f"{when}: {text[0].lower()}{text[1:]}")
+        parameters.append(_parameter(name, Annotated[field.annotation, says], None))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from everreel.enhance import EnhanceOptions, takes_enhancer
 from everreel.film.loading import ModelOptions
 from everreel.options import takes_model
 from everreel.web import LOOPBACK, bind, run
@@ -48,6 +49,7 @@ class Serving:
 
 
 @takes_model
+@takes_enhancer
 def serve(
     *,
     host: Annotated[str, typer.Option(help="Where it is reached; other than this machine needs a key.")] = "127.0.0.1",
@@ -58,25 +60,36 @@ def serve(
     page: Annotated[bool, typer.Option(help="With the page, or without.")] = True,
     retention: Annotated[float | None, typer.Option(help="Days that a film is kept; default: for ever.")] = None,
     max_seconds: Annotated[float, typer.Option(help="Of a film with an end.")] = 600,
+    endless: Annotated[
+        bool,
+        typer.Option("--endless", help="A film without a length goes on until it is stopped or its quota is used."),
+    ] = False,
     max_size: Annotated[str, typer.Option(help="WIDTHxHEIGHT: as many pixels a frame at most.")] = "1280x736",
     requests_per_minute: Annotated[int, typer.Option(help="Of a key, or an address; 0: no limit.")] = 1200,
     allow_fetch: Annotated[bool, typer.Option("--allow-fetch", help="Fetch pictures that requests name.")] = False,
     allow_origin: Annotated[list[str] | None, typer.Option(help="A site whose pages may ask; any number.")] = None,
     model: ModelOptions,
+    enhancer: EnhanceOptions,
 ) -> None:
     """Serve films: OpenAI's Videos API and more, tools for agents at /mcp, and a page; until Ctrl-C."""
-    limits = _limits(retention, max_seconds, max_size)
+    limits = _limits(retention, max_seconds, max_size, endless)
     for origin in allow_origin or ():
         if not re.fullmatch(r"https?://[^/\s*]+", origin):
             raise ValueError(f"allow-origin = {origin}: must be a site, such as https://films.example")
     if requests_per_minute < 0:
         raise ValueError(f"requests-per-minute = {requests_per_minute}: must be 0 or more; 1200 works")
     where = Serving(host, port, page, requests_per_minute, allow_fetch, tuple(allow_origin or ()))
-    _serve(where, home, limits, model, tuple(also or ()), workers)
+    _serve(where, home, limits, model, tuple(also or ()), workers, enhancer)
 
 
 def _serve(
-    where: Serving, home: Path | None, limits: Limits, model: ModelOptions, also: tuple[str, ...], workers: int
+    where: Serving,
+    home: Path | None,
+    limits: Limits,
+    model: ModelOptions,
+    also: tuple[str, ...],
+    workers: int,
+    enhancer: EnhanceOptions,
 ) -> None:
     from everreel.serve.jobs.keys import Keys
     from everreel.serve.jobs.queue import SqliteQueue
@@ -88,7 +101,7 @@ def _serve(
     store = FolderStore(folder)
     queue, keys = SqliteQueue(folder), Keys(folder)
     check_host(where.host, keys.any())
-    jobs = Jobs(queue, store, serve_options(model, also), limits)
+    jobs = Jobs(queue, store, serve_options(model, also), limits, enhancer)
     with ExitStack() as stack:
         bound = stack.enter_context(bind(where.host, where.port))
         supervisor = Supervisor(folder, queue, jobs.models, workers)
@@ -167,7 +180,7 @@ def cleaning(jobs: Jobs, every: float = CLEAN) -> Iterator[None]:
         thread.join()
 
 
-def _limits(retention: float | None, max_seconds: float, max_size: str) -> Limits:
+def _limits(retention: float | None, max_seconds: float, max_size: str, endless: bool) -> Limits:
     from everreel.serve.jobs.job import Limits
 
     size = re.fullmatch(r"(\d{2,5})x(\d{2,5})", max_size)
@@ -178,4 +191,4 @@ def _limits(retention: float | None, max_seconds: float, max_size: str) -> Limit
     if retention is not None and not retention > 0:
         raise ValueError(f"retention = {retention}: days, more than 0; 30 works")
     kept = None if retention is None else retention * DAY
-    return Limits(seconds=max_seconds, pixels=int(size[1]) * int(size[2]), retention=kept)
+    return Limits(seconds=max_seconds, pixels=int(size[1]) * int(size[2]), retention=kept, endless=endless)

@@ -5,6 +5,8 @@ The one invariant: an address that is not to be had is said in one line, before 
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 from typing import Any
 
@@ -37,4 +39,12 @@ def run(app: Any, bound: socket.socket, **more: Any) -> None:  # noqa: ANN401 --
         "server_header": False,
         "proxy_headers": False,
     }
-    uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=2, **quiet, **more)).run(sockets=[bound])
+    server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=2, **quiet, **more))
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    server.run(sockets=[bound])
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """That streams were cut off when the server ended is none: uvicorn shows where each of them was."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, asyncio.CancelledError) and not str(record.msg).startswith("Cancel %s running task")

@@ -70,6 +70,7 @@ def test_the_page_has_both_and_says_what_is_missed():
     assert "- color: red told as blue (1)" in written and "another data set" in written
     assert "average for SkyCaptioner-V1 is 76.3 %, of all thirteen rows, on its own data." in " ".join(written.split())
     assert "| a.mp4 | a fox | A fox. |" in written and "    a command\n" in written
+    assert "[a page of its own](many-captions.md)" in written
 
 
 def test_the_files_are_twenty_of_many_kinds():

@@ -40,7 +40,7 @@ def measured(blocks):
 
 def test_a_film_that_stays_as_it_is_meets_every_goal(read, tmp_path):
     steady, drawing = (measured(filmed(np.full(LENGTH, 120.0))) for _ in range(2))
-    assert steady.drift("brightness") < 0.01 and steady.seam == pytest.approx(1, abs=0.1) and steady.kept == 1
+    assert steady.drift("brightness") < 0.002 and steady.seam == pytest.approx(1, abs=0.1) and steady.kept == 1
     assert steady.pictures[0].shape == (6, 8, 8, 3)
     setting = Setting(num_films=1, num_frames=LENGTH)
     found = {"blockwise": steady, DRAWN: drawing}
@@ -74,5 +74,5 @@ def test_every_way_can_be_planned():
         make_plan(make_request(prompt="x", num_frames=481, num_inference_steps=6, **options), find_model("tiny")).mode
         for options in long_video.WAYS.values()
     ]
-    assert [mode.split(" ")[0] for mode in modes] == [*["blockwise"] * 4, *["rolling"] * 3, *["windows"] * 4]
+    assert [mode.split(" ")[0] for mode in modes] == [*["blockwise"] * 4, *["rolling"] * 3, *["windows"] * 6]
     assert long_video.default_way("tiny") in long_video.WAYS

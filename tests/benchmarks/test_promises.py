@@ -30,10 +30,23 @@ def test_memory_and_time_that_grow_are_missed(monkeypatch, peak, late, met):
 
 
 def test_ends_and_loops_are_measured(tiny_folder, monkeypatch):
-    monkeypatch.setattr(promises, "ENDS", {"one window": {"num_frames": 13}, "blockwise": {"num_frames": 101}})
+    monkeypatch.setattr(promises, "ENDS", (("one window", {"num_frames": 13}), ("blockwise", {"num_frames": 101})))
     pipe = VideoPipeline.from_pretrained(str(tiny_folder), device="cpu", dtype=torch.float32)
     pipe.card = replace(pipe.card, height=32, width=48)
-    lines = promises.ends(pipe, steps=1)
-    assert [line[0].split(",")[0] for line in lines[:2]] == ["end image", "end image"]
-    assert all(float(line[2].split()[0]) > 0 for line in lines)
-    assert len(lines) == 4
+    lines = promises.ends(pipe, 1)
+    assert [line[0].split(":")[0] for line in lines] == [
+        "end image, one window, 13 frames", "end image, blockwise, 101 frames",
+    ]  # fmt: skip
+    assert promises.ends(pipe, 1, 50) == lines[:1]
+    loops = promises.loops(pipe, 1)
+    assert len(loops) == 2 and all(float(line[2].split()[0]) > 0 for line in (*lines, *loops))
+
+
+def test_ends_are_measured_alone(tiny_folder, monkeypatch, capsys):
+    """Films of other lengths are left out, and neither costs nor loops are measured."""
+    for name in ("costs", "loops", "kill_and_resume"):
+        monkeypatch.setattr(promises, name, None)
+    monkeypatch.setattr(promises, "ENDS", (("one window", {"num_frames": 6}), ("one window", {"num_frames": 99})))
+    promises.main(["--model", str(tiny_folder), "--steps", "1", "--up-to", "23"])
+    *_, line = capsys.readouterr().out.splitlines()
+    assert line.startswith("| end image, one window, 6 frames: ") and " dB | " in line

@@ -12,7 +12,7 @@ from benchmarks.page import render_page
 from everreel.memory import keep_freed_memory
 from everreel.model.config import TransformerConfig
 
-NARROW = real_size.Setting(latent_frames=2, height=128, width=160, real_repeats=1, narrow=True)
+NARROW = real_size.Setting(latent_frames=2, height=128, width=160, real_repeats=1, narrow=True, compiler="eager")
 
 
 def test_both_sides_and_their_memory(monkeypatch):
@@ -29,10 +29,24 @@ def test_both_sides_and_their_memory(monkeypatch):
             (side, causal) for causal in (False, True) for side in real_size.SIDES
         ]
         assert alone(NARROW, "everreel", True).bytes > 0
+    assert result.compiled is not None and result.compiled.error < 0.01 and result.compiled.gain > 0
     page = render_page(None, None, machine(), "make benchmark", result)
+    assert "| faster by | compiled | eager | the first pass, compiling included | result |" in page
     assert "| a forward pass at real layer sizes | at least 1.5× faster |" in page
     assert "| modulation, 540P, 97 frames | 12.5 GB | 3.1 MB |" in page
     assert "No GPU could be had" in page
+
+
+def test_a_machine_without_a_compiler_says_so(monkeypatch, capsys):
+    def none(model, backend):
+        def fail(*args, **more):
+            raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
+
+        monkeypatch.setattr(model, "forward", fail)
+
+    monkeypatch.setattr(real_size, "compile_blocks", none)
+    assert real_size.compiled(NARROW, "float32") is None
+    assert "No working C++ compiler" in capsys.readouterr().err
 
 
 def test_sides_that_differ_are_not_timed(monkeypatch):

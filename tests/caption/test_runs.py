@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -98,6 +99,34 @@ def test_what_cannot_be_read_is_skipped_with_the_reason_and_ends_nothing__releas
     (tmp_path / "empty.mp4").write_bytes(whole)
     again, _, _ = make([tmp_path, tmp_path / "gone.mp4"], tmp_path / "out.csv", Counts())
     assert (again.known, again.made) == (3, 2)
+
+
+def test_in_a_folder_a_link_to_nothing_is_named_and_a_folder_with_a_films_name_is_searched(tmp_path):
+    film(tmp_path / "films/a.mp4/b.mp4")
+    (tmp_path / "films/c.mp4").symlink_to(tmp_path / "gone.mp4")
+    (tmp_path / "films/d.mp4").symlink_to(tmp_path / "films/a.mp4/b.mp4")
+    outcome, left_out, _ = make([tmp_path / "films"], tmp_path / "out.jsonl")
+    assert [str(each) for each in outcome.skipped] == [f"{tmp_path / 'films/c.mp4'}: does not exist"]
+    assert (outcome.made, left_out) == (2, [])
+    (tmp_path / "films.csv").write_text("path\nfilms/a.mp4\n")
+    outcome, _, _ = make([tmp_path / "films.csv"], tmp_path / "out.csv")
+    assert [str(each) for each in outcome.skipped] == ["films/a.mp4: is a folder"]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_a_file_whose_name_is_no_utf_8_keeps_no_other_from_its_caption(tmp_path, ending):
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow")
+    film(tmp_path / "films/a.mp4")
+    try:
+        film(tmp_path / "films/b.mp4").rename(tmp_path / "films" / os.fsdecode(b"caf\xe9.mp4"))
+    except OSError:
+        pytest.skip("no file here can have such a name")
+    outcome, _, _ = make([tmp_path / "films"], tmp_path / f"out{ending}")
+    assert (outcome.made, len(outcome.skipped)) == ((2, 0) if ending == ".jsonl" else (1, 1))
+    assert len(rows_of(tmp_path / f"out{ending}")) == outcome.made
+    again, _, _ = make([tmp_path / "films"], tmp_path / f"out{ending}")
+    assert (again.known, again.made) == (outcome.made, 0)
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])

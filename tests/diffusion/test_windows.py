@@ -48,6 +48,16 @@ def test_each_window_is_a_schedule_of_its_own():
     assert [row.update for row in rows] == [row.update for row in inner]
 
 
+@pytest.mark.parametrize(
+    ("frames", "given", "ar_step"), [(121, [], 0), (121, [], 2), (80, [10, 44], 0), (80, range(30), 2), (25, [], 0)]
+)
+def test_windows_are_counted_as_they_come(frames, given, ar_step):
+    """Each but the first begins with what it has of the one before."""
+    schedule = windows(frames, 6, base=25, overlap=5, given=given, ar_step=ar_step, block_size=5)
+    joined = sum(row.joined > 0 for row in schedule)
+    assert schedule.num_windows == joined + 1
+
+
 def test_a_window_ends_where_a_picture_soon_after_it_has_a_run_up():
     assert windows(26, 2, base=25, overlap=5, given=[25]).sizes == (15, 11)
     assert windows(26, 2, base=25, overlap=5).sizes == (25, 1)

@@ -228,7 +228,7 @@ def test_the_commands_make_films_of_pictures(i2v_folder, picture, tmp_path, monk
     for command in (generate, script):
         monkeypatch.setattr("sys.argv", ["everreel", *map(str, [*command, *size])])
         cli.main()
-    assert "synchronous, 1 block, 2 rows" in capsys.readouterr().out
+    assert "synchronous, 1 block of 2 steps, 2 denoising passes" in capsys.readouterr().out
     assert sorted(Video(film).num_frames for film in tmp_path.rglob("*.mp4")) == [5, 6]
     monkeypatch.setattr("sys.argv", ["everreel", "plan", "a fox", "--model", "I2V-14B-720P", "--image", str(picture)])
     cli.main()

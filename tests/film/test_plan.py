@@ -53,6 +53,29 @@ def test_the_schedule_that_is_chosen(options, mode):
     assert make_plan(make_request(prompt="a fox", **options), find_model("tiny")).mode.startswith(mode)
 
 
+@pytest.mark.parametrize(
+    ("options", "counts"),
+    [
+        ({"num_inference_steps": 1}, "1 block of 1 step, 1 denoising pass"),
+        ({}, "1 block of 30 steps, 30 denoising passes"),
+        ({"ar_step": 5}, "5 blocks of 30 steps, 50 denoising passes"),
+        ({"ar_step": 5, "step_cache": 0.1}, "5 blocks of 30 steps, at most 50 denoising passes"),
+        ({"num_frames": 481}, "25 blocks of 30 steps, 750 denoising passes"),
+        ({"num_frames": 481, "schedule": "windows"}, "6 windows, 6 blocks of 30 steps, 180 denoising passes"),
+        (
+            {"num_frames": 481, "schedule": "windows", "ar_step": 5},
+            "6 windows, 25 blocks of 30 steps, 275 denoising passes",
+        ),
+        ({"num_frames": 33, "schedule": "windows"}, "1 window, 1 block of 30 steps, 30 denoising passes"),
+        ({"loop": True}, "2 blocks of 30 steps, 60 denoising passes after those of its opening"),
+    ],
+)
+def test_a_plan_says_its_windows_blocks_steps_and_passes(options, counts):
+    """Each block takes every step; a pass is one call, which moves all blocks that are in the making."""
+    plan = make_plan(make_request(prompt="a fox", **options), find_model("tiny"))
+    assert re.search(rf"[a-z)], {counts}, guidance", plan.describe()), plan.describe()
+
+
 class Released:
     card: ClassVar = replace(find_model("tiny"), causal=False, schedule="windows", join="reencode")
 

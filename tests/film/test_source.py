@@ -1,5 +1,7 @@
 """Any film to go on with: its facts as it is seen, its last moments, and what is no film."""
 
+import struct
+import tracemalloc
 from bisect import bisect_right
 from fractions import Fraction
 
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from everreel.film.source import FilmFrames, SourceFilm
+from everreel.film.source import FilmFrames, Picture, SourceFilm
+from everreel.media import resize_cover
 from tests.film.films import CODECS, add_tone, cut, natural, numbered, numbers, packets, psnr, shown, write
 
 
@@ -94,6 +97,32 @@ def test_only_the_end_is_decoded(tmp_path, monkeypatch):
     assert len(decoded) <= 5 + 10 + 3, "from the keyframe before; frames that are shown first may be stored later"
 
 
+@pytest.mark.parametrize("asked", [10, 24])
+@pytest.mark.parametrize("size", [(32, 32), (24, 80)])
+@pytest.mark.parametrize("turn", [{}, {"turn": {"degrees": 90}}, {"turn": {"degrees": 180}, "aspect": Fraction(4, 3)}])
+def test_a_tail_of_a_size_is_the_tail_made_to_cover_it_frame_by_frame(tmp_path, asked, size, turn):
+    times = [int(time) for time in np.cumsum(np.random.default_rng(1).integers(5, 120, 20))]
+    source = SourceFilm.open(write(tmp_path / "film.mp4", natural(20), times=times, clock=1000, **turn))
+    expected = np.stack([resize_cover(frame, *size) for frame in source.tail(17, asked)])
+    found = source.tail(17, asked, size)
+    assert found.shape[1:] == (*size, 3)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_of_a_large_film_no_frames_are_gathered_at_its_own_size(tmp_path, monkeypatch):
+    options, upright = {"preset": "ultrafast"}, Picture.upright
+    # A copy is counted, and the memory of FFmpeg is not.
+    monkeypatch.setattr(Picture, "upright", lambda picture, frame: upright(picture, frame).copy())
+    source = SourceFilm.open(write(tmp_path / "film.mp4", numbered(10, 1080, 1920), options=options))
+    tracemalloc.start()
+    try:
+        assert source.tail(10, 24, (32, 48)).shape == (10, 32, 48, 3)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 1080 * 1920 * 3 < peak < 3 * 1080 * 1920 * 3
+
+
 @pytest.mark.parametrize("ending", [".mp4", ".mkv", ".ts"])
 @pytest.mark.parametrize("open_groups", [0, 1])
 def test_every_moment_around_a_keyframe_is_found(tmp_path, ending, open_groups):
@@ -161,6 +190,15 @@ def refused(path):
     assert message.startswith(f"video = {path}: ") and "; " in message and "\n" not in message
     assert message.endswith("works")
     return message
+
+
+def test_a_header_whose_pixels_are_a_million_times_as_wide_as_high_is_refused(tmp_path):
+    whole = write(tmp_path / "whole.mp4", numbered(2), aspect=Fraction(2)).read_bytes()
+    shape = whole.index(b"pasp") + 4
+    for number, (width, height) in enumerate([(60_000, 1), (1, 60_000), (2**31 - 1, 1)]):
+        path = tmp_path / f"{number}.mp4"
+        path.write_bytes(whole[:shape] + struct.pack(">II", width, height) + whole[shape + 8 :])
+        assert "as it is seen; up to 65536 a side works" in refused(path)
 
 
 def test_what_is_no_film_is_refused_in_a_line(tmp_path):

@@ -70,3 +70,8 @@ def test_for_the_film_world_a_model_only_picks_values() -> None:
 def test_an_answer_without_words_is_refused() -> None:
     with pytest.raises(ChatError, match="model = 'm': its answer holds no words"):
         Asked(Says('""'), "m").enhance("a dragon", has_image=False)
+
+
+def test_an_answer_that_goes_on_and_on_is_refused() -> None:
+    with pytest.raises(ChatError, match="model = 'm': its answer has 44999 characters, and 512 tokens were asked for"):
+        Asked(Says("a dragon " * 5000), "m").enhance("a dragon", has_image=False)

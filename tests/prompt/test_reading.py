@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -99,3 +101,15 @@ def test_what_is_not_known_is_kept_as_it_was_written() -> None:
 def test_phrases_do_not_reach_over_a_comma() -> None:
     assert read("a hot, air, balloon").said == {"subject": "balloon"}
     assert tokens_of("Bird\u2019s-eye  VIEW") == ("bird's", "eye", "view")
+
+
+def test_a_long_prompt_is_read_as_quickly_as_short_ones() -> None:
+    """A word more costs what a word costs; once each cost as much as all that came behind it."""
+
+    def takes(count: int) -> float:
+        began = time.process_time()
+        read("龙在飞" * count)
+        return time.process_time() - began
+
+    read("龙在飞")
+    assert takes(2000) < 30 * takes(200)

@@ -49,6 +49,15 @@ def test_structured_caption_has_the_released_schema():
     assert structured_caption(dataclasses.replace(FOX, camera_motion="static"))["camera_motion"] == ""
 
 
+@pytest.mark.parametrize(
+    ("camera", "place"), [("static", True), ("zoom_in", True), ("pan_left", False), ("tracking_right", False)]
+)
+def test_what_a_camera_passes_is_not_said_to_be_in_the_middle(camera, place):
+    still = dataclasses.replace(FOX, action="stays", camera_motion=camera)
+    position = structured_caption(still)["subjects"][0]["position"]
+    assert ("in the middle of the frame" in position) == place and position.endswith("in profile")
+
+
 def test_the_readme_prompt_is_one_of_the_sentences():
     g = generator()
     said = {sentence(FOX, g, style="tags") for _ in range(4000)}

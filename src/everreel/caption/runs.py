@@ -97,8 +97,7 @@ class Run:
         fuser: Callable[[Callable[[str], None]], Fuser],
     ) -> None:
         self.listed, self.settings = listed, settings
-        self.table = CaptionTable(output, settings.columns(listed))
-        self._check_known()
+        self.table = CaptionTable(output, settings.columns(listed), lambda row: self._check_known(row, output))
         self._make_captioner = captioner
         self._captioner: Captioner | None = None
         self._problems: list[str] = []
@@ -106,7 +105,7 @@ class Run:
 
     def missing(self) -> list[Listed]:
         """The films that are not in the table yet."""
-        return [each for each in self.listed if each.name not in self.table.rows]
+        return [each for each in self.listed if each.name not in self.table.names]
 
     def make(
         self,
@@ -161,21 +160,19 @@ class Run:
         for task in self.settings.tasks:
             row[fused_column(task)] = self._fuser.fuse(caption, task)
         row["fusion"] = BUILT_IN if self._problems else self.settings.fusion
-        return row | (fields_row(caption) if self.settings.fields else {})
+        row |= fields_row(caption) if self.settings.fields else {}
+        self.table.check(row)
+        return row
 
-    def _check_known(self) -> None:
-        allowed = {
-            "captioner": {self.settings.captioner, GIVEN},
-            "fusion": {self.settings.fusion, BUILT_IN},  # which stands in where a model fails
-        }
-        for row in self.table.rows.values():
-            for name, values in allowed.items():
-                if row[name] not in values:
-                    mine, there = getattr(self.settings, name), f"{name} = {row[name]!r}"
-                    raise ValueError(
-                        f"output = {str(self.table.path)!r}: has captions with {there}, and this run has {mine!r}; "
-                        "give another file"
-                    )
+    def _check_known(self, row: Row, output: str | Path) -> None:
+        allowed = {"captioner": GIVEN, "fusion": BUILT_IN}  # which stands in where a model fails
+        for name, other in allowed.items():
+            mine = getattr(self.settings, name)
+            if row[name] not in (mine, other):
+                raise ValueError(
+                    f"output = {str(output)!r}: has captions with {name} = {row[name]!r}, and this run has {mine!r}; "
+                    "give another file"
+                )
 
 
 def listed_films(sources: Sequence[str | Path]) -> tuple[list[Listed], list[Skipped]]:
@@ -323,7 +320,7 @@ def _alone(file: Path) -> Iterator[Listed | Skipped]:
 
 
 def _in_folder(folder: Path) -> Iterator[Listed | Skipped]:
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in FILMS | PICTURES and file.is_file())
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in FILMS | PICTURES and not file.is_dir())
     for file in files:
         if not any(part.startswith(".") for part in file.relative_to(folder).parts):
             yield Listed(str(file), file)

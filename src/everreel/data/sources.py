@@ -25,6 +25,7 @@ TABLES = frozenset({".csv", ".tsv", ".jsonl", ".parquet"})
 PATH_COLUMNS = ("file_name", "path", "video", "video_path", "image", "image_path", "file")
 CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "sentences")
 MASK = "-masklabel"
+_AT_ONCE = 4096  # rows of a Parquet table
 
 Row = dict[str, Any]
 _Part = tuple[float, float | None, tuple[int, int, int, int] | None]
@@ -103,9 +104,10 @@ def read_rows(table: Path) -> Iterator[tuple[int, Row | str]]:
         if ending == ".parquet":
             yield from enumerate(_parquet_rows(table), 1)
         elif ending == ".jsonl":
-            for number, line in enumerate(table.read_text(encoding="utf-8-sig").split("\n"), 1):
-                if line.strip():
-                    yield number, _json_row(line)
+            with table.open(encoding="utf-8-sig", newline="\n") as file:
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        yield number, _json_row(line)
         else:
             with table.open(encoding="utf-8-sig", newline="") as file:
                 reader = csv.DictReader(file, delimiter="\t" if ending == ".tsv" else ",")
@@ -265,18 +267,19 @@ def _json_row(line: str) -> Row | str:
     return row if isinstance(row, dict) else "is no JSON object"
 
 
-def _parquet_rows(table: Path) -> list[Row]:
+def _parquet_rows(table: Path) -> Iterator[Row]:
     try:
         parquet = import_module("pyarrow.parquet")
     except ImportError:
         rule = "needs pyarrow: pip install pyarrow, or write the table as CSV or JSON Lines"
         raise ValueError(f"source = {str(table)!r}: a Parquet table {rule}") from None
     try:
-        rows: list[Row] = parquet.read_table(table).to_pylist()
+        with parquet.ParquetFile(table) as file:
+            for some in file.iter_batches(_AT_ONCE):
+                yield from some.to_pylist()
     except (OSError, ValueError) as error:  # what it raises for a file that is none is one of them
         reason = str(error).splitlines()[0]
         raise ValueError(f"source = {str(table)!r}: cannot be read as a Parquet table ({reason})") from None
-    return rows
 
 
 def _captions(values: Any) -> tuple[str, ...]:  # noqa: ANN401 -- whatever a table has in a cell

@@ -68,6 +68,11 @@ class Schedule(Sequence[Row], ABC):
         return tuple(b - a for a, b in itertools.pairwise((start, *inside, stop)) if b > a)
 
     @property
+    def num_windows(self) -> int:
+        """Windows one after the other; a single one holds the film, or moves along it."""
+        return 1
+
+    @property
     @abstractmethod
     def num_finished(self) -> int:
         """How many rows finish frames: the pieces in which the film comes."""

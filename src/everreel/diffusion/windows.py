@@ -83,6 +83,10 @@ class _Windows(Schedule):
         self._first_rows = list(itertools.accumulate(lengths, initial=0))
 
     @property
+    def num_windows(self) -> int:
+        return len(self._starts)
+
+    @property
     def num_finished(self) -> int:
         return sum(self._window(number).num_finished for number in range(len(self._starts)))
 

@@ -81,6 +81,7 @@ class Estimate:
     seconds: float
     """Not a number, where the device is not on this machine."""
     rows: int
+    """Denoising passes, of a loop with those of its opening."""
     weights: float
     held: float
     """Activations, keys and values, latents, the decoder's: what is held at once besides weights."""
@@ -103,7 +104,7 @@ class Estimate:
         """Lines for people."""
         longer = "; no more for longer films" if self.steady else ""
         how = "as measured here" if self.calibrated else "loading not counted"
-        time = f"about {_clock(self.seconds)} here, {self.seconds / self.rows:.2g} s a step, {how}"
+        time = f"about {_clock(self.seconds)} here, {self.seconds / self.rows:.2g} s a pass, {how}"
         return [
             f"time: {f'only where {self.placement.device} is' if math.isnan(self.seconds) else time}",
             f"memory: about {self.total / 1e9:.1f} GB, {self.weights / 1e9:.2g} GB of it weights{longer}",

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from everreel.checkpoint.catalog import CATALOG, ModelCard
@@ -27,7 +26,7 @@ from everreel.film.request import RESOLUTIONS, RequestError, VideoRequest
 from everreel.film.source import SourceFilm
 from everreel.film.splice import Splice
 from everreel.film.state import Beginning
-from everreel.media import FilmWriter, Video, check_file, resize_cover
+from everreel.media import FilmWriter, Video, check_file
 from everreel.parallel.crew import Crew
 from everreel.shapes import TEMPORAL, latent_frames, video_frames
 
@@ -221,11 +220,9 @@ def follow(pipe: VideoPipeline, request: VideoRequest, source: SourceFilm, *, sp
     resolved = fitted(request, source, pipe.card).resolve(pipe.card)
     assert resolved.height and resolved.width
     most = history_frames(resolved, pipe.card)
-    seen_THWC = source.tail(most, resolved.fps)
-    seen_THWC = seen_THWC[(len(seen_THWC) - 1) % TEMPORAL :]
-    tail_THWC = np.stack([resize_cover(frame, resolved.height, resolved.width) for frame in seen_THWC])
+    seen_THWC = source.tail(most, resolved.fps, (resolved.height, resolved.width))
     with at_work(pipe.vae, pipe.parks):
-        latents_CTHW = encode_frames(tail_THWC, pipe.vae)
+        latents_CTHW = encode_frames(seen_THWC[(len(seen_THWC) - 1) % TEMPORAL :], pipe.vae)
     return Journal(
         resolved,
         maker_of(pipe),

@@ -131,8 +131,20 @@ class Plan:
         given = f"{pictures} given picture{'s' * (pictures != 1)}, " if pictures else "a loop, " * bool(self.ring)
         return (
             f"{request.num_frames} frames of {request.width}x{request.height} at {request.fps} fps: {given}"
-            f"{self.mode}, {self.num_blocks} block{'s' * (self.num_blocks != 1)}, {len(self.schedule)} rows, "
+            f"{self.mode}, {self._counts()}, "
             f"guidance {request.guidance_scale:g}, shift {request.shift:g}, seed {request.seed}"
+        )
+
+    def _counts(self) -> str:
+        """Windows where there may be several, blocks, the steps of each, and passes, which blocks may share."""
+        windows, blocks = self.schedule.num_windows, self.num_blocks
+        steps, passes = self.schedule.num_steps, len(self.schedule)
+        return (
+            f"{windows} window{'s' * (windows != 1)}, " * bool(self.overlap)
+            + f"{blocks} block{'s' * (blocks != 1)} of {steps} step{'s' * (steps != 1)}, "
+            + "at most " * bool(self.request.step_cache)
+            + f"{passes} denoising pass{'es' * (passes != 1)}"
+            + " after those of its opening" * bool(self.ring)
         )
 
     def explain(self) -> list[str]:

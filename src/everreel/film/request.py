@@ -130,7 +130,7 @@ class VideoRequest(BaseModel):
     )
     shift: Annotated[float | None, _at_least(0.01, 100)] = Field(None, description="Shift of the noise levels.")
     seed: Annotated[int, _at_least(0, 2**62)] = Field(0, description="The same seed gives the same film.")
-    ar_step: Annotated[int, _at_least(0)] = Field(0, description="Asynchronous: rows between two blocks; 0 is off.")
+    ar_step: Annotated[int, _at_least(0)] = Field(0, description="Asynchronous: passes between two blocks; 0 is off.")
     causal_block_size: Annotated[int | tuple[int, ...] | None, AfterValidator(_blocks)] = Field(
         None, description="Latent frames of a block; or of one block after the other, the last again and again: 1,4,4."
     )

@@ -25,13 +25,14 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
-from everreel.media import _CONVERSION, Pixels
+from everreel.media import _CONVERSION, Pixels, resize_cover
 
 WORKS = "an MP4, MOV, MKV or WebM film works"
 _NO_MATRIX, _UNKNOWN = 0, 2  # the codes of a film that is stored as RGB, and of one that does not tell
 _LIMITED_RANGE = 1
 _REC709, _REC601 = 1, 5
 FAR = 100  # frames ahead that are decoded rather than jumped over
+MOST_SIDE = 1 << 16  # pixels; no codec here has more, and a header may claim pixels a million times as wide as high
 _ROUNDING = Fraction(1, 1000)  # seconds: Matroska rounds times to the millisecond
 
 
@@ -189,6 +190,8 @@ class SourceFilm:
         length = float((times[-1] - times[0]) * tick)
         fps = (len(times) - 1) / length if length else float(rate or 24)
         height, width = picture.seen_size
+        if max(height, width) > MOST_SIDE:
+            raise ValueError(f"video = {path}: is {width}x{height} as it is seen; up to {MOST_SIDE} a side works")
         return cls(
             path=path,
             options=options,
@@ -204,12 +207,13 @@ class SourceFilm:
             timeline=timeline,
         )
 
-    def tail(self, num_frames: int, fps: int) -> Pixels:
+    def tail(self, num_frames: int, fps: int, size: tuple[int, int] | None = None) -> Pixels:
         """The film's last moments at another rate, T x H x W x 3: the last is its last frame.
 
         Moment k before the last is what is shown k / fps seconds before the last frame comes. A film that is shorter
         than `num_frames` gives as many as it has, at least one. Only the end is read, and no frame is held but what is
-        returned and the last two decoded.
+        returned and the last two decoded. With a `size`, height and width, each is scaled and cropped to it as it is
+        decoded: seconds of a 4K film would be gigabytes.
 
         Raises:
             ValueError: nothing is asked for, or the film cannot be decoded.
@@ -221,17 +225,17 @@ class SourceFilm:
         end = times[-1] + min(Fraction(1), _ROUNDING / self.timeline.tick)
         count = min(num_frames, int((end - times[0]) / step) + 1)
         moments = [end - k * step for k in reversed(range(count))]
-        pixels_THWC = np.empty((count, self.height, self.width, 3), np.uint8)
+        pixels_THWC = np.empty((count, *(size or (self.height, self.width)), 3), np.uint8)
         filled, shown = 0, None
         for time, frame in self._frames_from(moments[0]):
             until = next((k for k in range(filled, count) if moments[k] >= time), count)
             if shown is not None and until > filled:
-                pixels_THWC[filled:until] = self.picture.upright(shown)
+                pixels_THWC[filled:until] = self._seen(shown, size)
                 filled = until
             shown = frame
         if shown is None:
             raise ValueError(f"video = {self.path}: its end cannot be decoded; {WORKS}")
-        pixels_THWC[filled:] = self.picture.upright(shown)
+        pixels_THWC[filled:] = self._seen(shown, size)
         return pixels_THWC
 
     def frames_at(self, times: Sequence[int]) -> Iterator[Pixels]:
@@ -258,6 +262,10 @@ class SourceFilm:
     def container(self) -> AbstractContextManager[InputContainer]:
         """The film as it is opened each time."""
         return open_film(self.path, self.options)
+
+    def _seen(self, frame: VideoFrame, size: tuple[int, int] | None) -> Pixels:
+        pixels_HWC = self.picture.upright(frame)
+        return pixels_HWC if size is None else resize_cover(pixels_HWC, *size)
 
     def _frames_from(self, moment: Fraction) -> Generator[tuple[int, VideoFrame], None, None]:
         """The frames from the one that is shown at a moment on, and some before it, with their times."""

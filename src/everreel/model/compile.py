@@ -17,8 +17,9 @@ def compile_blocks(model: DiT, backend: str | Callable[..., Any] = "inductor") -
 
     One program serves all blocks. At the second size of a film it is made anew to take lengths as they come, and then
     serves all later sizes. It needs a C++ compiler on a CPU and Triton on a GPU; torch says so where there is none.
-    A CPU gains little: 1.15 times the speed in bfloat16 with the embedded model, none in float32, for 8 seconds of
-    compiling. With a KV cache the number of a block matters, and each has its own program, as far as torch makes many.
+    A CPU gains little (1.15 times the speed in bfloat16 with the embedded model, none in float32, for 8 seconds of
+    compiling; docs/benchmarks.md has real layer sizes). With a KV cache the number of a block matters, and each has
+    its own program, as far as torch makes many.
     """
     model.blocks.compile_each(backend)
     return model

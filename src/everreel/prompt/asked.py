@@ -19,6 +19,7 @@ from everreel.prompt.reading import Reading, read
 from everreel.world.scene import VOCABULARY
 
 MAX_TOKENS = 512  # what the text encoders of the released models read
+LONGEST = 8 * MAX_TOKENS  # characters, more than so many tokens ever have; whoever answers more was not asked for it
 _WRITE = (
     "You write prompts for a model that makes short films. Turn what the user asks for into one paragraph of 40 to 120 "
     "words in English, in this order: the type of shot, the subject and what it does, details of its looks, the "
@@ -68,6 +69,9 @@ class Asked:
         answer = _one_paragraph(self.chat.answer(_messages(asked, prompt), max_tokens=MAX_TOKENS))
         if not answer:
             raise ChatError(f"model = {self.name!r}: its answer holds no words; try another model")
+        if len(answer) > LONGEST:
+            rule = f"its answer has {len(answer)} characters, and {MAX_TOKENS} tokens were asked for; try another model"
+            raise ChatError(f"model = {self.name!r}: {rule}")
         written = read(answer)
         finished = built_in.complete(answer, written, has_image=has_image)
         reasons = ["written anew"]

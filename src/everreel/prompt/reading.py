@@ -107,7 +107,7 @@ def _pieces(prompt: str) -> list[_Piece]:
         tokens = list(TOKEN.finditer(text, start, end))
         at = 0
         while at < len(tokens):
-            words = tuple(token[0] for token in tokens[at:])
+            words = tuple(token[0] for token in tokens[at : at + lexicon().longest])
             count, entries = lexicon().says(words)
             last = tokens[at + max(count, 1) - 1]
             found = entries if count else None

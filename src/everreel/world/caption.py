@@ -65,13 +65,17 @@ def structured_caption(scene: Scene) -> dict[str, Any]:
     shown = visible_fields(scene)
     subject, color = scene.subject, scene.color
     verb = _verbs(scene)[0][0]
-    where = f"moves to the {scene.direction}" if scene.locomotes else "in the middle of the frame"
+    move, _direction = scene.camera
+    where = ""
+    if scene.locomotes:
+        where = f"moves to the {scene.direction}, "
+    elif move in ("", "zoom"):  # any other camera passes what stays where it is
+        where = "in the middle of the frame, "
     view = {
         "front_view": "facing the camera",
         "back_view": "with its back to the camera",
         "side_view": "in profile",
     }
-    move, _direction = scene.camera
     forced = FORCED.get(scene.place, {})
     weather = "" if "weather" in forced else f", {WEATHER_WORDS[scene.weather][0]}"
     time = "" if "time" in forced else f" {TIME_WORDS[scene.time][0]}"
@@ -88,7 +92,7 @@ def structured_caption(scene: Scene) -> dict[str, Any]:
                 "appearance": _article(looks).capitalize(),
                 "action": f"{verb} to the {scene.direction}" if scene.locomotes else verb,
                 "expression": shown.get("expression", ""),
-                "position": f"{where}, {view[scene.shot_position]}",
+                "position": f"{where}{view[scene.shot_position]}",
                 "is_main_subject": True,
             }
         ],

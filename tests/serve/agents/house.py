@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from everreel.enhance import EnhanceOptions
 from everreel.film.loading import model_options
 from everreel.media import FilmWriter, Pixels
 from everreel.serve.jobs.job import Report
@@ -21,11 +22,11 @@ BLOCKS, BLOCK = 3, 8
 WORKER = "painter"
 
 
-def house(home: Path) -> Jobs:
+def house(home: Path, enhancer: EnhanceOptions | None = None) -> Jobs:
     """Jobs with the embedded models, whose films nobody makes until a `Painter` does."""
     home.mkdir(exist_ok=True)
     models = {"tiny": model_options(), "tiny-fast": model_options(model="tiny-fast")}
-    return Jobs(SqliteQueue(home), FolderStore(home, reserve=0), models)
+    return Jobs(SqliteQueue(home), FolderStore(home, reserve=0), models, enhancer=enhancer)
 
 
 def frames(count: int) -> Pixels:

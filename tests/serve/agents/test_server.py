@@ -17,7 +17,7 @@ from PIL import Image
 from everreel.media import FilmWriter, Video
 from everreel.serve.agents.caller import CALLER
 from everreel.serve.agents.look import MOST_BYTES
-from everreel.serve.jobs.job import Owner
+from everreel.serve.jobs.job import Limits, Owner
 from everreel.serve.jobs.service import Jobs
 from tests.serve.agents.calls import MODES, ask, calling, order, png, refused, run
 from tests.serve.agents.house import HEIGHT, WIDTH, WORKER, Painter, frames
@@ -101,6 +101,25 @@ def test_without_wait_the_answer_comes_at_once_and_says_how_to_go_on(jobs: Jobs)
     assert f"wait_for_film(film='{film['film']}')" in waited["next"]
 
 
+def test_without_a_length_a_film_is_endless_where_the_server_has_it_so_and_tools_say_so(jobs: Jobs) -> None:
+    jobs.limits = Limits(endless=True)
+
+    async def make() -> Any:
+        async with calling(jobs) as client:
+            tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+            film = await ask(client, "generate_film", prompt="a red fox runs")
+            short = await ask(client, "generate_film", prompt="a red fox runs", seconds=1)
+            return tools, film, short
+
+    tools, film, short = run(make())
+    assert order(jobs, film["film"]).endless and not order(jobs, short["film"]).endless
+    assert "cancel_film stops it" in film["next"] and "wait_for_film" in short["next"]
+    for tool, endless in (("generate_film", True), ("plan_film", True), ("extend_film", False)):
+        for field in ("seconds", "num_frames"):
+            says = tools[tool].input_schema["properties"][field]["description"]
+            assert ("until cancel_film stops it" in says) == endless, (tool, field)
+
+
 def test_waiting_ends_when_a_film_is_paused_and_when_it_is_deleted(jobs: Jobs) -> None:
     async def go() -> Any:
         async with calling(jobs) as client:
@@ -175,6 +194,7 @@ def test_a_plan_costs_nothing_and_tells_what_a_film_would_cost(jobs: Jobs) -> No
 
     plan, films = run(go())
     assert (plan["num_frames"], plan["seconds"], plan["fps"]) == (96, 4.0, 24)
+    assert (plan["blocks"], plan["steps"], plan["passes"]) == (1, 30, 30)
     assert plan["width"] == plan["height"] and plan["takes_seconds"] > 0 and plan["memory_bytes"] > 0
     assert films["films"] == []
 

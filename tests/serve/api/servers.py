@@ -133,9 +133,9 @@ def inspect(source: Path, limits: Limits) -> Upload:
 class Served:
     """A server that runs, its jobs, and whoever makes its films."""
 
-    def __init__(self, home, *, keys=None, step=False, make=True, limits=None, **settings):
+    def __init__(self, home, *, keys=None, step=False, make=True, limits=None, enhancer=None, **settings):
         self.store = FolderStore(home, reserve=0)
-        self.jobs = Jobs(SqliteQueue(home), self.store, MODELS, limits)
+        self.jobs = Jobs(SqliteQueue(home), self.store, MODELS, limits, enhancer)
         self.jobs._tokenizer = tokenizer  # read once for all servers
         self.tokens = Tokens.of(home)
         self.settings = Settings(inbox=self.store.incoming(), poll_after_ms=20, **settings)

@@ -339,5 +339,6 @@ def test_a_plan_makes_nothing(serve):
         assert reply.status_code == 200, reply.text
         plan = reply.json()
         assert (plan["num_frames"], plan["width"], plan["height"], plan["fps"]) == (48, 160, 96, 24)
-        assert plan["blocks"] >= 1 and plan["summary"] and json.dumps(plan["lines"])
+        assert (plan["blocks"], plan["steps"], plan["passes"]) == (1, 30, 30)
+        assert "1 block of 30 steps, 30 denoising passes" in plan["summary"] and json.dumps(plan["lines"])
         assert server.jobs.queue.page(None) == []

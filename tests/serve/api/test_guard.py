@@ -159,6 +159,30 @@ def test_bytes_of_a_film_are_served_as_asked_for(serve):
         assert (head.status_code, head.content, head.headers["content-length"]) == (206, b"", "4")
 
 
+def test_what_may_still_be_gone_on_with_is_not_kept_by_browsers(serve):
+    server = serve(step=True)
+    with server.client() as client:
+        film = client.post("/v1/videos", json={"prompt": "a fox", "endless": True}).json()["id"]
+        path = f"/v1/videos/{film}"
+        server.maker.go()
+        wait(lambda: server.jobs.get(film).num_frames)
+        client.post(f"{path}/cancel")
+        wait(lambda: server.jobs.get(film).over)
+        first = client.get(f"{path}/content")
+        assert first.headers["cache-control"] == "private, no-cache"
+        client.post(f"{path}/resume")
+        server.maker.go()
+        wait(lambda: server.jobs.get(film).num_frames > 8)
+        client.post(f"{path}/cancel")
+        wait(lambda: server.jobs.get(film).over)
+        second = client.get(f"{path}/content", headers={"If-None-Match": first.headers["etag"]})
+        assert second.status_code == 200 and len(second.content) > len(first.content)
+        done = client.post("/v1/videos", json=ASKED).json()["id"]
+        server.maker.go(99)
+        wait(lambda: server.jobs.get(done).over)
+        assert "max-age=3600" in client.get(f"/v1/videos/{done}/content").headers["cache-control"]
+
+
 def test_operators_see_what_goes_on(serve):
     server = serve(step=True)
     with server.client() as client:
@@ -175,6 +199,7 @@ def test_operators_see_what_goes_on(serve):
         wait(lambda: value("everreel_frames_total") == 17, "the count of its frames")
         assert value('everreel_films{state="completed"}') == 1 and value('everreel_memory_bytes{part="server"}') > 1e6
         assert value("everreel_block_seconds_count") >= 1 and value("everreel_workers") == 1
+        assert value("everreel_frames_per_second") > 0 and value('everreel_memory_bytes{part="workers"}') > 0
         assert 'route="/v1/videos",status="200"' in client.get("/metrics").text
         ready = client.get("/readyz")
         assert ready.status_code == 200 and ready.json()["workers"] == 1
@@ -198,6 +223,15 @@ def test_the_document_and_the_page_of_it(serve):
         fields = document["components"]["schemas"]["VideoCreate"]["properties"]
         assert {"prompt", "seconds", "num_frames", "keyframes", "story", "ar_step", "endless"} <= set(fields)
         assert all("422" not in route["responses"] for path in document["paths"].values() for route in path.values())
+        bodies = [
+            content
+            for routes in document["paths"].values()
+            for route in routes.values()
+            for content in route.get("requestBody", {}).get("content", {}).values()
+        ]
+        assert len(bodies) > 8 and all(content["example"] for content in bodies)
+        example = create["requestBody"]["content"]["application/json"]["example"]
+        assert client.post("/v1/videos", json=example).status_code == 200
         page = client.get("/docs")
         assert page.headers["content-type"].startswith("text/html") and "num_frames" in page.text
         assert "http://" not in page.text.replace("http://127.0.0.1:8000", "")

@@ -10,7 +10,7 @@ import pytest
 
 from everreel.media import FilmWriter
 from everreel.serve.api.live import LiveError, Tail, without_length
-from everreel.serve.jobs.job import NotFoundError
+from everreel.serve.jobs.job import Limits, NotFoundError
 from tests.serve.api.servers import ANNA, BLOCK, KEYS, frames, wait
 
 ASKED = {"prompt": "a red fox", "num_frames": 4 * BLOCK}
@@ -107,6 +107,31 @@ def test_an_endless_film_streams_until_it_is_cancelled(serve):
             client.post(f"/v1/videos/{film}/cancel")
             data += b"".join(pieces)
         assert num_frames(data) == server.jobs.get(film).num_frames >= 6 * BLOCK
+
+
+@pytest.mark.parametrize("kind", ["json", "data"])
+def test_without_a_length_a_film_is_endless_where_the_server_has_it_so(serve, kind):
+    server, usual = serve(limits=Limits(endless=True)), serve(make=False)
+    with server.client() as client, usual.client() as other:
+        form = {"files": {"user": (None, "anna")}} if kind == "data" else {}  # which makes a multipart of it
+        ask = {kind: {"prompt": "a red fox"}} | form
+        film = client.post("/v1/videos", **ask).json()
+        assert film["endless"]
+        with client.stream("GET", f"/v1/videos/{film['id']}/stream") as reply:
+            pieces = reply.iter_raw()
+            data = until(pieces, b"", 6)
+            assert client.post(f"/v1/videos/{film['id']}/cancel").json()["state"] in ("in_progress", "cancelled")
+            data += b"".join(pieces)
+        assert num_frames(data) >= 6 * BLOCK
+        for wanted in ({"seconds": "2"}, {"endless": "false" if kind == "data" else False}):
+            found = client.post("/v1/videos", **form, **{kind: {"prompt": "a red fox"} | wanted}).json()
+            assert not found["endless"] and float(found["seconds"]) > 0
+        found = other.post("/v1/videos", **ask).json()
+        assert not found["endless"] and float(found["seconds"]) > 0
+        for one, says in ((client, True), (other, False)):
+            said = one.get("/openapi.json").json()["info"]["description"]
+            assert ("without a length are endless here" in said) == says
+            assert ("without a length are endless here" in one.get("/docs").text) == says
 
 
 def test_a_client_that_leaves_leaves_nothing(serve):

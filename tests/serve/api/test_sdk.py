@@ -27,6 +27,13 @@ def test_a_film_is_made_waited_for_and_fetched(serve, tmp_path):
     assert Image.open(io.BytesIO(thumbnail)).format == "WEBP" and Image.open(io.BytesIO(spritesheet)).format == "JPEG"
 
 
+def test_clients_are_told_how_soon_to_ask_again(serve):
+    client = serve(make=False).openai()
+    made = client.videos.with_raw_response.create(prompt=PROMPT, extra_body=SHORT)
+    again = client.videos.with_raw_response.retrieve(made.parse().id)
+    assert made.headers["openai-poll-after-ms"] == again.headers["openai-poll-after-ms"] == "20"
+
+
 def test_the_asynchronous_client_waits_too(serve):
     import asyncio
 

@@ -43,6 +43,24 @@ def test_what_is_no_order(values, said):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_frames": 9},
+        {"seconds": 1},
+        {"loop": True},
+        {"end_image": FILE},
+        {"extends": FILM},
+        {"follows": FILE},
+        {"endless": True},
+        {"endless": False},
+    ],
+)
+def test_what_says_how_long_it_is_or_has_an_end_is_not_open_ended(values):
+    assert make_order(prompt="a fox", image=None, model="small").open_ended
+    assert not make_order(prompt="a fox", **values).open_ended
+
+
 def test_a_request_with_a_path_in_it_is_no_order(tmp_path):
     with pytest.raises(ValueError, match="image: give the id of an upload"):
         Order(request=VideoRequest(prompt="a fox", image=tmp_path))

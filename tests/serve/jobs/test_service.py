@@ -32,7 +32,7 @@ def picture(home, tmp_path, owner=ANNA, size=(64, 64)):
         (Limits(seconds=1), {"num_frames": None, "seconds": 2}, r"^seconds = 2: this server makes at most 1 s"),
         (Limits(seconds=1), {"num_frames": None}, r"^seconds = 4.04167: this server makes at most 1 s"),
         (Limits(seconds=30), {"num_frames": None, "endless": True, "story": {9000: "a cat"}}, "at most 30 s"),
-        (Limits(pixels=1000), {}, r"^size = 32x32: this server makes at most 1000 pixels"),
+        (Limits(pixels=1000), {}, r"at most 1000 pixels a frame; nearest that works: 16x16"),
         (Limits(steps=1), {}, r"^num_inference_steps = 2: this server takes at most 1"),
         (Limits(prompt=5), {}, r"^prompt = 9 characters: this server takes at most 5"),
         (Limits(prompt=20), {"story": {5: "a very long part of it"}}, "characters"),
@@ -52,6 +52,29 @@ def test_an_endless_order_may_be_longer_than_any_other(home):
     jobs = Jobs(home.queue, home.store, home.jobs.models, Limits(seconds=10))
     job, _ = jobs.submit(small(num_frames=None, endless=True), ANNA)
     assert job.order.request.length is None and job.progress == 0
+
+
+def test_without_a_length_a_film_is_endless_where_the_server_has_it_so_and_nothing_else_is(home, tmp_path):
+    jobs = Jobs(home.queue, home.store, home.jobs.models, Limits(endless=True))
+    order, length = make_order(**SMALL), home.jobs.card("small").num_frames
+    endless, usual = jobs.submit(order, ANNA)[0], home.jobs.submit(order, ANNA)[0]
+    assert (endless.order.endless, endless.order.request.length) == (True, None)
+    assert (usual.order.endless, usual.order.request.length) == (False, length)
+    assert jobs.submit(make_order(**SMALL, image=picture(home, tmp_path)), ANNA)[0].order.endless, (
+        "a beginning is no end"
+    )
+    end = picture(home, tmp_path)
+    for values in ({"num_frames": 9}, {"seconds": 1}, {"loop": True}, {"end_image": end}, {"endless": False}):
+        job, _ = jobs.submit(make_order(**SMALL | values), ANNA)
+        assert not job.order.endless and job.order.request.length, values
+    again = jobs.submit(jobs.remix(usual.id, "a cat", ANNA), ANNA)[0]
+    assert again.order.request.length == length, "a film that has a length is remade with it"
+
+
+def test_the_outlook_of_an_endless_film_says_that_it_is_one(home):
+    endless, usual = (home.jobs.outlook(make_order(**SMALL, endless=value), ANNA) for value in (True, False))
+    assert endless.endless and "first" in endless.lines[0] and f"{endless.num_frames} frames" in endless.lines[0]
+    assert not usual.endless and len(usual.lines) == len(endless.lines) - 1
 
 
 def test_pictures_and_films_are_their_owners(home, tmp_path):

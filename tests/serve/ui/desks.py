@@ -89,9 +89,9 @@ def drawn(number, first, count):
     return frames
 
 
-def make_jobs(home, limits=None):
+def make_jobs(home, limits=None, enhancer=None):
     models = {name: model_options(model=name) for name in ("tiny", "tiny-fast")}
-    return Jobs(SqliteQueue(home), FolderStore(home), models, limits or Limits())
+    return Jobs(SqliteQueue(home), FolderStore(home), models, limits or Limits(), enhancer)
 
 
 def make_app(jobs, home, keys=None, **more):

@@ -1,5 +1,7 @@
 """What the page's buttons do, without a browser: for whoever presses, and with one line for whatever is wrong."""
 
+import asyncio
+import json
 import time
 
 import pytest
@@ -8,12 +10,16 @@ pytest.importorskip("gradio", reason="the extra `serve` is not installed")
 
 import gradio as gr
 
-from everreel.serve.jobs.job import JobError, Limits, NotFoundError, Owner, Report, Upload
+from everreel.enhance import EnhanceOptions
+from everreel.serve.jobs.job import HELD, JobError, Limits, NotFoundError, Owner, Report, Upload
 from everreel.serve.jobs.order import make_order
 from everreel.serve.ui.desk import FIELDS, Desk
+from everreel.world.scene import VOCABULARY
+from tests import chat_server
 from tests.serve.ui.desks import Painter, make_jobs
 
 ANNA, BEN = "anna", "ben"
+SCENE = dict.fromkeys(VOCABULARY, "") | {"subject": "turtle", "color": "red"}
 FORM = {"prompt": "a red fox", "timeline": {"seconds": 1}, "model": "tiny", "aspect": "16:9", "fps": 24, "seed": 0}
 
 
@@ -95,12 +101,31 @@ def test_films_are_paused_resumed_stopped_and_deleted(desk, jobs):
         jobs.get(film)
 
 
+def test_a_film_that_its_worker_holds_is_paused_on_the_screen(desk, jobs):
+    film = made(desk)
+    jobs.queue.claim("worker")
+    jobs.queue.report(film, "worker", Report(1, 9, 8, 100))
+    assert desk.look(request(), film, 24, "")[0]["status"] == "in_progress"
+    jobs.queue.report(film, "worker", Report(1, 9, 8, 100, waiting=HELD))
+    assert desk.look(request(), film, 24, "")[0]["status"] == "paused"
+
+
+def test_a_film_that_was_stopped_has_its_picture_in_the_gallery(desk, jobs):
+    film = made(desk)
+    jobs.queue.claim("worker")
+    (jobs.store.workplace(film) / "thumbnail.webp").write_bytes(b"picture")
+    assert desk.look(request(), film, 24, "")[1]["films"][0]["picture"] == ""
+    jobs.queue.finish(film, "worker", "cancelled")
+    assert "variant=thumbnail" in desk.look(request(), film, 24, "")[1]["films"][0]["picture"]
+
+
 def test_an_endless_film_that_was_stopped_is_whole_and_can_be_gone_on_with(desk, jobs):
     film = jobs.submit(make_order(prompt="a red fox", endless=True, model="tiny"), Owner(ANNA))[0].id
     jobs.queue.claim("worker")
     jobs.queue.report(film, "worker", Report(3, 9, 24, 1000))
     screen = desk.look(request(), film, 24, "")[0]
     assert not screen["whole"] and not screen["can_extend"] and "/stream?" in screen["video"]
+    assert desk.look(request(), film, 24, "")[1]["films"][0]["label"] == "Being made", "nobody knows how much of it"
     jobs.queue.finish(film, "worker", "cancelled")
     screen = desk.look(request(), film, 24, "")[0]
     assert screen["whole"] and screen["can_extend"] and "/content?" in screen["video"]
@@ -169,14 +194,26 @@ def test_the_plan_is_there_before_the_button_and_says_what_is_wrong(desk):
 
 
 def test_the_prompt_is_made_whole_and_one_sees_what_was_added(desk):
-    text, added, before = desk.enhance("a fox runs", "tiny", {"seconds": 4})
+    text, added, before = asyncio.run(desk.enhance("a fox runs", "tiny", {"seconds": 4}))
     assert "fox" in text
     assert len(text) > len("a fox runs")
     assert "added" in added.lower()
     assert before == "a fox runs"
-    text, said, _ = desk.enhance("", "tiny", {})
+    text, said, _ = asyncio.run(desk.enhance("", "tiny", {}))
     assert text == gr.skip()
     assert "prompt is empty" in said
+
+
+def test_the_prompt_is_made_whole_by_whom_the_operator_chose_or_one_reads_why_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("everreel.chat.FIRST_PAUSE", 0.0)
+    with chat_server.serving(chat_server.said(json.dumps(SCENE))) as server:
+        chosen = EnhanceOptions(llm="/models/qwen", endpoint=server.address)
+        desk = Desk(make_jobs(tmp_path / "home", enhancer=chosen), lambda request: Owner(ANNA), Signer(), tmp_path)
+        text, added, before = asyncio.run(desk.enhance("a dragon", "tiny", {}))
+        assert "red turtle" in text and added.startswith("Qwen: understood as ") and before == "a dragon"
+    text, line, before = asyncio.run(desk.enhance("a wizard", "tiny", {}))
+    assert (text, before) == (gr.skip(), "") and "cannot be asked now; ask again later" in line
+    assert server.address not in line and "/models" not in added + line
 
 
 def test_a_picture_is_taken_over_and_its_file_is_gone(desk, jobs, tmp_path, monkeypatch):

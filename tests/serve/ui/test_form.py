@@ -80,7 +80,7 @@ def test_an_order_whose_size_was_settled_is_put_back_by_its_shape():
         (FOX | {"steps": -1}, "num_inference_steps = -1"),
         (FOX | {"aspect": "4:3"}, "aspect"),
         (FOX | {"schedule": "random"}, "schedule = 'random'"),
-        (line(endless=True, pictures=[{"at": "end", "id": END}]), "endless = True"),
+        (line(endless=True, pictures=[{"at": "end", "id": END}]), "picture at the end: an endless film has no end"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(values, said):

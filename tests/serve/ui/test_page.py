@@ -1,7 +1,9 @@
 """The desk in a real browser: films are made, extended, cancelled and kept; on a desktop and on a phone."""
 
+import json
 import re
 import shutil
+import threading
 import time
 from contextlib import contextmanager
 
@@ -10,8 +12,11 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the extra `serve` is not installed")
 
+from everreel.enhance import EnhanceOptions
 from everreel.serve.jobs.job import Owner
 from everreel.serve.jobs.order import make_order
+from everreel.world.scene import VOCABULARY
+from tests import chat_server
 from tests.serve.ui.desks import LOCAL, PATIENCE, Painter, drawn, held_back, make_app, make_jobs, served
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -138,6 +143,7 @@ def test_a_film_is_made_block_by_block_extended_and_kept_over_a_restart(home, jo
         expect(page, ".er-title", "it jumps over a log")
         expect(page, "#er-status", "Done")
         expect(page, "#er-facts", "3 s")
+        assert page.input_value("#er-next") == "", "what was said once is not said again"
         assert (newest(jobs).order.extends, newest(jobs).num_frames) == (jobs.queue.page(None)[1].id, 72)
         page.click(".er-made summary")
         assert page.inner_text("#er-command").startswith("everreel extend film.mp4")
@@ -306,6 +312,30 @@ def test_the_timeline_takes_story_parts_and_pictures(home, jobs, tmp_path, visit
         assert page.input_value("#er-prompt textarea") == HOSTILE
 
 
+def test_while_a_language_model_is_asked_the_page_says_so_and_does_the_rest(home, visit):
+    over = threading.Event()
+
+    def answer(_):
+        assert over.wait(PATIENCE)
+        return chat_server.said(json.dumps(dict.fromkeys(VOCABULARY, "") | {"subject": "turtle", "color": "red"}))
+
+    with chat_server.serving(answer) as llm:
+        jobs = make_jobs(home, enhancer=EnhanceOptions(llm="qwen", endpoint=llm.address))
+        with at_desk(visit, make_app(jobs, home)) as url:
+            page = visit(url)
+            page.fill("#er-prompt textarea", "a dragon")
+            expect(page, "#er-plan", "96")
+            page.click("#er-enhance")
+            added = playwright.expect(page.locator("#er-added textarea"))
+            added.to_have_value(re.compile("^A language model is asked"), timeout=SLOW)
+            page.fill("#er-seconds", "2")
+            page.locator("#er-seconds").blur()
+            expect(page, "#er-plan", "48")
+            over.set()
+            added.to_have_value(re.compile("^Qwen: understood as"), timeout=SLOW)
+            assert "red turtle" in page.input_value("#er-prompt textarea")
+
+
 def test_what_is_wrong_is_said_before_the_button_and_the_prompt_is_made_whole(home, jobs, visit):
     with at_desk(visit, make_app(jobs, home)) as url:
         page = visit(url)
@@ -319,19 +349,29 @@ def test_what_is_wrong_is_said_before_the_button_and_the_prompt_is_made_whole(ho
         page.fill("#er-seconds", "2")
         page.locator("#er-seconds").blur()
         expect(page, "#er-plan", "48")
+        playwright.expect(page.locator("#er-refused p")).to_have_count(0, timeout=SLOW)
+        for nothing in ("", "-3"):
+            page.fill("#er-seconds", nothing)
+            page.locator("#er-seconds").blur()
+            playwright.expect(page.locator("#er-seconds")).to_have_value("2", timeout=SLOW)
         assert not jobs.queue.page(None)
         page.click("#er-enhance")
         playwright.expect(page.locator("#er-added textarea")).to_have_value(
             re.compile("^Built-in: added"), timeout=SLOW
         )
         assert len(page.input_value("#er-prompt textarea")) > len("a fox")
+        expect(page, ".er-opening", page.input_value("#er-prompt textarea"))
         page.click("#er-undo")
         playwright.expect(page.locator("#er-prompt textarea")).to_have_value("a fox", timeout=SLOW)
         before = page.input_value("#er-seed input")
         page.click("#er-dice")
         playwright.expect(page.locator("#er-seed input")).not_to_have_value(before, timeout=SLOW)
+        page.click("#er-loop")
         page.click("#er-endless")
         expect(page, ".er-ruler .er-last", "∞")
+        expect(page, "#er-plan", "∞")
+        playwright.expect(page.locator("#er-loop")).to_have_attribute("aria-pressed", "false", timeout=SLOW)
+        playwright.expect(page.locator(".er-slot")).to_have_text(["+ Start"], timeout=SLOW)
         page.click("#er-make")
         page.wait_for_selector(".er-card")
         assert newest(jobs).order.endless

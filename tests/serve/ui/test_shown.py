@@ -101,13 +101,20 @@ def test_the_body_of_a_longer_film_is_one_for_extensions(source):
 
 
 def test_a_plan_escapes_what_it_is_given_and_knows_what_cannot_be_told():
-    outlook = Outlook("<b>", ("from frame 5 on: <script>",), 97, 4.04, 160, 96, 24, 3, float("nan"), 2.4e9)
+    outlook = Outlook("<b>", ("from frame 5 on: <script>",), 97, 4.04, 160, 96, 24, 3, 30, 50, float("nan"), 2.4e9)
     made = shown.plan_html(outlook)
     assert "<script>" not in made
     assert "<b>" not in made
-    for figure in ("97", "4.0 s", "160×96", "unknown", "2.4 GB"):
+    for figure in ("97", "4.0 s", "160×96", "<dd>3</dd><dt>blocks of 30 steps</dt>", "unknown", "2.4 GB"):
         assert figure in made
     assert "<img" not in shown.error_html("<img src=x>")
+
+
+def test_the_plan_of_an_endless_film_has_no_length():
+    outlook = Outlook("", (), 97, 4.04, 160, 96, 24, 3, 30, 50, 7.0, 2.4e9, endless=True)
+    made = shown.plan_html(outlook)
+    assert "<dd>∞</dd><dt>film</dt>" in made and "<dd>7 s</dd><dt>for the first 4.0 s</dt>" in made
+    assert "97" not in made and "takes about" not in made
 
 
 @pytest.mark.parametrize(

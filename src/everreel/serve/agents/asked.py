@@ -63,6 +63,9 @@ PICTURE = (
     "(a data: address works too), or the id of an upload, 'file_...'. Default: none."
 )
 NO_PATH = "Never a path or a web address."
+USUAL = "Default: the model's own."
+ENDLESS = "Default: none; the film goes on until cancel_film stops it."
+"""What takes the place of `USUAL` where the server makes films without a length so."""
 
 
 class Part(Arguments):

@@ -60,6 +60,11 @@ class FilmPlan(BaseModel):
     height: int
     fps: int
     blocks: Annotated[int, Field(description="Pieces in which it is made; each can be watched when it is done.")]
+    steps: Annotated[int, Field(description="Denoising steps of each block.")]
+    passes: Annotated[int, Field(description="Denoising passes in all, at most; blocks made together share theirs.")]
+    endless: Annotated[
+        bool, Field(description="It goes on until it is stopped; the figures are of its first num_frames.")
+    ] = False
     takes_seconds: Annotated[float | None, Field(description="Of work, about; none where nobody knows.")] = None
     memory_bytes: Annotated[float | None, Field(description="Of the device, about.")] = None
 
@@ -166,6 +171,9 @@ def plan_of(outlook: Outlook) -> FilmPlan:
         height=outlook.height,
         fps=outlook.fps,
         blocks=outlook.blocks,
+        steps=outlook.steps,
+        passes=outlook.passes,
+        endless=outlook.endless,
         takes_seconds=_known(outlook.takes),
         memory_bytes=_known(outlook.memory),
     )
@@ -181,6 +189,8 @@ def _next(job: Job) -> str:
         return "It waits: resume_film goes on."
     if job.status in ("queued", "in_progress"):
         look = "; look_at_film shows what is ready" if job.num_frames else ""
+        if job.order.endless:
+            return f"It has no end: cancel_film stops it{look}."
         return f"Go on waiting with wait_for_film(film='{job.id}'){look}."
     if job.whole:
         return "Judge it with look_at_film; extend_film or continue_story goes on with it."

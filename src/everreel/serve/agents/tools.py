@@ -33,6 +33,7 @@ from everreel.serve.agents.told import (
     told,
     told_film,
 )
+from everreel.serve.jobs.enhancer import apart
 from everreel.serve.jobs.job import Job, Owner, Wanted
 from everreel.serve.jobs.order import Order
 from everreel.serve.jobs.service import Jobs
@@ -95,7 +96,8 @@ class Tools:
 
     async def enhance(self, given: asked.Enhance, ctx: Context[Any]) -> CallToolResult:
         """A prompt made whole."""
-        prompt, added = await in_thread(self.jobs.enhanced, given.prompt, given.model, has_image=given.has_image)
+        make = functools.partial(self.jobs.enhanced, given.prompt, given.model, has_image=given.has_image)
+        prompt, added = await self._ask(make)
         return told(EnhancedPrompt(prompt=prompt, added=added), f"{prompt}\n({added})")
 
     async def caption(self, given: asked.Named, ctx: Context[Any]) -> CallToolResult:
@@ -158,11 +160,17 @@ class Tools:
     ) -> CallToolResult:
         owner = caller(self.local)
         order = await in_thread(to_order, given, self.jobs, owner)
+        if order.enhance:
+            order = await self._ask(functools.partial(self.jobs.enhanced_order, order, owner))
         job, _ = await in_thread(self.jobs.submit, order, owner)
         await ctx.notify_resources_changed()
         if wait:
             job = await self._over(job.id, owner, WAIT, ctx)
         return told_film(self.film(job))
+
+    async def _ask(self, make: Callable[[], R]) -> R:
+        """Make prompts whole; a language model, if it is one that does, takes no thread of others meanwhile."""
+        return await (apart(make) if self.jobs.enhancer.asks else in_thread(make))
 
     async def _over(self, film: str, owner: Owner, seconds: float, ctx: Context[Any]) -> Job:
         """A film when nothing more happens to it, or the time is over; meanwhile its progress is told."""

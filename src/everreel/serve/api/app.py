@@ -25,7 +25,7 @@ try:
     from everreel.serve.api.errors import ApiError, add_handlers, documented
     from everreel.serve.api.guard import Guard, Keys
     from everreel.serve.api.metrics import Metrics
-    from everreel.serve.api.openapi import ABOUT, body_of, describe, page
+    from everreel.serve.api.openapi import ABOUT, ENDLESS, body_of, describe, page
     from everreel.serve.api.orders import fields_of
     from everreel.serve.api.schema import EnhanceBody, Enhanced, FileCreate, FileObject, Model, ModelList
     from everreel.serve.api.settings import Settings
@@ -55,7 +55,7 @@ def make_app(jobs: Jobs, keys: Keys, settings: Settings, tokens: Tokens, pids: P
     app = FastAPI(
         title="everreel",
         version=__version__,
-        description=ABOUT,
+        description=ABOUT + (ENDLESS if jobs.limits.endless else ""),
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -111,7 +111,7 @@ def _add_files(router: APIRouter, desk: Desk) -> None:
     @router.post(
         "/prompts/enhance",
         response_model=Enhanced,
-        responses=documented(),
+        responses=documented(502, 504),
         openapi_extra=body_of(EnhanceBody, {"prompt": "a fox"}),
         summary="Make a prompt whole, as films of a model want it",
     )
@@ -124,7 +124,7 @@ def _add_files(router: APIRouter, desk: Desk) -> None:
                 prompt, note = jobs.enhanced(given["prompt"], given.get("model"), has_image=has_image)
                 return Enhanced(prompt=prompt, note=note)
 
-            return await desk.work(make, files=True)
+            return await desk.ask(make)
 
 
 def _add_models(router: APIRouter, desk: Desk) -> None:

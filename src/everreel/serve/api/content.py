@@ -48,7 +48,8 @@ def content(jobs: Jobs, job: Job, owner: Owner, variant: str, headers: Mapping[s
         base = {
             "Accept-Ranges": "bytes",
             "ETag": tag,
-            "Cache-Control": "private, max-age=3600",
+            # What was stopped may be gone on with, and then other bytes have this address.
+            "Cache-Control": f"private, {'max-age=3600' if job.status == 'completed' else 'no-cache'}",
             "Content-Disposition": f'inline; filename="{job.id}.{part.rpartition(".")[2]}"',
         }
         if job.completed_at is not None:

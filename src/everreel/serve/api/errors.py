@@ -19,7 +19,16 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from everreel.film.request import RequestError
-from everreel.serve.jobs.job import BusyError, ConflictError, DiskFullError, JobError, NotFoundError, QuotaError
+from everreel.serve.jobs.job import (
+    BusyError,
+    ConflictError,
+    DiskFullError,
+    EnhancerError,
+    JobError,
+    LateEnhancerError,
+    NotFoundError,
+    QuotaError,
+)
 from everreel.serve.jobs.service import nameless
 
 LONGEST = 600  # characters of a message
@@ -38,7 +47,9 @@ KINDS = {
     416: "invalid_request_error",
     429: "rate_limit_error",
     501: "not_implemented_error",
+    502: "server_error",
     503: "server_error",
+    504: "server_error",
     507: "server_error",
 }
 SAYS = {
@@ -53,7 +64,9 @@ SAYS = {
     416: "There are no such bytes.",
     429: "Too many requests, or the owner's quota is used up; see Retry-After.",
     501: "Not served.",
+    502: "The language model that makes prompts whole gave no answer that can be used.",
     503: "Too much to do just now; see Retry-After.",
+    504: "The language model that makes prompts whole gave no answer in time.",
     507: "The disk is full.",
 }
 
@@ -113,6 +126,9 @@ def api_error(error: Exception) -> ApiError:
         return ApiError(507, said, None, "disk_full", {"Retry-After": "60", **NOT_AGAIN})
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ApiError(507, "the disk is full; nothing was kept", None, "disk_full", {"Retry-After": "60"})
+    if isinstance(error, EnhancerError):  # what it took was tried again already
+        late = isinstance(error, LateEnhancerError)
+        return ApiError(504 if late else 502, said, param, "enhancer_failed", NOT_AGAIN)
     if isinstance(error, BusyError | TimeoutError):
         return ApiError(503, said, None, "busy", {"Retry-After": "30"})
     if isinstance(error, JobError):

@@ -20,6 +20,12 @@ ABOUT = (
     "JSON or brackets (`keyframes[48]`). A film is asked for, waited for and fetched; or it is watched while it is "
     "made: `GET /v1/videos/{id}/stream`."
 )
+ENDLESS = (
+    " Films that are asked for without a length are endless here: they go on until they are cancelled or their owner's "
+    "quota is used up, unless they have an end of their own (`loop`, `end_image`, a film to go on with). "
+    "`endless: false` is the model's usual length."
+)
+"""What is said beside it where the server has it so."""
 _EMPTY = {"type": "string", "maxLength": 0}
 _METHODS = ("get", "post", "delete", "head", "put", "patch")
 

@@ -82,7 +82,11 @@ class _Pictures(_Common):
     )
     end_image: Reference | None = Field(None, description="A picture that the film ends with.")
     keyframes: Keyframes | None = Field(None, description="Pictures by the number of their frame, the first is 0.")
-    endless: bool | None = Field(None, description="Go on until it is cancelled, or the owner's quota is used up.")
+    endless: bool | None = Field(
+        None,
+        description="Go on until it is cancelled, or the owner's quota is used up. With `everreel serve --endless` a "
+        "film does so that has no length; false is the usual length.",
+    )
     quality: str | None = Field(None, description="Taken because other servers take it; films have one quality here.")
 
 
@@ -200,6 +204,9 @@ class VideoPlan(BaseModel):
     height: int
     fps: int
     blocks: int
+    steps: int = Field(description="Denoising steps of each block.")
+    passes: int = Field(description="Denoising passes in all, at most; blocks made together share theirs.")
+    endless: bool = Field(description="It goes on until it is stopped; the figures are of its first num_frames.")
     takes_seconds: float | None = Field(description="Of work, about; null where it cannot be told.")
     memory_bytes: int | None = Field(description="Of the device, about; null where it cannot be told.")
 
@@ -237,7 +244,7 @@ class Model(BaseModel):
     owned_by: str = "everreel"
     height: int
     width: int
-    num_frames: int = Field(description="Of a film whose length is left open.")
+    num_frames: int = Field(description="Of a film whose length is left open, and that is not endless.")
     num_inference_steps: int
     streams: bool = Field(description="Made for films block by block.")
 

@@ -5,6 +5,7 @@ The one invariant: a route only translates. What a film may be is `Jobs`' to say
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Annotated, Any, Literal
 
@@ -28,7 +29,8 @@ from everreel.serve.api.schema import (
     VideoRemix,
     video_of,
 )
-from everreel.serve.jobs.job import Job, NotFoundError, Wanted
+from everreel.serve.jobs.job import Job, NotFoundError, Owner, Wanted
+from everreel.serve.jobs.order import Order
 from everreel.serve.jobs.service import Jobs, Outlook
 
 EXAMPLE = {"prompt": "a red fox runs through a snowy forest", "seconds": "4", "size": "160x96", "seed": 7}
@@ -56,19 +58,18 @@ def add_orders(router: APIRouter, desk: Desk) -> None:
     @router.post(
         "/videos",
         response_model=Video,
-        responses=documented(409, 507),
+        responses=documented(409, 502, 504, 507),
         openapi_extra=body_of(VideoCreate, EXAMPLE),
         summary="Ask for a film",
     )
     async def create(request: Request, response: Response) -> Video:
         async with received(request, settings, most) as body:
 
-            def make() -> Video:
+            def make(owner: Owner) -> tuple[Order, int]:
                 found = asked(body)
-                order = lambda owner: (order_of(found, body, jobs, owner, fetch), found.priority)  # noqa: E731
-                return video_of(desk.submit(request, body, order), jobs)
+                return order_of(found, body, jobs, owner, fetch), found.priority
 
-            return _told(response, desk, await desk.work(make, files=has_files(body)))
+            return _told(response, desk, await desk.submit(request, body, make))
 
     @router.post(
         "/videos/plan",
@@ -95,36 +96,30 @@ def add_sequels(router: APIRouter, desk: Desk) -> None:
     @router.post(
         "/videos/extensions",
         response_model=Video,
-        responses=documented(409, 507),
+        responses=documented(409, 502, 504, 507),
         openapi_extra=body_of(VideoExtend, EXTEND_EXAMPLE),
         summary="Go on with a film made here, or with one that is sent",
     )
     async def extend(request: Request, response: Response) -> Video:
         async with received(request, settings, most) as body:
-
-            def make() -> Video:
-                job = desk.submit(request, body, lambda owner: extension_of(body, jobs, owner, fetch))
-                return video_of(job, jobs)
-
-            return _told(response, desk, await desk.work(make, files=has_files(body)))
+            make = functools.partial(extension_of, body, jobs, fetch=fetch)
+            return _told(response, desk, await desk.submit(request, body, make))
 
     @router.post(
         "/videos/{video_id}/remix",
         response_model=Video,
-        responses=documented(409, 507),
+        responses=documented(409, 502, 504, 507),
         openapi_extra=body_of(VideoRemix, {"prompt": "a blue fox runs through a snowy forest"}),
         summary="Make a film again with another prompt",
     )
     async def remix(request: Request, response: Response, video_id: VideoId) -> Video:
         async with received(request, settings, most) as body:
 
-            def make() -> Video:
+            def make(owner: Owner) -> tuple[Order, int]:
                 prompt = fields_of(body, VideoRemix)["prompt"]
-                old = _known(video_id)
-                job = desk.submit(request, body, lambda owner: (jobs.remix(old, prompt, owner), 0))
-                return video_of(job, jobs)
+                return jobs.remix(_known(video_id), prompt, owner), 0
 
-            return _told(response, desk, await desk.work(make))
+            return _told(response, desk, await desk.submit(request, body, make))
 
 
 def add_films(router: APIRouter, desk: Desk) -> None:
@@ -267,6 +262,6 @@ def _job(jobs: Jobs, request: Request, video_id: str) -> Job:
 def _plan(found: Outlook) -> VideoPlan:
     takes = found.takes if found.takes == found.takes else None  # not a number: it cannot be told
     memory = int(found.memory) if found.memory == found.memory else None
-    names = ("summary", "num_frames", "seconds", "width", "height", "fps", "blocks")
+    names = ("summary", "num_frames", "seconds", "width", "height", "fps", "blocks", "steps", "passes", "endless")
     told: dict[str, Any] = {name: getattr(found, name) for name in names}
     return VideoPlan(lines=list(found.lines), takes_seconds=takes, memory_bytes=memory, **told)

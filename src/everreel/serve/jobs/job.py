@@ -48,6 +48,14 @@ class BusyError(JobError):
     """Not now, but soon; nothing was done."""
 
 
+class EnhancerError(JobError):
+    """The language model that makes prompts whole gave no answer that can be used; the order is not wrong for that."""
+
+
+class LateEnhancerError(EnhancerError):
+    """It gave none in time."""
+
+
 class LostJobError(Exception):
     """A worker reports of a film that is not its own any more; it lets go of it."""
 
@@ -158,7 +166,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one order may ask of this server."""
+    """What one order may ask of this server, and what it means without a length."""
 
     seconds: float = 600
     """Of a film with an end."""
@@ -173,6 +181,8 @@ class Limits:
     upload_seconds: float = 3600
     retention: float | None = None
     """Seconds that a film is kept after it is done; None: for ever."""
+    endless: bool = False
+    """Whether a film that is asked for without a length goes on until it is stopped; see `Order.open_ended`."""
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,15 @@ class Order(BaseModel):
         return self
 
     @property
+    def open_ended(self) -> bool:
+        """Whether nothing in it says how long the film is to be, or that it is not to be endless.
+
+        A film that goes on with another, meets its own beginning or ends with a picture has an end.
+        """
+        has_end = self.request.length is not None or self.request.loop or self.end_image or self.extends or self.follows
+        return not has_end and "endless" not in self.model_fields_set
+
+    @property
     def uploads(self) -> set[str]:
         """All that it needs."""
         named = (self.image, self.end_image, self.follows, *self.keyframes.values())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import math
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from everreel.checkpoint.catalog import ModelCard
 from everreel.film.loading import EMBEDDED, ModelOptions
 from everreel.film.plan import Plan, check_can_go_on, make_plan
 from everreel.film.request import RequestError, VideoRequest, make_request
+from everreel.serve.jobs.enhancer import ServedEnhancer, unusable
 from everreel.serve.jobs.job import (
     ConflictError,
     FilmStore,
@@ -35,8 +37,10 @@ from everreel.serve.jobs.job import (
     Wanted,
 )
 from everreel.serve.jobs.order import Order
+from everreel.shapes import SIZE_STEP, TEMPORAL, latent_frames
 
 if TYPE_CHECKING:
+    from everreel.enhance import EnhanceOptions
     from everreel.model.text_encoder import Tokenizer
 
 R = TypeVar("R")
@@ -56,22 +60,36 @@ class Outlook:
     height: int
     fps: int
     blocks: int
+    steps: int
+    """Of each block."""
+    passes: int
+    """Denoising passes in all, at most; blocks made together share theirs."""
     takes: float
     """Seconds of work, about; not a number where they cannot be told."""
     memory: float
     """Bytes of the device, about."""
+    endless: bool = False
+    """Whether it goes on after these frames, until it is stopped."""
 
 
 class Jobs:
-    """See the module. `models` are those that are served, by name, the default one first."""
+    """See the module. `models` are those that are served, by name, the default one first; `enhancer` says who makes
+    prompts whole, by default the built-in rules.
+    """
 
     def __init__(
-        self, queue: JobQueue, store: FilmStore, models: Mapping[str, ModelOptions], limits: Limits | None = None
+        self,
+        queue: JobQueue,
+        store: FilmStore,
+        models: Mapping[str, ModelOptions],
+        limits: Limits | None = None,
+        enhancer: EnhanceOptions | None = None,
     ) -> None:
         self.queue, self.store, self.limits = queue, store, limits or Limits()
-        self.models = dict(models)
+        self.models, self.enhancer = dict(models), ServedEnhancer(enhancer)
         self.card = cache(self._card)
         self._tokenizer = cache(self._read_tokenizer)
+        self._only_the_world = cache(self._knows_only_the_world)
 
     @property
     def default_model(self) -> str:
@@ -84,15 +102,13 @@ class Jobs:
         Raises:
             RequestError: the order cannot be made, with the field, the value, the rule and what works.
             NotFoundError: a film or an upload that it names.
+            EnhancerError, BusyError: its prompts cannot be made whole now.
             JobError: as from `JobQueue.put`.
         """
         if priority > owner.highest_priority:
             highest = owner.highest_priority
             raise RequestError(f"priority = {priority}: yours may be at most {highest}; nearest that works: {highest}")
-        plan = self._check(order, owner)
-        if order.enhance and order.enhanced is None:
-            order = self._enhanced(order)
-            plan = self._check(order, owner)  # what was made whole is longer
+        order, plan = self._whole(order, owner)
         assert plan.request.num_frames
         seconds = 0 if order.endless else plan.request.num_frames / plan.request.fps
         # Written down as settled: what follows the film later, and what tells of it, need not ask for its source again.
@@ -108,32 +124,55 @@ class Jobs:
         from everreel.film.estimate import estimate
         from everreel.film.parts import parts_of
 
+        order = self._as_long_as_meant(order)
         plan, options, card = self._check(order, owner), self.models[order.model].resolve(), self.card(order.model)
         request = plan.request
         assert request.num_frames and request.width and request.height
         parts = parts_of(card, options.parts)
         cost = estimate(plan, card, options.device, placed(options, card, plan, parts), parts, options)
+        lines = [nameless(line) for line in (*plan.explain(), *cost.describe())]
+        if order.endless:
+            lines.insert(0, f"goes on until it is stopped; these figures are of its first {request.num_frames} frames")
         return Outlook(
             plan.describe(),
-            tuple(nameless(line) for line in (*plan.explain(), *cost.describe())),
+            tuple(lines),
             request.num_frames,
             request.num_frames / request.fps,
             request.width,
             request.height,
             request.fps,
             plan.num_blocks,
+            plan.schedule.num_steps,
+            cost.rows,
             cost.seconds,
             cost.total,
+            order.endless,
         )
 
     def enhanced(self, prompt: str, model: str | None = None, *, has_image: bool = False) -> tuple[str, str]:
-        """A prompt made whole for a model, and a line that says what was added. Raises: RequestError."""
-        from everreel.enhance import enhance_options, enhancer_of, knows_only_the_world
+        """A prompt made whole for a model, and a line that says what was added.
 
-        card = self.card(self._known(model or self.default_model))
-        with enhancer_of(enhance_options(), world=knows_only_the_world(card)) as enhancer:
-            made = enhancer.enhance(make_request(prompt=prompt).prompt, has_image=has_image)
+        Where a language model is asked, which `enhancer.asks` tells, it may take minutes.
+
+        Raises:
+            RequestError: there is no such prompt, or no such model.
+            EnhancerError, BusyError: it cannot be made whole now.
+        """
+        name, most = self._known(model or self.default_model), self.limits.prompt
+        prompt = make_request(prompt=prompt).prompt
+        self._check_length(len(prompt))
+        with self.enhancer.at_work(self._only_the_world(name)) as enhancer:
+            made = enhancer.enhance(prompt, has_image=has_image)
+        if self.enhancer.asks and len(made.text) > most:
+            raise unusable(f"{made.backend} wrote {len(made.text)} characters, of {most} at most")
         return made.text, made.describe()
+
+    def enhanced_order(self, order: Order, owner: Owner) -> Order:
+        """An order with its prompts made whole, where it wants that and they are not yet, as `submit` makes it.
+
+        For whoever has no thread to spare for as long as a language model may take. Raises as `submit`.
+        """
+        return self._whole(order, owner)[0]
 
     def get(self, job_id: str, owner: Owner | None = None) -> Job:
         """Raises: NotFoundError; with `owner`, also where the film is somebody else's."""
@@ -220,12 +259,21 @@ class Jobs:
 
         return load_tokenizer(self.models[model].source(self.card(model)))
 
+    def _knows_only_the_world(self, model: str) -> bool:
+        from everreel.enhance import knows_only_the_world
+
+        return knows_only_the_world(self.card(model))
+
     def _known(self, model: str) -> str:
         if model not in self.models:
             nearest = max(self.models, key=lambda name: difflib.SequenceMatcher(None, model, name).ratio())
             names = ", ".join(self.models)
             raise RequestError(f"model = {model!r}: must be one of {names}; nearest that works: {nearest}")
         return model
+
+    def _as_long_as_meant(self, order: Order) -> Order:
+        """The order, endless if it says nothing of its length and this server has such films so."""
+        return order.model_copy(update={"endless": True}) if self.limits.endless and order.open_ended else order
 
     def _check(self, order: Order, owner: Owner) -> Plan:
         """How an order would be made; all that can be wrong with it is found, the quick things first."""
@@ -235,8 +283,7 @@ class Jobs:
         self._known(order.model)
         request, most = order.request, self.limits
         told = len(request.prompt) + sum(map(len, request.story.values())) + len(request.negative_prompt or "")
-        if told > most.prompt:
-            raise RequestError(f"prompt = {told} characters: this server takes at most {most.prompt}")
+        self._check_length(told)
         plan = self._plan(order, owner)
         request = plan.request
         assert request.num_frames and request.width and request.height and request.num_inference_steps
@@ -244,7 +291,10 @@ class Jobs:
             rule = f"this server makes at most {most.seconds:g} s; nearest that works: {most.seconds:g}"
             raise RequestError(f"seconds = {request.num_frames / request.fps:g}: {rule}")
         if request.width * request.height > most.pixels:
-            rule = f"this server makes at most {most.pixels} pixels a frame"
+            smaller = math.sqrt(most.pixels / (request.width * request.height))
+            width, height = (int(side * smaller) // SIZE_STEP * SIZE_STEP for side in (request.width, request.height))
+            works = f"; nearest that works: {width}x{height}" if width and height else ""
+            rule = f"this server makes at most {most.pixels} pixels a frame{works}"
             raise RequestError(f"size = {request.width}x{request.height}: {rule}")
         if request.num_inference_steps > most.steps:
             rule = f"this server takes at most {most.steps}; nearest that works: {most.steps}"
@@ -265,7 +315,6 @@ class Jobs:
             RequestError: it cannot be made.
         """
         from everreel.film import making
-        from everreel.shapes import latent_frames
 
         card, place = self.card(order.model), {name: self.store.upload(name, owner.name) for name in order.uploads}
         try:
@@ -283,8 +332,6 @@ class Jobs:
             raise RequestError(nameless(str(error))) from None
 
     def _going_on(self, job_id: str, request: VideoRequest, card: ModelCard, owner: Owner) -> tuple[Any, ...]:
-        from everreel.shapes import TEMPORAL, latent_frames
-
         job = self.get(job_id, owner)
         if not job.whole:
             raise ConflictError(
@@ -299,12 +346,28 @@ class Jobs:
         clear = {"seconds": None, "resolution": None, "aspect": None}
         return request.model_copy(update={**clear, **size, "num_frames": num_frames}), card, history
 
-    def _enhanced(self, order: Order) -> Order:
-        from everreel.enhance import enhance_options, enhanced_request
+    def _check_length(self, told: int) -> None:
+        """Whether so many characters are too many. Raises: RequestError."""
+        if told > self.limits.prompt:
+            raise RequestError(f"prompt = {told} characters: this server takes at most {self.limits.prompt}")
 
-        pictured, card = bool(order.uploads or order.extends), self.card(order.model)
-        request, _ = enhanced_request(order.request, enhance_options(), card, goes_on=pictured)
-        return order.model_copy(update={"request": request, "enhanced": request.prompt})
+    def _whole(self, order: Order, owner: Owner) -> tuple[Order, Plan]:
+        """An order as it is made, and how: as long as is meant, with the prompts that are sent."""
+        from everreel.enhance import whole_request
+
+        order = self._as_long_as_meant(order)
+        if not order.enhance or order.enhanced is not None:
+            return order, self._check(order, owner)
+        with self.enhancer.at_work(self._only_the_world(self._known(order.model))) as enhancer:
+            self._check(order, owner)  # nobody is asked about what cannot be made anyway
+            request, _ = whole_request(order.request, enhancer, goes_on=bool(order.uploads or order.extends))
+        whole = order.model_copy(update={"request": request, "enhanced": request.prompt})
+        try:
+            return whole, self._check(whole, owner)  # what was made whole is longer
+        except RequestError as error:
+            if self.enhancer.asks:  # it was right as it was sent
+                raise unusable(str(error)) from None
+            raise
 
 
 def serve_options(model: ModelOptions, also: tuple[str, ...] = ()) -> dict[str, ModelOptions]:

@@ -6,6 +6,8 @@ what the browser says of itself decides nothing else.
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import hashlib
 import math
 import os
@@ -18,8 +20,9 @@ from typing import Any, Protocol, cast
 import gradio as gr
 
 from everreel.film.request import RequestError
+from everreel.serve.jobs.enhancer import apart
 from everreel.serve.jobs.job import Job, JobError, NotFoundError, Owner, Wanted
-from everreel.serve.jobs.service import Jobs
+from everreel.serve.jobs.service import Jobs, naming
 from everreel.serve.ui.form import Form, back_on_desk, form_of, order_of
 from everreel.serve.ui.shown import card_of, error_html, plan_html, screen_of
 
@@ -88,11 +91,13 @@ class Desk:
         except REFUSALS as error:
             return error_html(str(error))
 
-    def enhance(self, prompt: str, model: str, timeline: Mapping[str, Any]) -> tuple[Any, str, str]:
+    async def enhance(self, prompt: str, model: str, timeline: Mapping[str, Any]) -> tuple[Any, str, str]:
         """The prompt made whole, what was added, and the prompt as it was."""
+        has_image = isinstance(timeline, Mapping) and bool(timeline.get("pictures"))
+        make = functools.partial(self.jobs.enhanced, str(prompt), str(model) or None, has_image=has_image)
         try:
-            has_image = isinstance(timeline, Mapping) and bool(timeline.get("pictures"))
-            text, added = self.jobs.enhanced(str(prompt), str(model) or None, has_image=has_image)
+            # Not by Gradio's own threads, which are few and everybody's.
+            text, added = await (apart(make) if self.jobs.enhancer.asks else asyncio.to_thread(make))
         except REFUSALS as error:
             return gr.skip(), str(error), ""
         return text, f"{added[:1].upper()}{added[1:]}", str(prompt)
@@ -138,7 +143,8 @@ class Desk:
         if sent is None:
             return {"key": key, "error": "The picture did not arrive; send it again"}
         try:
-            taken = self.jobs.upload(sent, self.owner(request))
+            owner = self.owner(request)
+            taken = naming("picture", lambda: self.jobs.upload(sent, owner))
             if taken.kind != "image":
                 return {"key": key, "error": "This is a film; a picture is needed here"}
             return {"key": key, "id": taken.id}
@@ -159,7 +165,7 @@ class Desk:
     def _extend(self, job_id: str, owner: Owner, event: gr.EventData) -> Job:
         seconds = _data(event).get("seconds")
         if not isinstance(seconds, int | float) or not math.isfinite(seconds):
-            raise RequestError("seconds: say how much longer the film is to be; 2 works")
+            raise RequestError("seconds: must be how much longer the film is to be; 2 works")
         told = _said(event, "prompt").strip()
         values: dict[str, Any] = {"prompt": told} if told else {}
         seed = self.jobs.get(job_id, owner).order.request.seed

@@ -95,6 +95,8 @@ def order_of(form: Form) -> Order:
         if at in pictures:
             raise RequestError(f"picture at {_told(picture.at)}: there is one already; move it or take one away")
         pictures[at] = picture.id
+    if line.endless and "end" in pictures:
+        raise RequestError("picture at the end: an endless film has no end; move it, take it away or turn Endless off")
     values: dict[str, Any] = {
         "prompt": form.prompt,
         "story": _story(line.parts, form.fps),

@@ -35,6 +35,7 @@ AT_ONCE = 16  # events that are worked on at the same time; the other threads ar
 LARGEST_PICTURE = 32_000_000  # bytes
 SCRIPTS = ("common.js", "live.js", "timeline.js", "screen.js", "gallery.js")
 DICE = "() => Math.floor(Math.random() * 2 ** 31)"
+ASKING = "() => 'A language model is asked; that may take a while.'"
 ASPECTS = [("Wide", "16:9"), ("Tall", "9:16"), ("Square", "1:1")]
 SIZES = [("The model's own", ""), ("540P", "540P"), ("720P", "720P")]
 SCHEDULES = [
@@ -134,6 +135,11 @@ def _blocks(desk: Desk) -> gr.Blocks:
         blocks.load(desk.open, None, view, **own)
         timer.tick(desk.look, [current, count, mark], view, **own)
         gr.on([blocks.load, *(field.change for field in form)], desk.plan, form, plan, **latest)
+        prompt.change(None, None, None, js="() => document.dispatchEvent(new Event('er-prompt'))")
+        # What was wrong with an order is no word on the next one.
+        gr.on([field.change for field in form], None, None, refused, js="() => ''")
+        if desk.jobs.enhancer.asks:  # which may take long, and one is to see that something happens
+            enhance.click(None, None, said, js=ASKING)
         enhance.click(desk.enhance, [prompt, settings["model"], timeline], [prompt, said, before], **own).then(
             _undoable, [before], [undo], **own
         )
@@ -160,7 +166,7 @@ def _prompt() -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Textbox, gr.State]:
     with gr.Row(elem_id="er-prompt-tools"):
         enhance = gr.Button("Enhance the prompt", size="md", elem_id="er-enhance", min_width=180)
         undo = gr.Button("Undo", size="md", visible=False, elem_id="er-undo", min_width=80)
-    said = gr.Textbox(show_label=False, container=False, interactive=False, elem_id="er-added", lines=1, max_lines=4)
+    said = gr.Textbox(show_label=False, container=False, interactive=False, elem_id="er-added", lines=1, max_lines=16)
     return prompt, enhance, undo, said, gr.State("")
 
 

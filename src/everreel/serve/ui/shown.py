@@ -41,7 +41,7 @@ def screen_of(job: Job, jobs: Jobs, token: str) -> dict[str, Any]:
     live = not job.over
     return {
         "id": job.id,
-        "status": job.status,
+        "status": job.state,
         "label": _label(job),
         "prompt": request.prompt,
         "percent": job.progress,
@@ -84,10 +84,10 @@ def card_of(job: Job, jobs: Jobs, token: str) -> dict[str, Any]:
         "id": job.id,
         "prompt": job.order.request.prompt,
         "status": job.status,
-        "label": STATUS[job.state] if job.state != "in_progress" else f"{job.progress} %",
+        "label": f"{job.progress} %" if job.state == "in_progress" and not job.order.endless else STATUS[job.state],
         "percent": job.progress,
         "seconds": round(job.num_frames / job.order.request.fps, 1),
-        "picture": address if has_picture and job.whole else "",
+        "picture": address if has_picture and job.over else "",
     }
 
 
@@ -155,14 +155,18 @@ def address_of(order: Order) -> str:
 
 def plan_html(outlook: Outlook) -> str:
     """What an order would cost, in one line of figures, and all lines behind it."""
-    figures = {
-        "film": f"{outlook.seconds:.1f} s",
-        "frames": f"{outlook.num_frames}",
-        "size": f"{outlook.width}×{outlook.height}",
-        "blocks": f"{outlook.blocks}",
-        "takes about": told_time(outlook.takes),
-        "memory": told_bytes(outlook.memory),
-    }
+    size, takes, memory = f"{outlook.width}×{outlook.height}", told_time(outlook.takes), told_bytes(outlook.memory)
+    if outlook.endless:
+        figures = {"film": "∞", "size": size, f"for the first {outlook.seconds:.1f} s": takes, "memory": memory}
+    else:
+        figures = {
+            "film": f"{outlook.seconds:.1f} s",
+            "frames": f"{outlook.num_frames}",
+            "size": size,
+            f"blocks of {outlook.steps} step{'s' * (outlook.steps != 1)}": f"{outlook.blocks}",
+            "takes about": takes,
+            "memory": memory,
+        }
     cells = "".join(f"<div><dd>{html.escape(v)}</dd><dt>{html.escape(k)}</dt></div>" for k, v in figures.items())
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in (outlook.summary, *outlook.lines))
     return f"<dl>{cells}</dl><details><summary>How it would be made</summary><ul>{lines}</ul></details>"

@@ -30,7 +30,7 @@ everreel.screen = ({ element, trigger, props, watch }) => {
   next.setAttribute("aria-label", "What happens next");
   const more = el("input", { type: "number", min: 0.1, max: 3600, step: "any", value: 2, inputMode: "decimal", id: "er-more" });
   more.setAttribute("aria-label", "Seconds more");
-  const go = button("Continue the film", () => act("extend", { prompt: next.value, seconds: +more.value }), { id: "er-extend" });
+  const go = button("Continue the film", () => act("extend", { prompt: next.value, seconds: more.valueAsNumber }), { id: "er-extend" });
   const extend = el(
     "div",
     { className: "er-extend" },
@@ -117,6 +117,7 @@ everreel.screen = ({ element, trigger, props, watch }) => {
   const draw = () => {
     const before = film?.id ?? null;
     film = props.value && props.value.id ? props.value : null;
+    if (film?.id !== before) next.value = ""; // it was said of another film
     if (film && opened && film.id !== before) stage.scrollIntoView({ block: "nearest", behavior: "smooth" });
     opened ||= Boolean(film);
     element.firstChild.classList.toggle("er-none", !film);
@@ -131,7 +132,7 @@ everreel.screen = ({ element, trigger, props, watch }) => {
     empty.lastChild.textContent = film.live ? "The first frames appear here as soon as they are made" : "Nothing of it was made";
     stage.style.aspectRatio = film.shape;
     bar.style.width = `${film.percent}%`;
-    progress.hidden = film.status === "completed";
+    progress.hidden = film.whole;
     progress.classList.toggle("er-endless", film.endless && film.status === "in_progress");
     progress.setAttribute("aria-valuenow", film.percent);
     label.textContent = film.label;

@@ -2,6 +2,7 @@
 everreel.timeline = ({ element, trigger, props, upload, watch }) => {
   const { el, button, arrange, seconds: told } = everreel;
   const STEPS = [0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 36000];
+  const SENDING = "Sending the picture …";
   const clean = (value) => ({ seconds: 4, parts: [], pictures: [], loop: false, endless: false, ...(value || {}) });
   let state = clean(structuredClone(props.value));
   let selected = null; // { kind: "part" | "picture", item }
@@ -76,7 +77,7 @@ everreel.timeline = ({ element, trigger, props, upload, watch }) => {
     const chosen = file.files[0];
     if (!chosen || answer) return;
     const at = wantedAt;
-    note = "Sending the picture …";
+    note = SENDING;
     draw();
     try {
       const thumb = await small(chosen);
@@ -114,10 +115,12 @@ everreel.timeline = ({ element, trigger, props, upload, watch }) => {
     changed();
   };
   length.addEventListener("change", () => setLength(+length.value));
+  length.addEventListener("blur", () => draw()); // what is no length gives way to the one that counts
   const longer = (by) => () => setLength(Math.max(state.endless ? 1 : 0.5, Math.round(state.seconds) + by));
   const toggle = (name, text, title) =>
     button(text, () => {
-      state[name] = !state[name];
+      const on = !state[name];
+      Object.assign(state, { loop: false, endless: false, [name]: on }); // what is endless meets no beginning
       changed();
     }, { title, id: `er-${name}`, className: "er-toggle" });
   const loop = toggle("loop", "⟲ Loop", "The film's end meets its beginning");
@@ -235,7 +238,7 @@ everreel.timeline = ({ element, trigger, props, upload, watch }) => {
     }),
   ]);
   const pictures = () => {
-    const free = slots.filter(([end]) => !state.pictures.some((item) => item.at === end));
+    const free = slots.filter(([end]) => !state.pictures.some((item) => item.at === end) && !(end === "end" && state.endless));
     return [...free.map(([, slot]) => slot), ...state.pictures.map(picture)];
   };
   const ruler = () => {
@@ -250,7 +253,7 @@ everreel.timeline = ({ element, trigger, props, upload, watch }) => {
     return line;
   };
 
-  const timeRow = (item, low) => {
+  const timeRow = (item, low, name) => {
     const range = el("input", { type: "range", min: low, step: 0.1 });
     range.setAttribute("aria-label", "Time in seconds");
     const shown = el("output");
@@ -266,7 +269,7 @@ everreel.timeline = ({ element, trigger, props, upload, watch }) => {
       drawStrip();
       commitSoon();
     });
-    return el("label", { className: "er-time" }, el("span", { textContent: "from" }), range, shown);
+    return el("label", { className: "er-time" }, el("span", { textContent: name }), range, shown);
   };
   const editPart = (item) => {
     const text = el("textarea", { rows: 2, value: item.text, placeholder: "What happens from here on?" });
@@ -276,7 +279,7 @@ everreel.timeline = ({ element, trigger, props, upload, watch }) => {
       drawStrip();
       commitSoon();
     });
-    return [timeRow(item, 0.1), text];
+    return [timeRow(item, 0.1, "from"), text];
   };
   const editPicture = (item) => {
     const choices = el("div", { className: "er-choices", role: "group" });
@@ -296,7 +299,7 @@ everreel.timeline = ({ element, trigger, props, upload, watch }) => {
       choice.setAttribute("aria-pressed", to === where);
       choices.append(choice);
     }
-    return [choices, ...(where === "time" ? [timeRow(item, 0)] : [])];
+    return [choices, ...(where === "time" ? [timeRow(item, 0, "at")] : [])];
   };
   let edited = {}; // what the editor was made for
   const drawEditor = () => {
@@ -329,6 +332,7 @@ everreel.timeline = ({ element, trigger, props, upload, watch }) => {
     endless.setAttribute("aria-pressed", state.endless);
     said.textContent = note;
     said.hidden = !note;
+    said.classList.toggle("er-wrong", note !== SENDING);
     drawStrip();
     drawEditor();
   };
@@ -342,6 +346,8 @@ everreel.timeline = ({ element, trigger, props, upload, watch }) => {
   document.addEventListener("input", (event) => {
     if (event.target.closest?.("#er-prompt")) drawStrip();
   });
+  // It was made whole, or put back; its field has the new words a moment later.
+  document.addEventListener("er-prompt", () => requestAnimationFrame(drawStrip));
   element.replaceChildren(el("div", { className: "er-line" }, head, strip, tools, file, said, editor));
   draw();
 };
