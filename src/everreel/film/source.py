@@ -273,7 +273,7 @@ class SourceFilm:
         while True:
             with self.container() as film:
                 stream = picture_stream(film, self.path)
-                stream.thread_type = "AUTO"
+                stream.thread_type = "NONE" if self.options.get("threads") == "1" else "AUTO"
                 if start > first:
                     with suppress(av.error.FFmpegError):  # not every file can be jumped in
                         film.seek(start, stream=stream)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from benchmarks.hostile import Result, look, trap
 from benchmarks.hostile_files import Hostile, damaged, films, polyglots, texts, wholes
+from everreel.film import source
 from everreel.film.request import RequestError
 from everreel.film.source import SourceFilm
 from everreel.media import read_image
@@ -49,6 +50,18 @@ def refused(path: Path, limits: Limits = LIMITS) -> str:
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
     assert "\n" not in str(error.value) and str(path.parent) not in str(error.value)
     return str(error.value)
+
+
+@pytest.mark.parametrize(("opened", "threads"), [(uploads.open_upload, "NONE"), (SourceFilm.open, "AUTO")])
+def test_a_film_that_was_sent_is_decoded_again_in_one_thread(tmp_path, monkeypatch, opened, threads):
+    film = opened(write(tmp_path / "film.mp4", natural(12, 48, 64)))
+    streams = []
+    find = source.picture_stream
+    monkeypatch.setattr(source, "picture_stream", lambda *given: streams.append(find(*given)) or streams[-1])
+    seen = []
+    for _ in film._frames_from(Fraction(0)):
+        seen.append(streams[-1].thread_type.name)
+    assert set(seen) == {threads} and len(seen) == 12
 
 
 @pytest.mark.parametrize(

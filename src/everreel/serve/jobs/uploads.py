@@ -95,17 +95,19 @@ def inspect(source: Path, limits: Limits) -> Upload:
 
 
 def open_upload(path: Path) -> SourceFilm:
-    """A film that `inspect` has let in, opened as what it was taken for. Raises: ValueError."""
+    """A film that `inspect` has let in, to be decoded once more as it was there. Raises: ValueError."""
     from everreel.film.source import SourceFilm
 
     return SourceFilm.open(path, upload_options(path))
 
 
 def upload_options(path: Path) -> dict[str, str]:
-    """What keeps FFmpeg to what an uploaded film was taken for, as for `SourceFilm.open`."""
+    """What keeps FFmpeg to what an uploaded film was taken for, as for `SourceFilm.open`, and to one thread: so every
+    later look at it takes no more memory and time than the reader had, where the same was decoded within its limits.
+    """
     from everreel.serve.jobs.reader import film_options
 
-    return film_options(path.suffix[1:])
+    return film_options(path.suffix[1:]) | {"threads": "1"}
 
 
 @contextmanager
