@@ -26,8 +26,19 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measure import say
-from everreel.caption.runs import TINY, Run, RunSettings, captioner_of, fuser_of, listed_films
-from everreel.caption.schema import Captioner, StructuralCaption
+from everreel.caption.fusion import camera_sentence, told_fields
+from everreel.caption.runs import (
+    FLOW,
+    STRUCTURED,
+    TINY,
+    Run,
+    RunSettings,
+    captioner_of,
+    fused_column,
+    fuser_of,
+    listed_films,
+)
+from everreel.caption.schema import Captioner, StructuralCaption, Task, parse_caption
 from everreel.caption.tables import KEY
 from everreel.caption.tiny import fields_of
 from everreel.data.draws import generator_for
@@ -39,6 +50,7 @@ from everreel.world.scene import VOCABULARY, Scene, sample_scene, visible_fields
 from everreel.world.words import KINDS
 
 PAGE = Path(__file__).parents[1] / "docs" / "captioner.md"
+_Said = dict[str, str]
 GOAL, FPS, SIZE, MISTAKES = 0.95, 24, (96, 160), 15
 THEIR_MODELS = ("Qwen2.5-VL-7B", "Qwen2.5-VL-72B", "Tarsier2-7B", "SkyCaptioner-V1")
 THEIR_AVERAGE = 76.3
@@ -246,25 +258,44 @@ def make_clips(folder: Path, clips: Sequence[Clip], pictures: Mapping[str, Pixel
 
 def caption_clips(folder: Path, clips: Sequence[Clip], captioner: Captioner) -> list[tuple[str, str, str]]:
     """The command's own way with files: name, what it is, and what is said of it."""
-    listed, _ = listed_films([folder / clip.name for clip in clips])
-    table_of = folder / "captions.jsonl"
-    run = Run(listed, table_of, RunSettings(), lambda: captioner, lambda said: fuser_of("built-in", on_problem=said))
-    outcome = run.make()
-    reasons = {Path(each.name).name: f"skipped: {each.reason}" for each in outcome.skipped}
-    rows = {Path(row[KEY]).name: row for row in run.table.rows()}
-    found = []
+    told, found = said_of(folder, clips, captioner), []
     for clip in clips:
         what = "of the film world" if isinstance(clip.source, Scene) else clip.source
         motion = clip.source.camera_motion if isinstance(clip.source, Scene) else clip.move
         height, width = clip.size
         about = f"{what}, {motion.replace('_', ' ')}; {width}x{height}, {clip.frames} at {clip.fps} a second"
-        said = reasons.get(clip.name) or rows[clip.name]["t2v_fusion_caption"]
-        found.append((clip.name, about, said))
+        found.append((clip.name, about, told[clip.name]))
     return found
 
 
-def page(scores: Scores, files: Sequence[tuple[str, str, str]], num_films: int, captioner: str, command: str) -> str:
-    """The whole page."""
+def said_of(folder: Path, clips: Sequence[Clip], captioner: Captioner, tasks: tuple[Task, ...] = ("t2v",)) -> _Said:
+    """By file, the caption for the first of the tasks, the structured one where there is none, or why it has none."""
+    listed, _ = listed_films([folder / clip.name for clip in clips])
+    with tempfile.TemporaryDirectory() as beside:
+        table_of, settings = Path(beside) / "captions.jsonl", RunSettings(tasks=tasks)
+        run = Run(listed, table_of, settings, lambda: captioner, lambda said: fuser_of("built-in", on_problem=said))
+        outcome = run.make()
+        column = fused_column(tasks[0]) if tasks else STRUCTURED
+        found = {Path(row[KEY]).name: str(row[column]) for row in run.table.rows()}
+    return found | {Path(each.name).name: f"skipped: {each.reason}" for each in outcome.skipped}
+
+
+def cameras_of(folder: Path, clips: Sequence[Clip], captioner: Captioner) -> _Said:
+    """By file, what the caption says of the camera."""
+    told = said_of(folder, clips, captioner, ())
+    moves = {name: parse_caption(said) for name, said in told.items() if said.startswith("{")}
+    return told | {name: camera_sentence(told_fields(move, "t2v")) for name, move in moves.items()}
+
+
+def page(
+    scores: Scores,
+    files: Sequence[tuple[str, str, str]],
+    num_films: int,
+    captioner: str,
+    command: str,
+    cameras: _Said | None = None,
+) -> str:
+    """The whole page; with `cameras`, what is said of them where their motion is measured."""
     lines = ["# The captioner: what it gets right", ""]
     lines += [*paragraph("This page is written by a program:"), "", f"    {command}", ""]
     lines += [*_paper_table(scores, num_films, captioner), "", "## By field", "", *_field_table(scores), ""]
@@ -279,7 +310,16 @@ def page(scores: Scores, files: Sequence[tuple[str, str, str]], num_films: int, 
         f"{knows if captioner == TINY else ''}"
     )
     lines += ["", "Thousands of files, and a command that is killed: [a page of its own](many-captions.md).", ""]
-    lines += table(("file", "what it is", "caption for text-to-video"), files)
+    head: tuple[str, ...] = ("file", "what it is", "caption for text-to-video")
+    rows: Sequence[tuple[str, ...]] = files
+    if cameras is not None:
+        lines += paragraph(
+            f"The last column is what `{captioner}{FLOW}` says of the camera: its motion as optical flow measures it, "
+            f"or {captioner}'s own word where that is not sure; nothing of a camera that stands."
+        )
+        lines.append("")
+        head, rows = (*head, f"camera, {captioner}{FLOW}"), [(*row, cameras[row[0]]) for row in files]
+    lines += table(head, rows)
     return "\n".join(lines) + "\n"
 
 
@@ -340,10 +380,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pictures = shipped_pictures() if any(isinstance(clip.source, str) for clip in clips) else {}
         with tempfile.TemporaryDirectory() as folder:
             make_clips(Path(folder), clips, pictures)
+            # Renders come first: a run closes its captioner.
+            scores = score(captioner, options.num_films, options.seed, options.num_frames)
             files = caption_clips(Path(folder), clips, captioner)
-        scores = score(captioner, options.num_films, options.seed, options.num_frames)
+            flow = None if options.captioner.endswith(FLOW) else captioner_of(options.captioner + FLOW)
+            cameras = None if flow is None else cameras_of(Path(folder), clips, flow)
         name = Path(options.captioner).name if "://" not in options.captioner else options.captioner
-        written = page(scores, files, options.num_films, name, _command(arguments))
+        written = page(scores, files, options.num_films, name, _command(arguments), cameras)
     except (ValueError, OSError) as error:
         sys.exit(f"benchmark: {error}")
     options.output.write_text(written, encoding="utf-8")

@@ -16,6 +16,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks import faults
 from benchmarks.measure import say
@@ -28,7 +29,9 @@ from everreel.evaluate.quality_table import NAME, films_in, measure_files
 from everreel.evaluate.significance import DRAWS, LEAST_PAIRS
 
 PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
-SHOWN = ("model", "weights", "num_inference_steps", "guidance_scale", "shift", "seed", "critic")
+ASKED = ("num_inference_steps", "guidance_scale", "guidance_level", "guidance_until", "shift", "seed")
+"""Settings that are options of `everreel evaluate`; of `num_films` the page tells elsewhere."""
+SHOWN = ("model", "weights", "loras", *ASKED, "critic")
 OF_FAULTS = (
     "subject_sameness",
     "background_sameness",
@@ -72,15 +75,41 @@ def command_of(a: Path, b: Path) -> str:
     return shlex.join(["python", "-m", "benchmarks.compare_models", a.resolve().name, b.resolve().name])
 
 
+def makes(films: FilmSet) -> str:
+    """The command that fills such a folder; empty where it is not known who made the films. LoRAs of one's own, which
+    are recorded by their content, have to be added.
+    """
+    settings = films.settings
+    if not settings.get("model"):
+        return ""
+    asked = [(f"--{name.replace('_', '-')}", settings.get(name)) for name in ("num_films", *ASKED)]
+    words = ["everreel", "evaluate", "--model", Path(str(settings["model"])).name]
+    words += [word for name, value in asked if value is not None for word in (name, str(value))]
+    return shlex.join([*words, "-o", f"runs/{films.folder.resolve().name}"])
+
+
+def shown(name: str, settings: Mapping[str, Any]) -> str:
+    """A setting as the table has it."""
+    if name not in settings and not (name == "loras" and "weights" in settings):
+        return "not recorded"
+    value = settings.get(name)
+    if name == "loras":  # which are left out where there are none
+        return ", ".join(f"{digest} at {strength:g}" for digest, strength in value or ()) or "none"
+    return "not set" if value is None else str(value)
+
+
 def page(found: Comparison, made: Mapping[str, Quality], command: str) -> str:
     """The whole page."""
     a, b = found.names
+    commands = [f"    {made_by}" for made_by in map(makes, (found.a, found.b)) if made_by]
+    filled = [*paragraph("These commands fill the two folders:"), "", *commands]
     sections = (
         ["# Evaluation: two embedded models compared", "", "This page is written by a program:", "", f"    {command}"],
         paragraph(
             "The two folders are what `everreel evaluate` leaves for either model; `everreel evaluate compare A B` "
             "says the same as a page with players, as Markdown or as JSON."
         ),
+        *([filled] if commands else []),
         [f"## {a} and {b}"],
         settings_table(found.a, found.b, (a, b)),
         paragraph(found.statement()),
@@ -103,8 +132,7 @@ def settings_table(a: FilmSet, b: FilmSet, names: tuple[str, str]) -> list[str]:
     """What the films are, and what they were made with."""
     rows = [("films", facts_of(a), facts_of(b))]
     for name in SHOWN:
-        values = tuple(str(side.settings.get(name, "not recorded")) for side in (a, b))
-        rows.append((name.replace("_", " "), *values))
+        rows.append((name.replace("_", " "), shown(name, a.settings), shown(name, b.settings)))
     return table(("", *names), rows)
 
 

@@ -6,6 +6,7 @@
     PYTHONPATH=src python -m benchmarks.gpu --models 14b --films 720p --repeats 1 --ways auto,compiled,fp8
     PYTHONPATH=src python -m benchmarks.gpu --models 14b --films 720p --repeats 1 --ways diffusers,24GB
     PYTHONPATH=src python -m benchmarks.gpu --models 14b --films 540p --repeats 1 --ways film,film-24GB
+    PYTHONPATH=src python -m benchmarks.gpu --models 1.3b --repeats 1 --ways sdpa,cudnn,flash,sage
 
 Whole films take what the package does. For the rest it needs torch alone, not this package installed either: what else
 is installed (flash_attn_interface, flash_attn, sageattention, torchao, diffusers) gets a row of its own, and what is

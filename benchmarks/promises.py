@@ -128,9 +128,9 @@ def loops(pipe: VideoPipeline, steps: int) -> list[Line]:
 
 def kill_and_resume(times: int, model: str, steps: int, num_frames: int) -> int:
     """How often a film that was killed with signal 9 at a random moment, and resumed, has the bytes of one that was
-    not.
+    not. Killed before it has a journal, or too late, it does not count, and another moment is drawn.
     """
-    draw, same = random.Random(0), 0
+    draw, killed, same = random.Random(0), 0, 0
     with tempfile.TemporaryDirectory() as folder:
         whole, film = Path(folder) / "whole.mp4", Path(folder) / "film.mp4"
         program = [sys.executable, "-c", "from everreel.cli import main; main()"]
@@ -140,19 +140,17 @@ def kill_and_resume(times: int, model: str, steps: int, num_frames: int) -> int:
         started = time.monotonic()
         subprocess.run([*order, str(whole)], check=True, **quiet)
         longest = time.monotonic() - started
-        for number in range(times):
+        while killed < times:
             for path in (film, journal_path(film)):
                 path.unlink(missing_ok=True)
             process = subprocess.Popen([*order, str(film)], **quiet)
             time.sleep(draw.uniform(0.3, 1.0) * longest)
             process.send_signal(signal.SIGKILL)
-            process.wait()
-            if journal_path(film).exists():
-                subprocess.run([*program, "resume", str(film)], check=True, **quiet)
-            else:  # killed before it began: there is nothing to lose
-                subprocess.run([*order, str(film)], check=True, **quiet)
-            same += film.read_bytes() == whole.read_bytes()
-            say(f"killed {number + 1} times: {same} films with the same bytes")
+            if process.wait() != -signal.SIGKILL or not journal_path(film).exists():
+                continue
+            subprocess.run([*program, "resume", str(film)], check=True, **quiet)
+            killed, same = killed + 1, same + (film.read_bytes() == whole.read_bytes())
+            say(f"killed {killed} times: {same} films with the same bytes")
     return same
 
 

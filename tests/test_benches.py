@@ -66,6 +66,18 @@ def test_films_are_made_measured_and_put_together(call, prompts, tiny_folder, tm
     assert record["suite"] == "VBench" and record["total"] is None and len(record["missing"]) == 15
 
 
+def test_two_models_of_one_folder_of_weights_share_no_folder_of_films(call, prompts, tmp_path, monkeypatch):
+    """`tiny-fast` is the weights of `tiny` with a LoRA."""
+    monkeypatch.setattr("everreel.benches._make", lambda films, model: None)
+    folder = tmp_path / "films"
+    command = ("films", "--prompts", prompts, "-o", folder, *SMALL, "--seeds", 1)
+    assert call(*command, "--model", "tiny")[0] == 0
+    (folder / "videos" / "a red car-0.mp4").touch()
+    code, *_, error = call(*command, "--model", "tiny-fast")
+    assert code == 1 and "holds films with loras = None, and this run has [['" in str(error)
+    assert call(*command, "--model", "tiny")[0] == 0
+
+
 def test_the_suite_is_run_and_what_failed_is_told(call, tmp_path):
     (tmp_path / "films").mkdir()
     for prompt in PROMPTS:

@@ -371,6 +371,7 @@ def test_what_becomes_of_a_picture_is_said(tiny_folder, tmp_path, run):
     film = ("-o", tmp_path / "a.mp4", "--num-frames", 5, "--model", tiny_folder, *SMALL)
     code, _, err = run("generate", "a fox", "--end-image", tmp_path / "wide.png", *film)
     assert code == 0 and "end_image: 96x32 has another shape than" in err.splitlines()[0]
+    assert run("plan", "a fox", "--end-image", tmp_path / "wide.png", *film[2:])[2].splitlines() == err.splitlines()[:1]
 
 
 def test_a_plan_is_said_without_loading_anything(run, monkeypatch, tmp_path):
@@ -413,7 +414,7 @@ def test_a_story_is_told_in_parts(tmp_path, run, monkeypatch, arguments, story):
     )
     code, out, _ = run("plan", *arguments, "--seconds", 9)
     assert code == 0 and told[0].prompt == "a fox" and told[0].story == story
-    assert all(f"from frame {frame} on: {words}" in out for frame, words in story.items())
+    assert all(f"from frame {at} on (it takes over at {at + 1}): {words}" in out for at, words in story.items())
 
 
 @pytest.mark.parametrize(
@@ -430,6 +431,7 @@ def test_a_story_is_told_in_parts(tmp_path, run, monkeypatch, arguments, story):
         ),
         (("a fox", "--prompt", "2f: b", "--prompt", "3f: c"), "story[3] = 'c': comes too soon; nearest that works: 5"),
         (("a fox", "--prompt", "1s:  "), "prompt is empty"),
+        (("a fox", "--prompt", f"{'9' * 400}s: b"), "no film has a frame beyond 10000000; nearest that works: 1000"),
         (("--story", "none.txt"), "none.txt"),
         (("--story", "bytes.txt"), "story = bytes.txt: must be text in UTF-8"),
     ],

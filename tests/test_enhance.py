@@ -56,7 +56,8 @@ def test_prompts_come_out_and_what_was_done_beside_them() -> None:
 
 
 def test_a_released_model_reads_any_words_and_need_not_be_here() -> None:
-    assert run("a swan", "--model", "DF-1.3B-540P").stdout.startswith("a swan, swimming on a lake, in bright daylight")
+    made = run("a swan", "--model", "DF-1.3B-540P").stdout
+    assert made.startswith("Full shot of a swan, swimming, with white feathers, on a lake, in bright daylight")
     assert knows_only_the_world(TINY) and not knows_only_the_world(find_model("T2V-14B-540P", here=False))
 
 

@@ -13,9 +13,10 @@ import av
 import numpy as np
 import numpy.typing as npt
 import pytest
+from av.codec.context import ThreadType
 from PIL import Image
 
-from everreel.media import ORIGIN, FilmWriter, Video, contact_sheet, read_image, resize_cover, write_image
+from everreel.media import ORIGIN, FilmWriter, Video, _stream, contact_sheet, read_image, resize_cover, write_image
 
 HEIGHT, WIDTH = 96, 160
 Pixels = npt.NDArray[np.uint8]
@@ -351,6 +352,21 @@ def test_a_video_reads_the_frames_it_is_asked_for(tmp_path: Path) -> None:
     for index in (90, -91):
         with pytest.raises(IndexError):
             video.frames[index]
+
+
+def test_a_video_is_no_more_than_its_options_allow(tmp_path: Path) -> None:
+    """And is decoded in as many threads, whatever FFmpeg makes of the options by itself."""
+    write_film(tmp_path / "film.mp4", [moving_picture(6)])
+    allowed = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2", "codec_whitelist": "h264", "threads": "1"}
+    plain, video = Video(tmp_path / "film.mp4"), Video(tmp_path / "film.mp4", allowed)
+    assert np.array_equal(video.frames[2:4], plain.frames[2:4])
+    for name, others in (("format_whitelist", "matroska,webm"), ("codec_whitelist", "vp9,av1")):
+        with pytest.raises(ValueError, match=r"^video = .*film.mp4: .* works$"):
+            Video(tmp_path / "film.mp4", allowed | {name: others})
+    with av.open(tmp_path / "film.mp4") as one, av.open(tmp_path / "film.mp4") as any_number:
+        alone, many = _stream(one, video.path, allowed), _stream(any_number, video.path, {})
+        assert (alone.thread_type, alone.codec_context.thread_count) == (ThreadType.NONE, 1)
+        assert many.thread_type == ThreadType.AUTO
 
 
 def test_a_video_of_one_frame_and_a_copy_of_it(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """The released scripts' command lines: everything arrives, and what did harm is said and left out."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from everreel import cli
 from everreel.checkpoint.catalog import find_model
@@ -19,6 +22,10 @@ FORCING, PLAIN = "generate_video_df", "generate_video"
 
 def flags(script, **given):
     return {name: given.get(name, default) for name, (_, default) in SCRIPTS[script].items()}
+
+
+def words(model):
+    return f"the negative prompt, which no flag tells, is that of {model}, not the released script's"
 
 
 def test_a_long_asynchronous_film_as_its_page_shows_it(monkeypatch):
@@ -36,10 +43,10 @@ def test_a_long_asynchronous_film_as_its_page_shows_it(monkeypatch):
         "base_num_frames": 97, "overlap_history": 17, "addnoise_condition": 20, "num_inference_steps": 50, "seed": 7,
         "guidance_scale": 5.0, "shift": 3.0, "schedule": "windows", "join": "reencode",
     }  # fmt: skip
-    said = [note.split(":")[0] for note in translated.notes]
+    said = [note.split(":")[0] for note in translated.notes if note != words("DF-14B-540P")]
     assert said == ["--offload", "--teacache", "--causal_attention"]
     assert "everreel generate --step-cache 0.1 knows a level a frame" in translated.notes[1]
-    assert "DF-14B-540P was not trained for it" in translated.notes[2]
+    assert "DF-14B-540P was not trained for it" in translated.notes[3]
     assert translated.memory is None
     monkeypatch.setattr("everreel.released._device_memory", lambda: "8000000000B")
     with_device = translate(FORCING, asked)
@@ -50,7 +57,8 @@ def test_a_long_asynchronous_film_as_its_page_shows_it(monkeypatch):
 def test_what_is_not_given_is_as_the_scripts_have_it():
     translated = translate(FORCING, flags(FORCING))
     request = translated.request
-    assert (request.num_frames, request.fps, request.ar_step, translated.notes) == (97, 24, 0, ())
+    assert (request.num_frames, request.fps, request.ar_step) == (97, 24, 0)
+    assert translated.notes == (words("DF-1.3B-540P"),)
     assert translated.model == "Skywork/SkyReels-V2-DF-1.3B-540P"
     assert translate(FORCING, flags(FORCING)).request.seed != request.seed
     assert translate(PLAIN, flags(PLAIN)).model == "Skywork/SkyReels-V2-T2V-14B-540P"
@@ -61,7 +69,8 @@ def test_what_crashed_there_works_here(tiny_folder):
     """Defects 2 to 4 and 13: any length, an end image in asynchronous mode, an overlap that was not given, 30 fps."""
     asked = flags(FORCING, num_frames=193, ar_step=5, causal_block_size=5, fps=30, end_image=Path("z.png"))
     translated = translate(FORCING, asked)
-    assert [note.split(":")[0] for note in translated.notes] == ["--fps 30", "--overlap_history"]
+    said = [note.split(":")[0] for note in translated.notes if not note.startswith("the negative prompt")]
+    assert said == ["--fps 30", "--overlap_history"]
     plan = make_plan(translated.request, find_model(tiny_folder))
     assert plan.schedule.given == {48} and plan.request.fps == 24
     assert sum(len(row.finished) for row in plan.schedule) == 49
@@ -79,13 +88,13 @@ def test_a_film_is_made_longer():
         "prompt": "a swan", "num_frames": 120, "resolution": "540P", "base_num_frames": 97, "overlap_history": 17,
         "addnoise_condition": 20, "seed": 7, "schedule": "windows", "join": "reencode",
     }  # fmt: skip
-    frames, film, image = translated.notes
+    _, frames, film, image = translated.notes
     assert frames.startswith("--num_frames 120: all of them are new; the released script counted the 17 frames")
     assert film.startswith("--video_path a.mov: ") and "squashed it, played it at --fps and left out its sound" in film
     assert image.startswith("--image: left out")
     short = translate(FORCING, flags(FORCING, video_path=Path("a.mov"), num_frames=80))
     assert (short.request.overlap_history, short.request.schedule) == (17, None)
-    assert short.notes[0].split(":")[0] == "--overlap_history"
+    assert short.notes[1].split(":")[0] == "--overlap_history"
     assert translate(FORCING, flags(FORCING)).video is None is translate(PLAIN, flags(PLAIN)).video
 
 
@@ -93,8 +102,13 @@ def test_a_film_is_made_longer():
 @pytest.mark.parametrize("script", [FORCING, PLAIN])
 def test_a_prompt_is_made_whole_where_that_is_asked(script, flag):
     translated = translate(script, flags(script, **{flag: True}))
-    (note,) = translated.notes
-    assert translated.enhance and note.startswith(f"--{flag}: ") and "everreel generate --enhance" in note
+    *_, note = translated.notes
+    assert (
+        translated.enhance
+        and len(translated.notes) == 2
+        and note.startswith(f"--{flag}: ")
+        and "everreel generate --enhance" in note
+    )
     assert not translate(script, flags(script)).enhance
 
 
@@ -114,7 +128,7 @@ def test_causal_attention_is_had_by_weights_that_know_it():
     """The embedded ones do: with a cache, which makes the same film of it. Others are said not to."""
     asked = {"model_id": "tiny", "causal_attention": True, "num_frames": 97}
     translated = translate(FORCING, flags(FORCING, **asked, ar_step=5, causal_block_size=5))
-    assert translated.notes == () and translated.request.cache is True
+    assert translated.notes == (words("tiny"),) and translated.request.cache is True
     assert make_plan(translated.request, find_model("tiny")).remembers
     for more in ({}, {"ar_step": 5, "num_frames": 257}, {"ar_step": 5, "video_path": Path("a.mov")}):
         translated = translate(FORCING, flags(FORCING, **asked | more))
@@ -140,12 +154,12 @@ def test_teacache_of_models_of_one_level_is_the_step_cache(model):
 
 def test_what_an_i2v_model_takes_other_than_the_script_is_said():
     asked = {"model_id": "Skywork/SkyReels-V2-I2V-14B-540P", "image": Path("a.png")}
-    guidance, shift, words = translate(PLAIN, flags(PLAIN, **asked)).notes
+    guidance, shift, last = translate(PLAIN, flags(PLAIN, **asked)).notes
     assert guidance.startswith("--guidance_scale: not given, 5, ") and guidance.endswith("script takes 6")
     assert shift.startswith("--shift: not given, 5, ") and shift.endswith("script takes 8")
-    assert words.startswith("the negative prompt, ") and "is that of I2V-14B-540P" in words
-    assert translate(PLAIN, flags(PLAIN, **asked, guidance_scale=6.0, shift=8.0)).notes == (words,)
-    assert translate(PLAIN, flags(PLAIN)).notes == (), "for the others the scripts take what is published"
+    assert last == words("I2V-14B-540P")
+    assert translate(PLAIN, flags(PLAIN, **asked, guidance_scale=6.0, shift=8.0)).notes == (last,)
+    assert translate(PLAIN, flags(PLAIN)).notes == (words("T2V-14B-540P"),), "all else is what is published"
 
 
 def test_names_of_films_fit_any_system():
@@ -216,3 +230,53 @@ def test_the_command_makes_a_film_longer(tiny_folder, tmp_path, monkeypatch, cap
     longer = Video(film)
     assert longer.num_frames == 30 + 14 and (longer.frames[:30] == Video(source).frames[:]).all()
     assert packets(film, "audio") == packets(source, "audio") != []
+
+
+@pytest.fixture
+def says_nothing(tmp_path):
+    """A model's file as the released folders are: nothing in it says what it was trained for."""
+    from everreel.checkpoint.convert import convert
+
+    def write(folder):
+        convert(folder, tmp_path / "m.safetensors", to="safetensors")
+        state = load_file(tmp_path / "m.safetensors")
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("fps_")}
+        with safe_open(tmp_path / "m.safetensors", "pt") as file:
+            metadata = {name: text for name, text in file.metadata().items() if name == "everreel.config"}
+        config = json.loads(metadata["everreel.config"]) | {"inject_sample_info": False}
+        save_file(state, tmp_path / "m.safetensors", {"everreel.config": json.dumps(config)})
+        return tmp_path / "m.safetensors"
+
+    return write
+
+
+@pytest.mark.parametrize(("script", "kind"), [(FORCING, "df"), (PLAIN, "t2v")])
+def test_a_model_that_does_not_say_its_kind_is_the_scripts(t2v_folder, says_nothing, monkeypatch, run, script, kind):
+    """As everybody has it who used the released code, which had no flag for it."""
+    file = says_nothing(t2v_folder)
+    monkeypatch.chdir(file.parent)
+    made = []
+    monkeypatch.setattr(cli, "_generate", lambda request, output, model: made.append(model))
+    code, _, err = run(script, "--model_id", file)
+    assert code == 0, err
+    assert made[0].kind == made[0].card().kind == kind
+
+
+def test_a_model_that_makes_pictures_move_is_known_by_its_tensors(i2v_folder):
+    assert translate(PLAIN, flags(PLAIN, model_id=str(i2v_folder), image=Path("a.png"))).kind == "i2v"
+
+
+@pytest.mark.parametrize("model", ["Skywork/SkyReels-V2-T2V-14B-540P", "I2V-14B-540P"])
+def test_a_model_of_the_other_script_is_refused_by_its_name(run, monkeypatch, tmp_path, model):
+    """And not for a default of the script's that nobody typed."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(FORCING, "--model_id", model)
+    assert code == 2 and f"model_id = '{model}': makes all frames at once" in err
+    assert err.endswith("take generate_video, or 'DF-14B-540P'\n") and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [["--height", 33], ["--image", "gone.png"], ["--video_path", "gone.mp4"]])
+def test_what_is_refused_leaves_no_folder(run, tiny_folder, monkeypatch, tmp_path, wrong):
+    monkeypatch.chdir(tmp_path)
+    assert run(FORCING, "--model_id", tiny_folder, *wrong)[0] == 2
+    assert list(tmp_path.iterdir()) == []

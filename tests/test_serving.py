@@ -1,5 +1,6 @@
 """The command `everreel serve`: what it refuses before anything is started, and what it puts together."""
 
+import asyncio
 import json
 import os
 import re
@@ -111,6 +112,49 @@ def test_it_serves_films_until_it_is_told_to_stop_and_says_where(tmp_path):
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
     assert said == "", "whoever ends it reads of no error"
+
+
+def test_one_process_gives_the_page_the_tools_and_the_interface_to_whoever_has_a_key(tmp_path):
+    openai = pytest.importorskip("openai", reason="the openai SDK is not installed")
+    pytest.importorskip("gradio", reason="the extra `serve` is not installed")
+    pytest.importorskip("mcp", reason="the extra `serve` is not installed")
+    import httpx2
+    from mcp.client import Client
+    from mcp.client.streamable_http import streamable_http_client
+
+    key = Keys(tmp_path).add(Owner("anna"))
+    command = [sys.executable, "-m", "everreel", "serve", "--port", "0", "--home", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+
+    async def ask(url):
+        async with (
+            httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=60) as plain,
+            Client(streamable_http_client(url, http_client=plain)) as client,
+        ):
+            asked = {"prompt": "a blue swan", "num_frames": 5, "model": "tiny-fast"}
+            made = (await client.call_tool("generate_film", asked)).structured_content
+            return made["film"], (await client.call_tool("list_films", {})).structured_content
+
+    try:
+        url = re.match(r"(http://127\.0\.0\.1:\d+)/ ", process.stdout.readline())[1]
+        with httpx2.Client(base_url=url, timeout=60) as page:
+            front = page.get("/")
+            assert 'name="key"' in front.text and "a director" not in front.text
+            assert "frame-ancestors 'none'" in front.headers["content-security-policy"]
+            assert page.post("/mcp", json={}).status_code == page.get("/v1/videos").status_code == 401
+            assert page.post("/login", data={"key": key}).headers["location"] == "/"
+            assert "gradio" in page.get("/").text and "a director" in page.get("/config").text
+        sdk = openai.OpenAI(base_url=f"{url}/v1", api_key=key)
+        more = {"num_frames": 5, "seed": 3}
+        made = sdk.videos.create_and_poll(prompt="a red fox", model="tiny-fast", extra_body=more, poll_interval_ms=200)
+        assert made.status == "completed", made
+        film, listed = asyncio.run(asyncio.wait_for(ask(f"{url}/mcp"), 120))
+        # What is ordered at one door is there at the others.
+        assert made.id in str(listed) and film in {video.id for video in sdk.videos.list()}
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said and process.returncode == 0
 
 
 def test_prompts_are_made_whole_by_the_endpoint_that_was_chosen_and_the_end_does_not_wait_for_it(tmp_path):

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from everreel.checkpoint import download, hubs
 from everreel.checkpoint.catalog import CATALOG
 from everreel.film import estimate
 from everreel.film.journal import read_journal
+from everreel.film.pipeline import VideoPipeline
 from everreel.media import Video
 from tests.checkpoint.hub import serving
 from tests.checkpoint.test_download import DIFFUSERS, diffusers_files
@@ -269,13 +271,53 @@ def test_calibrated_plans_say_so(run, tiny_folder, monkeypatch):
     assert code == 0
     assert re.fullmatch(r"[\d.e+]+ GFLOP/s in the transformer, [\d.e+-]+ million pixels decoded a second\n", out)
     assert "as measured here" in run("plan", *FILM, "--model", tiny_folder)[1]
-    assert "leave it out" in one_line(run("calibrate", "--model", tiny_folder, "--memory", "2GB"))
 
 
-def test_what_a_quantisation_costs_is_said_block_by_block(run, tiny_folder, i2v_folder):
-    code, out, _ = run("calibrate", "--model", tiny_folder, "--dtype", "float32", "--quantization", "int8")
-    *blocks, summary = out.splitlines()
+@pytest.mark.parametrize("way", [("--memory", "1GB"), ("--quantization", "int8"), ("--quantization", "fp8")])
+def test_a_plan_that_needs_less_memory_is_calibrated_too(run, tiny_folder, monkeypatch, way):
+    """A calibration of one way is none of another."""
+    monkeypatch.setattr(estimate, "CALIBRATED_SIZE", (4, 6))
+    film = ("plan", *FILM, "--model", tiny_folder)
+    code, out, err = run("calibrate", "--model", tiny_folder, "--dtype", "float32", *way)
+    assert code == 0 and "GFLOP/s in the transformer" in out.splitlines()[-1], err
+    assert "as measured here" in run(*film, *way)[1]
+    assert ("as measured here" in run(*film)[1]) == (way[0] == "--memory")
+    assert "loading not counted" in run(*film, "--quantization", "q4_0")[1]
+
+
+def test_a_file_that_is_quantised_is_not_as_fast_as_the_folder_it_was_made_of(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate, "CALIBRATED_SIZE", (4, 6))
+    ways = [("--model", "tiny")]
+    for name in ("q8_0", "q4_0"):
+        file = tmp_path / name / "tiny.gguf"
+        file.parent.mkdir()
+        run("convert", "tiny", file, "--to", "gguf", "--quantization", name)
+        ways.append(("--model", file, "--parts", CATALOG[0].path))
+    for way in ways:
+        assert "loading not counted" in run("plan", *FILM, *way)[1]
+        assert run("calibrate", *way, "--dtype", "float32")[0] == 0
+        assert "as measured here" in run("plan", *FILM, *way)[1]
+
+
+@pytest.mark.parametrize("name", ["tiny_folder", "i2v_folder"])
+def test_what_a_quantisation_costs_is_said_block_by_block(run, request, name):
+    folder = request.getfixturevalue(name)
+    code, out, err = run("calibrate", "--model", folder, "--dtype", "float32", "--quantization", "int8")
+    assert code == 0, err
+    *blocks, summary, _ = out.splitlines()
     errors = [float(re.fullmatch(r"block +\d+: (.*) %", line)[1]) for line in blocks]
     assert code == 0 and len(errors) > 1 and 0 < min(errors) <= max(errors) < 5
     assert summary.endswith(f"{max(errors):.2f} % in the worst block")
-    assert "begins with a picture" in one_line(run("calibrate", "--model", i2v_folder, "--quantization", "int8"))
+
+
+def test_what_is_measured_against_the_exact_model_needs_it(run, tiny_folder, monkeypatch):
+    load = VideoPipeline.load
+
+    def small(options, *more):
+        pipe = load(options, *more)
+        pipe.placement = replace(pipe.placement, quantization="int8")
+        return pipe
+
+    monkeypatch.setattr(VideoPipeline, "load", small)
+    said = one_line(run("calibrate", "--model", tiny_folder, "--quantization", "int8"))
+    assert "the exact model, which it is measured against, does not fit" in said

@@ -66,7 +66,7 @@ def vbench_films(
         guidance_until=guidance_until,
         shift=shift,
     )
-    films = SuiteFilms(model.card(), chosen, making, output, seeds=seeds, seed=seed)
+    films = SuiteFilms(model.card(), chosen, making, output, seeds=seeds, seed=seed, loras=model.asked)
     for note in films.notes:
         typer.echo(note, err=True)
     typer.echo(f"{len(films.films)} films of {len(chosen)} prompts, {len(films.missing())} of them to be made")

@@ -31,7 +31,7 @@ def caption(
         str, typer.Option(help="built-in, a language model's folder or repository, or http://HOST:PORT/v1#MODEL.")
     ] = "built-in",
     task: Annotated[str, typer.Option(help="What captions are fused for: t2v, i2v or both.")] = "both",
-    fields: Annotated[bool, typer.Option("--fields", help="A column for each field too.")] = False,
+    fields: Annotated[bool, typer.Option("--fields", help="A column for each field, and each axis of motion.")] = False,
     device: Annotated[str | None, typer.Option(help="Where a model runs; by default the best there is.")] = None,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="For one answer of a served model; by default 120.")

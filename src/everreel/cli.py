@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -29,7 +28,7 @@ from everreel.film.request import VideoRequest, make_request
 from everreel.memory import is_out_of_memory, keep_freed_memory, smaller_budget
 from everreel.options import prompts_of, takes_flags, takes_model, takes_request
 from everreel.prepare import prepare
-from everreel.released import SCRIPTS, translate
+from everreel.released import SCRIPTS, folder_for, translate
 from everreel.serving import serve
 
 if TYPE_CHECKING:
@@ -126,33 +125,29 @@ def _enhanced(
 
 def _generate(request: VideoRequest, output: Path, model: ModelOptions) -> None:
     from everreel.film import making
-    from everreel.film.given import read_pictures
     from everreel.film.plan import make_plan
 
     plan, model = make_plan(request, model.card()), model.resolve()
     making.check_output(output)
-    for picture in read_pictures(plan.request).values():
-        for note in picture.notes:
-            typer.echo(note, err=True)
+    _look_at_pictures(plan)
+    making.check_words(plan.request, model)
     pipeline = _load(model, plan)
     typer.echo(plan.describe())
-    with film_bar("the loop's opening, ") as on_progress:
-        journal = making.begin(pipeline, request, on_progress=on_progress)
-    _film(pipeline, journal, output)
+    _film(pipeline, making.unopened(pipeline, request) if plan.ring else making.begin(pipeline, request), output)
 
 
 def _released(script: str, flags: Mapping[str, Any]) -> None:
     translated = translate(script, flags)
     for note in translated.notes:
         typer.echo(note, err=True)
-    translated.output.parent.mkdir(parents=True, exist_ok=True)
-    model = model_options(model=translated.model, memory=translated.memory)
+    model = model_options(model=translated.model, kind=translated.kind, memory=translated.memory)
     options = enhance_options() if translated.enhance else None
     request = _enhanced(translated.request, options, model, goes_on=translated.video is not None)
-    if translated.video is None:
-        _generate(request, translated.output, model)
-    else:
-        _follow(translated.video, request, translated.output, model)
+    with folder_for(translated.output):
+        if translated.video is None:
+            _generate(request, translated.output, model)
+        else:
+            _follow(translated.video, request, translated.output, model)
 
 
 for _script, _flags in SCRIPTS.items():
@@ -220,14 +215,13 @@ def plan(request: VideoRequest, *, model: ModelOptions, enhance: EnhanceOptions 
     """Say how a film would be made, how long it would take and what memory, without loading anything."""
     from everreel.film.budget import placed
     from everreel.film.estimate import estimate
-    from everreel.film.given import read_pictures
     from everreel.film.parts import parts_of
     from everreel.film.plan import make_plan
 
     request = _enhanced(request, enhance, model)
     card, model = model.card(here=False), model.resolve(here=False)
     cut = make_plan(request, card)
-    read_pictures(cut.request)
+    _look_at_pictures(cut)
     parts = parts_of(card, model.parts)
     placement = placed(model, card, cut, parts)
     typer.echo(cut.describe())
@@ -282,7 +276,7 @@ def extend(
     """Make a film longer: one made here from its own latents, any other from its last moments."""
     from everreel.film import making
     from everreel.film.journal import journal_path, read_journal
-    from everreel.film.plan import check_can_go_on
+    from everreel.film.splice import check_apart
 
     asked: dict[str, Any] = {"num_frames": num_frames, "seconds": seconds, "num_inference_steps": num_inference_steps}
     first, *parts = prompt or [""]
@@ -299,19 +293,23 @@ def extend(
         if value is not None:
             raise ValueError(f"{name} = {value}: is for films made elsewhere, and {video} was made here; leave it out")
     journal = read_journal(video)
-    old = journal.request
+    old, maker = journal.request, making.options_of(journal.maker)
     asked |= prompts_of(first or old.prompt, parts, None, old.fps)
     request = make_request(fps=old.fps, seed=old.seed if seed is None else seed, **asked)
-    check_can_go_on(making.options_of(journal.maker).card())
+    making.check_grows(journal, maker.card())
     if prompt:  # what the film was made with was made whole then
-        request = _enhanced(request, enhance, making.options_of(journal.maker), goes_on=True)
+        request = _enhanced(request, enhance, maker, goes_on=True)
     elif enhance is not None:
         raise ValueError("enhance: goes with a prompt, and none is given; leave it out or say what happens now")
+    making.check_longer(journal, request, bool(prompt))
+    copy = None if output is None or (output.exists() and output.samefile(video)) else output
+    if copy is not None:
+        check_apart(video, copy)
     making.check_output(output or video)
     pipeline = making.pipeline_of(journal, _crew)
     longer = making.go_on_with(pipeline, read_journal(video, pipeline.device), request, bool(prompt))
-    if output is not None and not (output.exists() and output.samefile(video)):
-        shutil.copyfile(video, output)
+    if copy is not None:
+        making.copy_film(video, copy)
     _film(pipeline, longer, output or video)
 
 
@@ -332,6 +330,7 @@ def _follow(
         raise ValueError(f"output: must be given for a film made elsewhere; {video.stem}-longer.mp4 works")
     check_apart(video, output)
     making.check_output(output)
+    making.check_words(plan.request, model)
     pipeline = _load(model, plan)
     journal = making.follow(pipeline, fitted, source, splice=not new_part_only)
     if not output.exists():
@@ -412,23 +411,17 @@ def evaluate(
     read = reader_of(critic)
     check_card(model_card)
     settings = FilmSettings(
-        num_films=num_films,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        guidance_level=guidance_level,
-        guidance_until=guidance_until,
-        shift=shift,
-        seed=seed,
-    )
+        num_films=num_films, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+        guidance_level=guidance_level, guidance_until=guidance_until, shift=shift, seed=seed,
+    )  # fmt: skip
     evaluation = Evaluation(model.card(), settings, output, model.asked)
     try:
         with films_bar() as on_film:
             report = measure(lambda: _load(model), read, evaluation, on_film)
     except KeyboardInterrupt:
         done = num_films - len(evaluation.missing())
-        raise CommandError(
-            f"stopped: {done} of {num_films} films are in {output}; go on with the same command"
-        ) from None
+        there = f"{done} of {num_films} films are in {output}"
+        raise CommandError(f"stopped: {there}; go on with the same command") from None
     typer.echo(report.describe())
     for path in publish(evaluation, report, critic, model_card):
         typer.echo(f"wrote {path}")
@@ -445,6 +438,14 @@ def _why(error: BaseException) -> str:
     budget = smaller_budget(error)
     less = f"a film with --memory {budget}, " if budget else ""
     return f"memory: this machine has too little for that; {less}fewer pixels or a smaller model would need less"
+
+
+def _look_at_pictures(plan: Plan) -> None:
+    """Refuse those that cannot be used, and say what becomes of the others."""
+    from everreel.film.given import read_pictures
+
+    for note in [note for picture in read_pictures(plan.request).values() for note in picture.notes]:
+        typer.echo(note, err=True)
 
 
 def _load(model: ModelOptions, plan: Plan | None = None) -> VideoPipeline:
@@ -467,6 +468,9 @@ def _film(pipeline: VideoPipeline, journal: Journal, output: Path) -> None:
         with journal.open_film(output) as writer:
             if isinstance(writer, Splice) and writer.said:
                 typer.echo(writer.said)
+            if journal.is_unopened:
+                with film_bar("the loop's opening, ") as on_progress:
+                    journal = making.opened(pipeline, journal, output, on_progress)
             with film_bar() as on_progress:
                 making.write(pipeline, journal, writer, on_progress)
     except (KeyboardInterrupt, OSError) as error:

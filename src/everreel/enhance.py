@@ -89,7 +89,7 @@ def enhance(
 ) -> None:
     """Make prompts whole: shot, action, place, light and camera are added where they are not said."""
     options = enhance_options(backend=backend, llm=llm, endpoint=endpoint, timeout=timeout)
-    card = model_options(model=model).card(here=False)
+    card = model_options(model=model).card(here=False, otherwise="df")
     with enhancer_of(options, world=knows_only_the_world(card)) as enhancer:
         for prompt in prompts:
             enhanced = enhancer.enhance(prompt, has_image=image)

@@ -13,7 +13,7 @@ import io
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from functools import cached_property
@@ -24,6 +24,7 @@ from typing import Literal, Protocol, Self, overload
 import av
 import numpy as np
 import numpy.typing as npt
+from av.container import InputContainer
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from everreel.boxes import add_length, boxes, find, num_samples, place, read_comment, with_comment
@@ -216,8 +217,9 @@ class FilmWriter:
 class Frames:
     """The frames of a video file, decoded when asked for: index, slice, iterate, or `np.asarray` them all."""
 
-    def __init__(self, path: Path, timestamps: list[int]) -> None:
+    def __init__(self, path: Path, timestamps: list[int], options: Mapping[str, str] | None = None) -> None:
         self._path = path
+        self._options = dict(options or {})
         self._timestamps = timestamps
 
     def __len__(self) -> int:
@@ -250,9 +252,8 @@ class Frames:
         timestamp = next(wanted, None)
         if timestamp is None:
             return
-        with av.open(self._path) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
+        with av.open(self._path, options=self._options) as container:
+            stream = _stream(container, self._path, self._options)
             container.seek(timestamp, stream=stream)
             for frame in container.decode(stream):
                 if frame.pts is not None and frame.pts >= timestamp:
@@ -263,16 +264,32 @@ class Frames:
                         return
 
 
-class Video:
-    """A video file. Opening it reads its index; `frames` are decoded only when they are asked for."""
+def _stream(container: InputContainer, path: Path, options: Mapping[str, str]) -> av.VideoStream:
+    """The first stream with pictures, whose decoder keeps to the options: FFmpeg itself does only while it probes."""
+    if not container.streams.video:
+        raise ValueError(f"video = {path}: has no picture in it; an MP4 or WebM film works")
+    stream = container.streams.video[0]
+    known, decoder = options.get("codec_whitelist"), stream.codec_context.codec.name
+    if known is not None and decoder not in known.split(","):
+        raise ValueError(f"video = {path}: is coded as {decoder}, which is not read here; an MP4 with H.264 works")
+    if options.get("threads") == "1":
+        stream.thread_type, stream.codec_context.thread_count = "NONE", 1  # some decoders heed only the second
+    else:
+        stream.thread_type = "AUTO"
+    return stream
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+
+class Video:
+    """A video file. Opening it reads its index; `frames` are decoded only when they are asked for.
+
+    `options` are FFmpeg's, to whom a film that strangers have sent may be no more than what it was taken for.
+    """
+
+    def __init__(self, path: str | Path, options: Mapping[str, str] | None = None) -> None:
+        self.path, self._options = Path(path), dict(options or {})
         try:
-            with av.open(self.path) as container:
-                if not container.streams.video:
-                    raise ValueError(f"video = {self.path}: has no picture in it; an MP4 or WebM film works")
-                stream = container.streams.video[0]
+            with av.open(self.path, options=self._options) as container:
+                stream = _stream(container, self.path, self._options)
                 self.height, self.width = stream.height, stream.width
                 self._timestamps = sorted(
                     packet.pts
@@ -281,7 +298,7 @@ class Video:
                 )
                 self._tick = stream.time_base or Fraction(1)
                 self._rate_of_file = stream.average_rate or Fraction(24)
-        except av.error.InvalidDataError as error:
+        except (av.error.InvalidDataError, av.error.ArgumentError) as error:  # the second: of a format not in a list
             raise ValueError(f"video = {self.path}: cannot be read as a video; an MP4 works") from error
 
     @property
@@ -297,7 +314,7 @@ class Video:
 
     @property
     def frames(self) -> Frames:
-        return Frames(self.path, self._timestamps)
+        return Frames(self.path, self._timestamps, self._options)
 
     def save(self, path: str | Path) -> None:
         """Copy the film to `path`, byte for byte."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -17,7 +18,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from everreel.film.loading import EMBEDDED, ModelOptions, model_options
-from everreel.film.request import VideoRequest, make_request
+from everreel.film.request import MOST_FRAMES, VideoRequest, make_request
 from everreel.memory import take_large_pages
 
 PART = "TIME: WORDS, as in '5s: it jumps': what the film shows from then on; any number of them."
@@ -115,7 +116,11 @@ def prompts_of(prompt: str | None, parts: list[str], story: Path | None, fps: in
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|f)\s*:(.*)", part)
         if found is None:
             raise ValueError(f"prompt = {part!r}: a part is TIME: WORDS, in seconds or frames, as in '5s: it jumps'")
-        frame = round(float(found[1]) * (fps if found[2] == "s" else 1))
+        at = float(found[1]) * (fps if found[2] == "s" else 1)
+        if at > MOST_FRAMES:  # infinity among them: no whole number
+            rule = f"no film has a frame beyond {MOST_FRAMES}; nearest that works: {MOST_FRAMES}f"
+            raise ValueError(f"prompt = {reprlib.repr(part)}: {rule}")
+        frame = round(at)
         if told and frame <= max(told):
             nearest = f"{(max(told) + 1) / fps:.2f}s"
             raise ValueError(f"prompt = {part!r}: must begin after the part before it; nearest that works: {nearest}")

@@ -62,8 +62,8 @@ def _buckets(model: str, sizes: str | None, frames: str | None, fps: int | None)
 
 
 def _card(model: str) -> ModelCard:
-    """The settings of a model, which is not loaded."""
-    return model_options(model=model).card()
+    """The settings of a model, which is not loaded: size and length, which are the same whatever it was trained for."""
+    return model_options(model=model).card(otherwise="df")
 
 
 def _encoders(model: str) -> Encoders:

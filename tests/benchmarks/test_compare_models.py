@@ -33,6 +33,21 @@ def test_the_page_has_the_figures_and_the_statement(tmp_path, monkeypatch) -> No
     assert row.count("|") == len(compare_models.OF_FAULTS) + 2
 
 
+def test_two_models_of_the_same_weights_are_told_apart_and_made_again_by_what_the_page_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(faults, "films", dict)
+    how = {"weights": "22f3", "guidance_level": 0.85, "guidance_until": None, "seed": 0}
+    a = folder(tmp_path / "tiny", [WRONG] * 2, **how)
+    b = folder(tmp_path / "tiny-fast", [RIGHT] * 2, **how, num_inference_steps=4, loras=[["d74d", 1.0], ["0a", 0.5]])
+    compare_models.main([str(a), str(b), "--output", str(tmp_path / "page.md")])
+    text = (tmp_path / "page.md").read_text()
+    assert "| loras | none | d74d at 1, 0a at 0.5 |" in text
+    assert "| guidance level | 0.85 | 0.85 |" in text and "| guidance until | not set | not set |" in text
+    made = "    everreel evaluate --model tiny{} --num-films 2{} --guidance-level 0.85 --seed 0 -o runs/tiny{}\n"
+    assert made.format("", "", "") in text and made.format("-fast", " --num-inference-steps 4", "-fast") in text
+    del how["weights"]
+    assert compare_models.shown("loras", how) == "not recorded"
+
+
 def test_what_is_not_measured_is_measured_first(tmp_path, monkeypatch) -> None:
     a, b = folder(tmp_path / "a", [WRONG] * 2), folder(tmp_path / "b", [RIGHT] * 2)
     monkeypatch.setattr(faults, "films", dict)

@@ -127,7 +127,9 @@ def test_the_commands_of_the_docstring_are_ones_that_it_takes(monkeypatch, tmp_p
         (("14b",), ("720p",), 1),
         (("14b",), ("720p",), 1),
         (("14b",), ("540p",), 1),
+        (("1.3b",), ("540p", "720p"), 1),
     ]
+    assert {"sdpa", *gpu.KERNELS} == {*settings[-1].ways}
 
 
 def test_what_is_cheap_comes_first(measured):

@@ -47,6 +47,7 @@ def test_a_film_that_stays_as_it_is_meets_every_goal(read, tmp_path):
     promised = [("killed and resumed", "20 of 20", "19 of 20", "**missed**")]
     text = page([(setting, found)], "blockwise", promised, "python -m benchmarks.long_video")
     assert "a seam index of at most 1.1 met" in text
+    assert "blockwise is 1 of 1 at 97 frames." in text and "so it is the default" in text and "other work" not in text
     fading = measured(filmed(np.linspace(140, 60, LENGTH)))
     assert ranked({"fading": fading, "steady": steady, DRAWN: drawing}) == ["steady", "fading"]
     assert "| killed and resumed | 20 of 20 | 19 of 20 | **missed** |" in text
@@ -62,6 +63,15 @@ def test_a_film_that_fades_and_jumps_misses_them(read):
     assert fading.drift("brightness") > 1 and fading.seam > 2 and fading.kept == 0
     text = page([(Setting(num_films=1, num_frames=LENGTH), {"blockwise": fading, DRAWN: fading})], "blockwise", [], "x")
     assert text.count("**missed**") == 3
+    runs = [
+        (
+            Setting(num_films=1, num_frames=LENGTH),
+            {"other": measured(filmed(np.full(LENGTH, 120.0))), "own": fading, DRAWN: fading},
+        )
+    ]
+    told = " ".join(page(runs, "own", [], "x", busy=True).split())
+    assert "own is 2 of 2 at 97 frames." in told and "**another way should be the default**" in told
+    assert "of a machine that did other work" in told
 
 
 def test_every_way_can_be_planned():

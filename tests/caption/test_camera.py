@@ -68,6 +68,9 @@ def test_signs_are_those_of_the_camera() -> None:
     assert down.per_second["up"] == pytest.approx(-16 / 96, rel=0.03)
     back = describe_motion(sliding(right=2)[::-1], 16)
     assert back.axes["yaw"] == -1
+    nearer = describe_motion(make_clip("zoom_in", "astronaut", 5, SMALL), 16)  # a zoom counts as going forward
+    assert nearer.axes == {"tx": 0, "ty": 0, "tz": 1, "roll": 0, "pitch": 0, "yaw": 0}
+    assert (nearer.translation, nearer.zoom, nearer.words()) == ((0, 0, 0), 1, "the camera zooms in")
 
 
 def test_tiers_of_speed() -> None:
@@ -225,7 +228,9 @@ def test_a_captioner_is_corrected_where_the_camera_can_be_told() -> None:
     corrected = expert.caption(moving, 24)
     assert corrected.camera_motion == describe_motion(moving, 24).words() != ""
     assert corrected.environment == "a room"
+    assert expert.motion is not None and expert.motion.axes["yaw"] == 1
     assert expert.caption(moving[:1], 24).camera_motion == "the camera rolls"  # one frame tells nothing
+    assert expert.motion.kind == "unknown"
     black = np.zeros((24, 64, 96, 3), np.uint8)
     assert expert.caption(black, 24).camera_motion == ""  # where nothing changes, the camera stands
     expert.close()

@@ -135,6 +135,13 @@ def test_names_keep_their_capitals_and_full_stops_are_single__released_defect_44
         ("seated at a table", "The man is seated at a table."),
         ("is reading", "The man is reading."),
         ("I can see him", "I can see him."),
+        ("Will stands at a window", "Will stands at a window."),
+        ("Will Smith walks away", "Will Smith walks away."),
+        ("Will slowly walks away", "Will slowly walks away."),
+        ("Will, in a coat, walks", "Will, in a coat, walks."),
+        ("Will slowly walk away", "The man will slowly walk away."),
+        ("Holding Anna by the hand", "The man is holding Anna by the hand."),
+        ("Greets Mona Lisa", "The man greets Mona Lisa."),
         ("eyes wide open", "Eyes wide open."),
         ('says "Stop!"', 'Says "Stop!"'),
         ("- runs", "The man runs."),
@@ -152,12 +159,50 @@ def test_an_action_becomes_a_sentence_without_losing_a_word(action, told):
         ("Anger", "The man looks angry."),
         ("a gentle smile", "The man has a gentle smile."),
         ("neutral expression", "The man has a neutral expression."),
+        ("Neutral expression", "The man has a neutral expression."),
+        ("Mona Lisa smile", "The man has a Mona Lisa smile."),
+        ("Anna's smile", "The man has an Anna's smile."),
+        ("Very happy", "The man looks very happy."),
+        ("Will smiles", "Will smiles."),
         ("Smiling at Anna", "The man is smiling at Anna."),
         ("Calm and focused, as Dr. No is", "Calm and focused, as Dr. No is."),
     ],
 )
 def test_an_expression_becomes_a_sentence(expression, told):
     assert i2v(subject("Human/Man", expression=expression)) == told
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("Human/Woman", "The woman runs."),
+        ("Human/Young Woman", "The young woman runs."),
+        ("Animal/German Shepherd", "The German Shepherd runs."),
+        ("Animal/German shepherd", "The German shepherd runs."),
+        ("Animal/Polar bear", "The polar bear runs."),
+        ("Human/American", "The American runs."),
+        ("Vehicles/Sports Car", "The sports car runs."),
+        ("Vehicles/BMW", "The BMW runs."),
+        ("Scenery/Eiffel Tower", "The Eiffel Tower runs."),
+        ("Vehicles/", "The vehicle runs."),
+    ],
+)
+def test_a_kind_is_written_small_and_a_name_is_not(kind, told):
+    assert i2v(subject(kind, action="runs")) == told
+
+
+@pytest.mark.parametrize(
+    ("lighting", "told"),
+    [
+        ("Soft", "The lighting is soft."),
+        ("Golden hour", "The lighting is golden hour."),
+        ("chiaroscuro", "The lighting is chiaroscuro."),
+        ("Rembrandt style", "The lighting is Rembrandt style."),
+        ("A sunset", "The lighting is a sunset."),
+    ],
+)
+def test_the_name_of_a_light_keeps_its_capital(lighting, told):
+    assert t2v(lighting=lighting) == told
 
 
 def test_what_a_subject_looks_like_is_its_name_where_it_can_be():

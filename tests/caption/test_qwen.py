@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from everreel.caption.frames import FrameRule, film_patches
 from everreel.caption.fusion import BuiltInFusion
-from everreel.caption.qwen import QwenCaptioner, QwenFuser, load_qwen, model_inputs
+from everreel.caption.qwen import QwenCaptioner, load_qwen, model_inputs
+from everreel.caption.runs import fuser_of
 from everreel.caption.schema import Captioner, Fuser, StructuralCaption
 from everreel.caption.wording import INSTRUCTION, answer, question
 from tests.caption.qwen import save_captioner, save_writer
@@ -207,9 +208,9 @@ def test_a_value_that_cannot_be_is_refused(folder, values, message):
 def test_a_writer_that_babbles_leaves_fusion_to_the_rules(tmp_path):
     """A random model's words are no caption; what is asked, answered and checked is `ChatFusion`'s."""
     said = []
-    fuser = QwenFuser(save_writer(tmp_path), on_problem=said.append)
-    made: Fuser = fuser
+    made: Fuser = fuser_of(str(save_writer(tmp_path)), on_problem=said.append)
     text = made.fuse(CAPTION, "t2v")
     assert text == BuiltInFusion().fuse(CAPTION, "t2v") or not said
-    assert text.endswith(".")
-    fuser.close()
+    assert text.endswith(".") and made.chat._loaded is not None
+    made.close()
+    assert made.chat._loaded is None

@@ -7,8 +7,10 @@ import os
 import numpy as np
 import pytest
 
+from everreel.caption.camera import SIX, Measured
 from everreel.caption.runs import (
     BUILT_IN,
+    CAMERA,
     FIELDS,
     Run,
     RunSettings,
@@ -189,6 +191,22 @@ def test_a_row_whose_structured_caption_is_none_is_skipped_by_its_rule__released
     ]
 
 
+@pytest.mark.parametrize("levels", [200, 900, 100_000])
+def test_brackets_within_brackets_end_no_run(tmp_path, levels):
+    deep = '{"subjects": ' + "[" * levels + "]" * levels + "}"
+    given = caption_of({"subject": "fox"}).model_dump()
+    rows = [json.dumps({"path": "a.mp4", "structural_caption": deep}), f'{{"path": "b.mp4", "note": {deep}}}']
+    rows += [f'{{"path": "c.mp4", "structural_caption": {deep}}}']
+    rows += [json.dumps({"path": "d.mp4", "structural_caption": given})]
+    (tmp_path / "in.jsonl").write_text("\n".join(rows))
+    outcome, left_out, _ = make([tmp_path / "in.jsonl"], tmp_path / "out.jsonl")
+    assert outcome.made == 1 and [each.name for each in outcome.skipped] == ["a.mp4"]
+    assert [str(each) for each in left_out] == [f"in.jsonl line {line}: is nested too deeply" for line in (2, 3)]
+    (tmp_path / "out.jsonl").write_text(f'{{"path": {deep}}}\n')
+    with pytest.raises(ValueError, match=r"is no table of captions|has the columns path"):
+        make([tmp_path / "in.jsonl"], tmp_path / "out.jsonl")
+
+
 def test_a_structured_caption_may_come_as_an_object_too(tmp_path):
     row = {"path": "a.mp4", "structural_caption": caption_of({"subject": "fox", "action": "runs"}).model_dump()}
     (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
@@ -202,6 +220,20 @@ def test_fields_are_columns_where_they_are_asked_for(tmp_path):
     (row,) = rows_of(tmp_path / "out.jsonl")
     assert list(row)[4:-2] == list(FIELDS)
     assert (row["sub_type"], row["action"], row["shot_type"]) == ("Mammal", "runs", "other")
+
+
+def test_the_cameras_six_axes_are_columns_where_they_are_measured(tmp_path):
+    pytest.importorskip("cv2")
+    film(tmp_path / "a.mp4", 1)
+    large = natural(1, 96, 320)[0]
+    write(tmp_path / "b.mp4", np.stack([large[:, 4 * n : 160 + 4 * n] for n in range(24)]))
+    given = {"path": "c.mp4", "structural_caption": caption_of({"subject": "fox"}).to_json()}
+    (tmp_path / "c.jsonl").write_text(json.dumps(given))
+    files = [tmp_path / name for name in ("a.mp4", "b.mp4", "c.jsonl")]
+    make(files, tmp_path / "out.jsonl", Measured(Counts()), fields=True, captioner="tiny+flow")
+    found = [[row[name] for name in CAMERA] for row in rows_of(tmp_path / "out.jsonl")]
+    assert found == [[""] * 6, [0, 0, 0, 0, 0, 1], [""] * 6]
+    assert tuple(rows_of(tmp_path / "out.jsonl")[0])[-8:-2] == CAMERA == SIX
 
 
 def test_captions_of_two_captioners_are_not_mixed(tmp_path):
@@ -233,6 +265,13 @@ def test_what_a_model_could_not_fuse_is_said_and_signed(tmp_path):
     assert [each.reason for each in outcome.replaced] == ["big: has 0 words; fused by rules instead"]
     assert rows_of(tmp_path / "out.jsonl")[0]["fusion"] == BUILT_IN
     assert not Run(listed, tmp_path / "out.jsonl", RunSettings(fusion="big"), Counts, Fails).missing()
+
+
+def test_a_film_is_opened_with_the_options_that_are_given(tmp_path):
+    film(tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match="cannot be read as a film"):
+        caption_file(Counts(), tmp_path / "a.mp4", {"format_whitelist": "matroska,webm"})
+    caption_file(Counts(), tmp_path / "a.mp4", {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2"})
 
 
 def test_frames_are_read_when_they_are_looked_at(tmp_path):

@@ -85,6 +85,7 @@ def test_a_film_without_subjects_is_a_caption():
         (changed(shot_angle=3), "shot_angle = 3: must be one of eye_level"),
         (changed(subjects=[{"appearance": "a man"}]), "subjects.0.TYPES is missing"),
         (changed(subjects="a man"), "subjects = 'a man'"),
+        ('{"subjects": ' + "[" * 100_000, "is nested too deeply; must be of the released schema"),
         ('{"subjects": []}', "shot_type is missing; shot_angle is missing; shot_position is missing"),
     ],
 )

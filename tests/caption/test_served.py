@@ -85,6 +85,7 @@ def test_pictures_are_what_they_show():
     [
         ("I see a fox.", "is no JSON object"),
         ('{"subjects": [', "JSON"),
+        ('{"subjects": ' + "[" * 100_000, "is nested too deeply"),
         (json.dumps({**CAPTION, "shot_type": "huge"}), "shot_type = 'huge': must be one of"),
         (json.dumps({name: value for name, value in CAPTION.items() if name != "shot_angle"}), "shot_angle is missing"),
         (json.dumps({**CAPTION, "subjects": "a fox"}), "subjects = 'a fox'"),
@@ -95,7 +96,7 @@ def test_an_answer_that_is_none_is_asked_for_again_with_what_was_wrong__released
     chat = Chat(wrong, f"Here it is:\n```json\n{json.dumps(CAPTION)}\n```")
     assert ServedCaptioner(chat).caption(film(4, 32, 32), 24.0) == EXPECTED
     first, second = (messages for messages, *_ in chat.asked)
-    assert second[0] == first[0] and second[1] == {"role": "assistant", "content": wrong}
+    assert second[0] == first[0] and second[1] == {"role": "assistant", "content": wrong[:2000]}
     assert named in second[2]["content"] and '"shot_position"' in second[2]["content"]
     assert [schema is None for _, schema, *_ in chat.asked] == [False, True]
 

@@ -8,6 +8,7 @@ import torch
 from huggingface_hub import constants
 
 from everreel.checkpoint import catalog, configs, keymap, places
+from everreel.film.loading import source_of
 from everreel.model.config import TransformerConfig
 from everreel.model.dit import DiT
 
@@ -249,6 +250,44 @@ def test_somebody_elses_repository_is_found_in_the_cache_and_asks_for_its_kind(c
     assert (card.path, card.kind, card.num_frames) == (str(folder), "t2v", 97)
     with pytest.raises(ValueError, match="'somebody/gone': there is no such folder, and no whole copy"):
         catalog.find_model("somebody/gone")
+
+
+def test_what_does_not_depend_on_the_kind_asks_for_none(cache, tmp_path):
+    """Where a model's parts are, its size and its length."""
+    from everreel.checkpoint.lora_convert import _configs
+    from everreel.prepare import _card
+
+    folder = make_official(cache("somebody/fine-tuned"))
+    assert source_of("somebody/fine-tuned").path == source_of(str(folder)).path == folder
+    for name in ("somebody/fine-tuned", str(folder)):
+        assert (_card(name).dim, _card(name).num_frames) == (5120, 97)
+        assert {config.dim for config in _configs(name)} == {5120}
+    assert catalog.find_model(folder, otherwise="t2v").kind == "t2v"
+    assert catalog.find_model(folder, kind="df", otherwise="t2v").kind == "df"
+    said = make_folder(tmp_path / "said", "df", **WIDE)
+    assert catalog.find_model(said, otherwise="t2v").kind == "df"
+
+
+def test_what_a_recipe_measures_is_of_the_kind_that_recipes_train(cache, tmp_path, monkeypatch):
+    from everreel.evaluate import stage
+
+    make_official(cache("somebody/fine-tuned"))
+    monkeypatch.setattr(stage, "reader_of", lambda critic: None)
+    monkeypatch.setattr(stage, "measure", lambda load, reader, evaluation, tell: evaluation)
+    evaluation = stage.EvaluateRecipe("somebody/fine-tuned").run(tmp_path / "run")
+    assert evaluation.card.kind == "df"
+
+
+@pytest.mark.parametrize("name", ["5f2d", "weights.bin2", "model.safetensors"])
+def test_a_file_is_told_by_what_is_in_it(tmp_path, name):
+    """A cache keeps files under their checksums, and whoever has one of those has a model."""
+    file = make_official(tmp_path / "a") / "model.safetensors"
+    (tmp_path / "blobs").mkdir()
+    blob = file.rename(tmp_path / "blobs" / name)
+    assert catalog.find_model(blob, kind="df").dim == 5120
+    blob.write_text("notes")
+    with pytest.raises(ValueError, match="is neither safetensors nor GGUF nor a file of torch"):
+        catalog.find_model(blob, kind="df")
 
 
 @pytest.mark.parametrize("name", ["DF-14B-540P", "SkyReels-V2-T2V-14B-540P", "x"])

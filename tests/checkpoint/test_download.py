@@ -1,11 +1,14 @@
 """Downloads from both hubs: what is taken, what is checked, what goes on, and what is said when it cannot be."""
 
+import errno
 import functools
 import io
 import itertools
 import json
 import shutil
 from collections import namedtuple
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -252,6 +255,36 @@ def test_no_space_is_said_before_the_first_byte(hub, hub_name, monkeypatch, tmp_
     assert not hub.asked and not list(tmp_path.glob("here*"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 0, total))
     assert held(fetch(hub, hub_name, to=tmp_path / "here")) == expected(hub_name)
+
+
+@HUBS
+def test_a_disk_that_fills_up_on_the_way_is_one_line_and_the_rest_is_kept(hub, hub_name, monkeypatch, tmp_path):
+    """Another program may take the room that there was."""
+    monkeypatch.setattr(hubs, "CHUNK_BYTES", 1000)
+    opened, large = Path.open, LARGE[hub_name]
+
+    def open_on_a_full_disk(path, mode="r", *more, **named):
+        file = opened(path, mode, *more, **named)
+        if mode == "r+b" and path.name == f"{Path(large).name}.incomplete":
+            write = file.write
+
+            def full(piece):
+                if file.tell() >= 2000:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return write(piece)
+
+            return mock.Mock(wraps=file, write=full, __enter__=lambda self: self, __exit__=lambda *_: file.close())
+        return file
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", open_on_a_full_disk)
+        with pytest.raises(ValueError, match=r"incomplete: the disk is full; .* with --to$") as caught:
+            fetch(hub, hub_name, to=tmp_path / "here")
+    begun = tmp_path / "here.incomplete" / ".staging" / f"{large}.incomplete"
+    assert str(caught.value).startswith(f"{begun}: ") and begun.stat().st_size == 2000
+    hub.asked.clear()
+    assert held(fetch(hub, hub_name, to=tmp_path / "here")) == expected(hub_name)
+    assert any("bytes=2000-" in str(asked) for asked in hub.asked), hub.asked
 
 
 def test_space_is_counted_in_what_people_read(monkeypatch, tmp_path):

@@ -186,7 +186,13 @@ def change_tensors(folder, change):
 
 def test_a_missing_tensor_is_named(copy):
     change_tensors(copy, lambda state: state.pop("blocks.1.attn1.to_q.weight"))
-    with pytest.raises(ValueError, match=r"'blocks\.1\.attn1\.to_q\.weight' is missing in .*transformer"):
+    with pytest.raises(
+        ValueError, match=r"'blocks\.1\.attn1\.to_q\.weight' is missing in .*: download it again$"
+    ) as it:
+        load.load_transformer(copy)
+    assert f" in {copy / TRANSFORMER_FILE}: " in str(it.value), "a folder may hold the files of many models"
+    change_tensors(copy, lambda state: state.pop("patch_embedding.weight"))
+    with pytest.raises(ValueError, match=r"model\.safetensors: download it again"):
         load.load_transformer(copy)
 
 
@@ -194,11 +200,17 @@ def test_an_extra_tensor_is_named(copy):
     change_tensors(copy, lambda state: state.update({"blocks.7.attn1.to_q.weight": torch.zeros(1)}))
     with pytest.raises(ValueError, match=r"'blocks\.7\.attn1\.to_q\.weight' in .*model\.safetensors"):
         load.load_transformer(copy)
+    change_tensors(copy, lambda state: state.pop("blocks.7.attn1.to_q.weight"))
+    change_tensors(copy, lambda state: state.update({"blocks.0.attn1.to_q.other": torch.zeros(1)}))
+    said = r"'blocks\.0\.attn1\.to_q\.other' in .*model\.safetensors .*; take the file as its publisher has it$"
+    with pytest.raises(ValueError, match=said):
+        load.load_transformer(copy)
 
 
 def test_a_tensor_of_the_wrong_shape_is_named(copy):
     change_tensors(copy, lambda state: state.update({"proj_out.bias": torch.zeros(63)}))
-    with pytest.raises(ValueError, match=r"'proj_out\.bias' in .*\(63,\): must be \(64,\)"):
+    said = r"'proj_out\.bias' in .*\(63,\): must be \(64,\); take it and its config from the same download$"
+    with pytest.raises(ValueError, match=said):
         load.load_transformer(copy)
 
 

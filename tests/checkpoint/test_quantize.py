@@ -9,7 +9,7 @@ import torch
 import torchao.quantization as ao
 
 from everreel.checkpoint import quantize as quantizing
-from everreel.checkpoint.offload import OffloadedBlocks
+from everreel.checkpoint.offload import OffloadedBlocks, offload
 from everreel.checkpoint.quantize import check_quantization, quantisation_error, quantize, recorded
 from everreel.model.int8 import Int8Linear
 from tests.checkpoint.conftest import random_transformer
@@ -49,7 +49,7 @@ def num_bytes(module):
 @pytest.mark.parametrize("how", MOST)
 def test_a_block_is_off_by_little_and_smaller_by_much(model, calls, how):
     quantised = quantize(copy.deepcopy(model), how)
-    errors = quantisation_error(model, quantised, calls)
+    errors = quantisation_error(model, how, calls)
     assert len(calls) == 2 and len(errors) == LAYERS
     assert all(1e-4 < error < MOST[how] for error in errors), errors
     off = (run(quantised, calls) - run(model, calls)).norm() / run(model, calls).norm()
@@ -68,8 +68,46 @@ def test_what_is_not_a_linear_layer_of_a_block_keeps_every_bit(model, how):
     assert all(torch.equal(changed[name], exact[name]) for name in kept)
 
 
-def test_the_exact_blocks_are_off_by_nothing(model, calls):
-    assert quantisation_error(model, copy.deepcopy(model), calls) == [0.0] * LAYERS
+def test_the_exact_blocks_are_off_by_nothing_and_stay_as_they_are(model, calls, monkeypatch):
+    before, blocks = copy.deepcopy(model.state_dict()), model.blocks
+    monkeypatch.setattr(quantizing._Compared, "__deepcopy__", lambda *_: pytest.fail("all of it"), raising=False)
+    quantisation_error(model, "int8", calls)
+    assert model.blocks is blocks and not any(block._forward_hooks for block in blocks)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    monkeypatch.setattr(quantizing, "_quantised", lambda blocks, *_: blocks)
+    assert quantisation_error(model, "int8", calls) == [0.0] * LAYERS
+
+
+@pytest.mark.parametrize("how", MOST)
+@pytest.mark.parametrize("resident", [0, 1])
+def test_blocks_that_stream_are_measured_where_they_compute(model, calls, how, resident):
+    """A copy of the whole model has them in host memory, and their inputs are on the device."""
+    whole = quantisation_error(model, how, calls)
+    streamed = offload(copy.deepcopy(model), "cpu", resident)
+    assert quantisation_error(streamed, how, calls) == whole
+    with pytest.raises(ValueError, match="quantised already"):
+        quantisation_error(quantize(copy.deepcopy(model), "int8"), how, calls)
+
+
+@pytest.mark.parametrize("how", MOST)
+def test_blocks_are_brought_into_their_type_one_at_a_time(model, monkeypatch, how):
+    """Mapped weights in float32 were all there in bfloat16 before the first was made smaller."""
+    mapped, most = copy.deepcopy(model), []
+    count = sum(layer.weight.numel() for *_, layer in quantizing._linears(model.blocks[0]))
+    to = torch.nn.Module.to
+
+    def watched(module, *args, **kwargs):
+        moved = to(module, *args, **kwargs)
+        weights = [layer.weight for *_, layer in quantizing._linears(mapped.blocks)]
+        plain = [w for w in weights if not hasattr(w, "__tensor_flatten__")]
+        most.append(sum(w.numel() for w in plain if w.dtype == torch.bfloat16))
+        return moved
+
+    monkeypatch.setattr(torch.nn.Module, "to", watched)
+    quantize(mapped, how, dtype=torch.bfloat16)
+    assert max(most) <= count
+    assert {p.dtype for p in mapped.blocks.parameters() if p.is_floating_point()} == {torch.bfloat16}
+    assert mapped.patch_embedding.weight.dtype == mapped.head.head.weight.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("how", ["int8", "fp8", "int8_dynamic", "q4_0"])

@@ -163,6 +163,18 @@ def test_parts_of_films_are_items_of_their_own(tmp_path: Path) -> None:
     assert [missed.name for missed in skipped] == [f"t.jsonl line {number}" for number in (4, 5, 6, 7)]
 
 
+@pytest.mark.parametrize("levels", [100, 900, 100_000])
+def test_brackets_within_brackets_leave_out_their_row_alone(tmp_path: Path, levels: int) -> None:
+    put(tmp_path, fox=None)
+    deep = "[" * levels + "]" * levels
+    rows = [f'{{"path": "fox.mp4", "text": {deep}}}', json.dumps({"path": "fox.mp4", "text": "no", "crop": deep})]
+    rows += [json.dumps({"path": "fox.mp4", "text": "a fox"})]
+    (tmp_path / "t.jsonl").write_text("\n".join(rows))
+    items, skipped = read_source(tmp_path / "t.jsonl")
+    assert [item.captions for item in items] == [("a fox",)]
+    assert skipped[0].reason == "is nested too deeply" and "must be [left, top" in skipped[1].reason
+
+
 def test_films_without_captions_where_none_are_needed(tmp_path: Path) -> None:
     put(tmp_path, fox=None, swan="a swan", blank=" ")
     items, skipped = read_source(tmp_path, captioned=False)

@@ -8,10 +8,14 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from everreel.evaluate import quality_table
 from everreel.evaluate.quality import MEASURES
 from everreel.evaluate.quality_table import films_in, find_films, measure_files, read_table
+from everreel.film.journal import KEY, journal_path
+from everreel.world.scene import VOCABULARY
 from tests.evaluate.film_sets import a_film, folder
 from tests.film.films import natural, write
 
@@ -101,6 +105,34 @@ def test_what_was_asked_comes_from_the_report_or_is_read_anew(tmp_path: Path) ->
         assert not measure_files(films, path / "quality.jsonl")
         missing = read_table(path / "quality.jsonl")["film-000.mp4"].quality.missing
         assert missing["as_asked"] == "what was asked of it is not known"
+
+
+def journal(film: Path, **request: object) -> None:
+    told = {KEY: json.dumps({"request": request})}
+    save_file({"a": torch.zeros(1)}, journal_path(film), metadata=told)
+
+
+def test_without_a_report_the_journals_prompt_says_what_was_asked(tmp_path: Path) -> None:
+    prompts = ["a red fox runs in a forest, a dragon, close-up", "a dragon", ""]
+    for name, prompt in zip("abc", prompts, strict=True):
+        (tmp_path / f"{name}.mp4").write_bytes(a_film().read_bytes())
+        journal(tmp_path / f"{name}.mp4", prompt=prompt, seed=1)
+    for name in "de":
+        (tmp_path / f"{name}.mp4").write_bytes(a_film().read_bytes())
+    journal(tmp_path / "d.mp4", prompt="a red fox", story={"5": "a blue car"})
+    journal_path(tmp_path / "e.mp4").write_bytes(b"torn")
+    chances = {name: dict.fromkeys(values, 0.1) for name, values in VOCABULARY.items()}
+    # What a close-up does not show, as that it runs, is not asked for.
+    shown = {"subject": "fox", "color": "red", "place": "forest", "shot_type": "close_up"}
+    for name, value in shown.items():
+        chances[name][value] = 0.7
+    films = films_in(tmp_path)
+    assert not measure_files(films, tmp_path / "read.jsonl", lambda frames, fps: chances)
+    values = {name: row.quality.values["as_asked"] for name, row in read_table(tmp_path / "read.jsonl").items()}
+    assert values.pop("a.mp4") == pytest.approx(0.7)
+    assert len(values) == 4 and all(map(math.isnan, values.values()))
+    assert not measure_files(films, tmp_path / "unread.jsonl")
+    assert "as_asked" in read_table(tmp_path / "unread.jsonl")["a.mp4"].quality.missing
 
 
 def test_names_that_are_hard_on_tables(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def test_pictures_lie_beside_the_file(batch, wrong, tmp_path, monkeypatch):
         ({"prompt": "a fox", "seconds": float("nan")}, "seconds = nan: must be at least 0.04"),
         ({"prompt": "a fox", "ar_step": 1, "num_frames": 400}, "ar_step = 1: "),
         ({"prompt": "a fox", "story": {"90": "a swan"}}, "story[90] = 'a swan': too near the end of 25 frames"),
+        ({"prompt": "a fox", "story": {"9" * 400: "a swan"}}, "story[9999"),
         ({"prompt": "a fox", "story": {"9": " "}}, "story = {'9': ' '}: prompt is empty: "),
         ({"prompt": "a fox", "keyframes": {"25": "a.png"}}, "keyframes[25] = "),
         ({"prompt": "a fox " * 300}, "prompt = "),
@@ -360,6 +361,14 @@ def test_a_film_goes_on_with_the_options_that_it_was_begun_with(batch, wrong, pi
     replace(journal, maker=replace(journal.maker, options={"memory": "2GB"})).save(item.output)
     assert wrong(line) == [f"1: memory = None: {item.output} was begun with '2GB'; give that"]
     assert batch(line, options={"memory": "2GB"})[0].status == "stopped"
+    # What the plan chose for so much memory was asked for by nobody.
+    chosen = replace(journal.maker, dtype="bfloat16", options={"memory": "2GB", "quantization": "q8_0"})
+    replace(journal, maker=chosen).save(item.output)
+    assert batch(line, options={"memory": "2GB"})[0].status == "stopped"
+    asked = {"memory": "2GB", "quantization": "q4_0"}
+    assert "was begun with 'q8_0'; give that" in wrong(line, options=asked)[0]
+    replace(journal, maker=replace(chosen, options={})).save(item.output)
+    assert wrong(line) == [f"1: dtype = float32: {item.output} was begun with bfloat16; give --dtype bfloat16"]
 
 
 def test_a_finished_film_of_another_lora_is_another_film(batch, wrong, pipe, tmp_path):

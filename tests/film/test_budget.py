@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 
 from everreel.checkpoint.catalog import CATALOG, find_model
 from everreel.checkpoint.convert import convert
-from everreel.film import budget
+from everreel.film import budget, making
 from everreel.film.budget import needs, parse_memory, place
 from everreel.film.loading import model_options
 from everreel.film.parts import parts_of
+from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
 from everreel.film.request import make_request
 from everreel.memory import device_memory
@@ -161,6 +162,33 @@ def test_a_cpu_computes_less_at_once_before_it_computes_less_exactly():
     smaller = placed(whole.memory + budget.HOST_PROGRAM_BYTES - 1, device="cpu")
     assert smaller.quantization is None and smaller.decode_latents == 1 and smaller.resident is None
     assert placed(40 * GB, device="cpu").quantization == "q8_0"
+
+
+def test_a_type_that_nobody_asked_for_gives_way_before_weights_are_quantised(monkeypatch, tiny_folder):
+    """On a CPU without instructions for bfloat16: that rounds less than 8 bits do."""
+    monkeypatch.setattr(budget, "default_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("everreel.film.device.default_dtype", lambda device: torch.float32)
+    plan, card = a_plan()
+    free, asked = model_options(device="cpu").resolve(), model_options(device="cpu", dtype="float32").resolve()
+    assert (free.dtype_asked, asked.dtype_asked) == (False, True) and free.resolve() == free
+    assert free.torch_dtype == budget.placed(free, card, plan).dtype == torch.float32
+    tight = {"memory": "60GB"}
+    ways = [budget.placed(each.model_copy(update=tight), card, plan) for each in (free, asked)]
+    assert [(way.dtype, way.quantization) for way in ways] == [(torch.bfloat16, None), (torch.float32, "q8_0")]
+    assert not budget.suits(replace(ways[0], dtype=torch.float32), free.model_copy(update=tight), card, plan)
+    least = [placed_least(plan, card, dtype) for dtype in (None, torch.float32)]
+    assert least[0] < least[1]
+    pipe = VideoPipeline.from_pretrained(str(tiny_folder), device="cpu")
+    assert pipe.options.dtype == "float32"
+    small = replace(pipe.placement, dtype=torch.bfloat16)
+    monkeypatch.setattr("everreel.film.pipeline.placed", lambda *_: small)
+    assert making.maker_of(VideoPipeline.from_pretrained(str(tiny_folder), device="cpu")).dtype == "bfloat16"
+
+
+def placed_least(plan, card, dtype):
+    with pytest.raises(ValueError, match="needs at least") as caught:
+        place(plan, card, "cpu", 2 * GB, dtype=dtype)
+    return float(str(caught.value).split("at least ")[1].split()[0])
 
 
 def test_a_quantisation_that_is_asked_for_is_kept_or_refused():

@@ -125,6 +125,21 @@ def test_a_calibration_of_another_way_is_none_of_this_one(placed, options):
     assert Calibration.find("tiny", PLACED) == Calibration(5e10, 1e6)
 
 
+def test_how_many_blocks_stay_is_another_number_for_every_film():
+    """And so is the size of the tiles: whoever calibrates has one of them."""
+    streams = replace(PLACED, resident=7, parked=True, tile=32)
+    Calibration(5e10, 1e6).save("tiny", streams)
+    assert Calibration.find("tiny", replace(streams, resident=9, tile=64)) == Calibration(5e10, 1e6)
+    assert Calibration.find("tiny", replace(streams, resident=None)) is None
+
+
+def test_weights_that_are_unpacked_as_they_are_used_are_another_speed():
+    Calibration(5e10, 1e6).save("tiny", PLACED, packed=18 / 32)
+    assert Calibration.find("tiny", PLACED) is None is Calibration.find("tiny", PLACED, packed=34 / 32)
+    assert Calibration.find("tiny", replace(PLACED, packed=False), packed=18 / 32) is None, "merged: nothing is packed"
+    assert Calibration.find("tiny", PLACED, packed=18 / 32) == Calibration(5e10, 1e6)
+
+
 def test_what_only_a_budget_says_is_the_same_speed():
     Calibration(5e10, 1e6).save("tiny", PLACED, model_options())
     assert Calibration.find("tiny", replace(PLACED, together=True, decode_latents=5, memory=1e9)) is not None

@@ -67,6 +67,27 @@ def test_any_picture_a_person_may_have(tmp_path):
     assert np.abs(animated.pixels_HWC.astype(int) - np.asarray(painted())).mean() < 20
 
 
+def test_nothing_untrue_is_said_of_a_picture(tmp_path):
+    """Alpha that hides nothing, a phone's JPEG with a preview in it, a TIFF of pages; GIF and PNG may move."""
+    whole = painted().convert("RGBA")
+    whole.save(tmp_path / "whole.png")
+    painted().save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=[painted(2)])
+    painted().save(tmp_path / "pages.tiff", save_all=True, append_images=[painted(2)])
+    for name in ("whole.png", "phone.jpg", "pages.tiff"):
+        assert read_one(tmp_path / name).notes == ()
+    whole.putpixel((3, 3), (0, 0, 0, 254))
+    whole.save(tmp_path / "hole.png")
+    assert read_one(tmp_path / "hole.png").notes == ("image: what is transparent became white",)
+    painted().save(tmp_path / "moves.png", save_all=True, append_images=[painted(2)])
+    assert read_one(tmp_path / "moves.png").notes == ("image: is animated, the first of its 2 frames was taken",)
+
+
+def test_a_large_picture_is_read_without_another_s_warning(picture, monkeypatch, recwarn):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32 * 48 - 1)
+    read_one(picture)
+    assert not recwarn.list
+
+
 def test_another_shape_is_cut_not_squashed_and_said(tmp_path):
     stripes = np.zeros((96, 288, 3), np.uint8)
     stripes[:, 96:192] = 255

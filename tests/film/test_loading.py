@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
+from gguf.quants import quantize as quantize_blocks
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from everreel.checkpoint import catalog, gguf
 from everreel.checkpoint.catalog import find_model
+from everreel.checkpoint.contents import Shards
 from everreel.checkpoint.convert import convert
 from everreel.checkpoint.load import load_transformer
 from everreel.checkpoint.lora import Preset
@@ -82,14 +85,37 @@ def test_a_pipeline_is_loaded_as_its_options_say(tiny_folder):
         assert {p.dtype for p in pipe.transformer.parameters()} == {torch.float32} and str(pipe.device) == "cpu"
 
 
-@pytest.mark.parametrize("to", ["official", "gguf", "safetensors"])
+@pytest.mark.parametrize("to", ["official", "diffusers", "gguf", "safetensors"])
 def test_a_model_makes_the_same_film_from_every_layout(tiny_folder, tmp_path, to):
-    """A single file takes the rest from where the user says that it is."""
-    target = tmp_path / {"official": "model", "gguf": "model.gguf"}.get(to, "model.safetensors")
+    """Its latents and its frames, to the bit. A single file takes the rest from where the user says that it is."""
+    target = tmp_path / {"gguf": "model.gguf", "safetensors": "model.safetensors"}.get(to, "model")
     convert(tiny_folder, target, to=to)
-    parts = {} if to == "official" else {"parts": tiny_folder}
-    whole = frames(VideoPipeline.from_pretrained(str(tiny_folder), **CPU))
-    assert np.array_equal(frames(VideoPipeline.from_pretrained(str(target), **parts, **CPU)), whole)
+    parts = {"parts": tiny_folder} if target.is_file() else {}
+    whole, found = (
+        VideoPipeline.from_pretrained(str(path), **beside, **CPU)
+        for path, beside in ((tiny_folder, {}), (target, parts))
+    )
+    assert torch.equal(latents(found), latents(whole))
+    assert np.array_equal(frames(found), frames(whole))
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder", "image_encoder", "tokenizer"])
+def test_a_part_that_is_not_whole_is_said_before_any_weight_is_read(i2v_folder, tmp_path, monkeypatch, part):
+    """The transformer of a released model takes minutes to read."""
+    folder = tmp_path / "model"
+    shutil.copytree(i2v_folder, folder)
+    if part == "tokenizer":
+        (folder / part / "tokenizer.json").write_text("{}")
+    else:
+        (file,) = (folder / part).glob("*.safetensors")
+        state = load_file(file)
+        state.pop(next(name for name in sorted(state) if name.endswith(".bias") or "layer_norm" in name))
+        save_file(state, file)
+    read = []
+    monkeypatch.setattr(Shards, "read", lambda shards, name, *_: read.append(name))
+    with pytest.raises(ValueError, match=f"model/{part}/.*: .*download it again") as caught:
+        VideoPipeline.from_pretrained(str(folder), **CPU)
+    assert read == [] and "\n" not in str(caught.value)
 
 
 def test_what_a_file_holds_quantised_stays_so(tiny_folder, tmp_path):
@@ -118,23 +144,37 @@ def test_a_device_never_holds_weights_that_are_to_be_smaller(monkeypatch, quanti
     assert {str(tensor.device) for tensor in transformer.state_dict().values()} == {"meta"}
 
 
-def test_weights_that_are_put_in_blocks_are_never_all_there_in_another_type(monkeypatch):
+@pytest.mark.parametrize("how", ["q8_0", "int8", "int8_dynamic"])
+def test_weights_that_are_quantised_are_never_all_there_in_another_type(monkeypatch, how):
     seen = []
 
-    def quantised(transformer, how, device):
+    def quantised(transformer, how, device, dtype):
         seen.append({weight.dtype for weight in transformer.parameters()})
-        return quantize(transformer, how, device)
+        return quantize(transformer, how, device, dtype)
 
     monkeypatch.setattr(pipeline, "quantize", quantised)
     options = model_options()
     source = options.source(options.card())
-    place = Placement(torch.device("cpu"), torch.float32, "q8_0")
+    place = Placement(torch.device("cpu"), torch.float32, how)
     found = pipeline._transformer(options, source, place, place.device).state_dict()
     assert seen == [{open_tensors(source.transformer.paths[0]).read("proj_out.weight").dtype}] == [{torch.bfloat16}]
-    expected = quantize(load_transformer(source), "q8_0").state_dict()
+    expected = quantize(load_transformer(source), how).state_dict()
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
+        assert found[name].dtype == tensor.dtype, name
+        ours, theirs = (each.dequantize() if hasattr(each, "dequantize") else each for each in (found[name], tensor))
+        assert torch.equal(ours, theirs), name
+
+
+def test_weights_that_are_unpacked_to_be_read_are_so_in_the_type_that_is_computed_in(tmp_path, monkeypatch):
+    """In the file's own they would be in float32, four bytes for each one of the file's."""
+    seen = []
+    monkeypatch.setattr(pipeline, "quantize", lambda model, *_: seen.append(model.head.head.weight.dtype) or model)
+    convert(find_model("tiny").path, tmp_path / "q8.gguf", to="gguf", quantization="q8_0")
+    options = model_options(model=str(tmp_path / "q8.gguf"))
+    place = Placement(torch.device("cpu"), torch.bfloat16, "int8")
+    transformer = pipeline._transformer(options, options.source(options.card()), place, place.device)
+    assert {weight.dtype for weight in transformer.parameters()} == {torch.bfloat16} == {*seen}
 
 
 def test_a_lora_changes_the_film_by_its_strength(tiny_folder, tmp_path):
@@ -353,9 +393,23 @@ def as_q6_k(folder, file, monkeypatch):
     return lambda weight: torch.from_numpy(dequantize(q6_k(weight.float().numpy(), kind), kind))
 
 
+def as_blocks(kind, folder, file, monkeypatch):
+    convert(folder, file, to="gguf", quantization=kind.name.lower())
+    return lambda weight: torch.from_numpy(dequantize(quantize_blocks(weight.float().numpy(), kind), kind))
+
+
+as_q8_0, as_q4_0 = (partial(as_blocks, GGMLQuantizationType[name]) for name in ("Q8_0", "Q4_0"))
+
+
 @pytest.mark.parametrize(
     ("write", "name", "most"),
-    [(as_fp16, "x.safetensors", 1e-4), (as_scaled_fp8, "x.safetensors", 0.05), (as_q6_k, "x.gguf", 0.05)],
+    [
+        (as_fp16, "x.safetensors", 1e-4),
+        (as_scaled_fp8, "x.safetensors", 0.05),
+        (as_q8_0, "x.gguf", 0.02),
+        (as_q6_k, "x.gguf", 0.05),
+        (as_q4_0, "x.gguf", 0.2),
+    ],
 )
 def test_a_smaller_file_makes_the_latents_of_the_weights_that_it_stands_for(tmp_path, monkeypatch, write, name, most):
     """To the bit; and those of the model that it was written from to the quantisation's error."""

@@ -1,5 +1,6 @@
 """How a request is cut: defaults that are right unread, every option that does what it says, and what cannot be."""
 
+import itertools
 import random
 import re
 from dataclasses import replace
@@ -321,6 +322,41 @@ def test_a_part_of_a_story_is_counted_from_where_a_film_goes_on(pipe):
         RequestError, match=re.escape("too near the end of 40 frames to be seen; nearest that works: 36")
     ):
         make_plan(make_request(prompt="x", num_frames=40, story={39: "y"}), pipe.card, history=4)
+
+
+def test_the_frame_where_a_part_takes_over_is_said(pipe):
+    """Parts begin where a latent does; behind another film its spare frames come first."""
+    for asked in ({}, {"end_image": "fox.png"}, {"loop": True}):
+        request = make_request(prompt="x", num_frames=60, story={30: "y", 41: "z"}, **asked)
+        plan = make_plan(request, pipe.card)
+        assert plan.told_from == tuple(plan.request.shown(frames_of(turn)[0]) for turn in plan.turns)
+        lines = plan.explain()[:2]
+        for (frame, prompt), at, line in zip(request.story.items(), plan.told_from, lines, strict=True):
+            in_fact = "" if at == frame else f" (it takes over at {at})"
+            assert line == f"from frame {frame} on{in_fact}: {prompt}"
+    grown = make_plan(make_request(prompt="x", num_frames=40, story={8: "y", 21: "z"}), pipe.card, history=4, spare=3)
+    assert grown.told_from == (7, 19)
+
+
+@pytest.mark.parametrize("schedule", ["blockwise", "rolling", "windows"])
+def test_every_piece_that_leads_to_a_picture_is_told(schedule):
+    """However far behind the first ones it comes."""
+    card, draw = find_model("tiny"), random.Random(schedule)
+    for pictures in ([], [400], [400, 900], [1456]):
+        length = draw.randrange(1457, 1500)
+        asked = {"prompt": "x", "schedule": schedule, "keyframes": dict.fromkeys(pictures, "fox.png")}
+        plan = make_plan(make_request(**asked, num_frames=length), card)
+        lines = plan.explain()[len(pictures) :]
+        pieces = [row for row in plan.schedule if row.finished]
+        told = pieces[:8] + [row for row in pieces[8:-1] if row.ahead] + pieces[-1:]
+        assert [line for line in lines if line.startswith("frames")] == [plan._piece(row) for row in told]
+        ahead = [line for line in lines if line.endswith("a picture lies ahead")]
+        assert len(ahead) == sum(row.ahead for row in pieces) * plan.remembers
+        if not pictures:
+            assert lines[8] == f"... {len(pieces) - 9} more ..."
+        for line, after in itertools.pairwise(lines):
+            if line.startswith("... more"):
+                assert after.startswith(f"frames {int(line.split()[-2]) + 1}..")
 
 
 def test_the_opening_of_a_loop_reads_its_part_of_the_story(pipe):

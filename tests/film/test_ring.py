@@ -7,8 +7,8 @@ from PIL import Image
 
 from everreel.film import making
 from everreel.film.given import encode_frames
-from everreel.film.plan import Ring, make_plan, opening_of
-from everreel.film.request import RequestError, make_request
+from everreel.film.plan import make_plan, opening_of
+from everreel.film.request import RequestError, Ring, make_request
 from everreel.shapes import latent_index
 
 SMALL = {"prompt": "a red fox", "height": 32, "width": 32, "num_inference_steps": 2, "loop": True}

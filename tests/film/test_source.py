@@ -224,6 +224,7 @@ def test_what_is_no_film_is_refused_in_a_line(tmp_path):
         (".mov", "libx264", ""),
         (".mkv", "libx264", ""),
         (".webm", "libvpx-vp9", ""),
+        (".avi", "mpeg4", ""),
     ],
 )
 def test_a_film_that_is_cut_off_is_refused(tmp_path, ending, codec, flags, part):
@@ -233,6 +234,19 @@ def test_a_film_that_is_cut_off_is_refused(tmp_path, ending, codec, flags, part)
     SourceFilm.open(path)
     message = refused(cut(path, int(path.stat().st_size * part)))
     assert "is cut off" in message
+
+
+def test_an_avi_of_several_parts_is_whole_with_all_of_them_and_one_that_tells_no_length_is_read(tmp_path):
+    path = write(tmp_path / "film.avi", natural(6), "mpeg4")
+    plain = path.read_bytes()
+    assert len(plain) == 8 + int.from_bytes(plain[4:8], "little")
+    path.write_bytes(plain + b"RIFF" + (8).to_bytes(4, "little") + b"AVIXmore")
+    SourceFilm.open(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "is cut off" in refused(path)
+    for unknown in (0, 2**32 - 1):
+        path.write_bytes(plain[:4] + unknown.to_bytes(4, "little") + plain[8:])
+        SourceFilm.open(path)
 
 
 def test_a_film_of_a_stranger_is_read_as_what_it_was_taken_for_alone(tmp_path):

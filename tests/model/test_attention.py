@@ -6,6 +6,12 @@ import torch
 from everreel.model.attention import attend, attend_blocks, rope_table, rotate
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["own forms", "fused"])
+def fused(request, monkeypatch):
+    """As on CPUs without and with tiles of bfloat16, whichever this one is."""
+    monkeypatch.setattr("everreel.model.attention.FUSED_IS_FASTEST", request.param)
+
+
 def tensors(length: int, keys: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     shapes = [(2, length, 3, 16), (2, keys, 3, 16), (2, keys, 3, 16)]

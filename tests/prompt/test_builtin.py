@@ -16,6 +16,7 @@ from everreel.prompt.builtin import BuiltIn
 from everreel.prompt.filling import AT_HOME, HABITS, fill
 from everreel.prompt.lexicon import FILLERS, Entry, tokens_of
 from everreel.prompt.reading import read
+from everreel.prompt.saying import LIGHT, LOOKS
 from everreel.world.caption import sentence_with_fields
 from everreel.world.scene import PLACES, SUBJECT_ACTIONS, SUBJECTS, allowed_places, sample_scene, visible_fields
 
@@ -164,14 +165,54 @@ def test_a_picture_says_how_things_look(prompt: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("prompt", "text"),
     [
-        ("a swan", "a swan, swimming on a lake, in bright daylight, full shot, tracking shot to the right"),
-        ("一只天鹅", "一只天鹅，游泳，湖，白天明亮的自然光，全景，镜头向右跟拍"),
+        (
+            "a swan",
+            "Full shot of a swan, swimming, with white feathers, on a lake, in bright daylight, "
+            "tracking shot to the right",
+        ),
+        (
+            "A black swan on a lake",
+            "Full shot of a black swan on a lake, swimming, in bright daylight, tracking shot to the right",
+        ),
+        (
+            "a woman runs",
+            "Full shot, a woman runs, in red clothes, in a park, in bright daylight, tracking shot to the right",
+        ),
+        # Of kin that the tables take for another nothing is made up, nor where the prompt has its own details.
+        ("a zebra", "Full shot of a zebra, running in a meadow, in bright daylight, tracking shot to the right"),
+        ("a swan with a hat", "Full shot of a swan with a hat, in bright daylight, tracking shot to the right"),
+        (
+            "The fox runs at night. A close shave.",
+            "Full shot. The fox runs at night. A close shave, tracking shot to the right",
+        ),
+        (
+            "The fox runs at night",
+            "Full shot. The fox runs at night, with red fur, in a forest, tracking shot to the right",
+        ),
+        (
+            "close-up of a cat",
+            "close-up of a cat, walking, with orange fur, in a village, in bright daylight, tracking shot to the right",
+        ),
+        ("一只天鹅", "全景，一只天鹅，游泳，湖，白天明亮的自然光，镜头向右跟拍"),
         ("neon lights, handheld, a fox runs in a city, close-up", None),
     ],
 )
-def test_models_that_read_any_words_get_the_missing_parts_behind_the_prompt(prompt: str, text: str | None) -> None:
+def test_models_that_read_any_words_get_the_missing_parts_around_the_prompt(prompt: str, text: str | None) -> None:
     enhanced = BuiltIn(world=False).enhance(prompt, has_image=False)
     assert enhanced.text == (text or prompt)
+
+
+def test_what_is_added_for_any_model_goes_by_the_pattern_whatever_the_subject() -> None:
+    """Shot, subject and action, detail, environment, lighting, camera; and no detail where there is a picture."""
+    assert set(LOOKS) == set(SUBJECTS)
+    for subject in SUBJECTS:
+        made = BuiltIn(world=False).enhance(f"a {subject}", has_image=False)
+        scene = fill({"subject": subject})
+        shot, *parts = made.text.split(", ")
+        assert shot == f"Full shot of a {subject}" and parts[1] == LOOKS[subject].format(scene.color)
+        assert parts[3] == LIGHT[scene.time] and f"added color {scene.color}" in made.reason
+        assert not BuiltIn(world=False).enhance(made.text, has_image=False).changed
+        assert scene.color not in BuiltIn(world=False).enhance(f"a {subject}", has_image=True).text
 
 
 def test_a_word_in_no_table_is_what_it_is_nearest_to() -> None:

@@ -45,6 +45,7 @@ _WHIP, _WHIP_OVER = 0.6, 4.0  # of the frame a second, and times the usual: an a
 IRREGULAR = ("handheld", "abrupt")
 AXES = ("right", "up", "growth", "clockwise")
 SHIFTS = AXES[:2]
+SIX = ("tx", "ty", "tz", "roll", "pitch", "yaw")
 DEEP = 0.8
 """A probability of travelling above this is told as travelling: a pan is the commoner by far."""
 
@@ -54,13 +55,13 @@ class CameraMotion:
     """How the camera moves.
 
     `kind` is static, pan, tilt, roll, zoom, tracking (sideways), pedestal (up or down), handheld, abrupt, or unknown
-    where nothing could be followed. `translation` are the signs of right, up and forward, `rotation` those of roll
-    (clockwise), pitch (up) and yaw (right), `zoom` that of a growth. `speed` is slow, medium, fast, or "" for a camera
-    that stands. `per_second` tells the usual right, up, growth and clockwise (`AXES`): shares of the frame's width and
-    height, the natural logarithm of its scale, and radians. `curves` has the same over time, beside its `seconds`.
-    `parallax` is the probability that the camera travels rather than turns, `shake` how far a hand moves it about its
-    way, in frames a second, and `cuts` are the seconds at which another shot begins; the longest is described.
-    `agreed` is the share of what could be followed that goes with the camera.
+    where nothing could be followed. `translation` are the signs of right, up and forward (0: not told from a zoom),
+    `rotation` those of roll (clockwise), pitch (up) and yaw (right), `zoom` that of a growth. `speed` is slow, medium,
+    fast, or "" for a camera that stands. `per_second` tells the usual right, up, growth and clockwise (`AXES`): shares
+    of the frame's width and height, the natural logarithm of its scale, and radians. `curves` has the same over time,
+    beside its `seconds`. `parallax` is the probability that the camera travels rather than turns, `shake` how far a
+    hand moves it about its way, in frames a second, and `cuts` are the seconds at which another shot begins; the
+    longest is described. `agreed` is the share of what could be followed that goes with the camera.
     """
 
     kind: str
@@ -83,9 +84,7 @@ class CameraMotion:
     @property
     def axes(self) -> dict[str, int]:
         """The six degrees of freedom as the paper has them: a zoom counts as going forward."""
-        names = ("tx", "ty", "tz", "roll", "pitch", "yaw")
-        tx, ty, tz = self.translation
-        return dict(zip(names, (tx, ty, tz or self.zoom, *self.rotation), strict=True))
+        return dict(zip(SIX, (*self.translation[:2], self.zoom, *self.rotation), strict=True))
 
     def words(self) -> str:
         """In the style of the released captions, "the camera pans left slowly"; "" for a camera that stands."""
@@ -113,14 +112,13 @@ class CameraMotion:
 
     def _phrases(self) -> list[str]:
         """What it does, the largest motion first."""
-        tx, ty, tz = self.translation
+        tx, ty, _ = self.translation
         roll, pitch, yaw = self.rotation
         told = [
             ("right", tx, "tracks right", "tracks left"),
             ("right", yaw, "pans right", "pans left"),
             ("up", ty, "rises", "sinks"),
             ("up", pitch, "tilts up", "tilts down"),
-            ("growth", tz, "moves forward", "moves back"),
             ("growth", self.zoom, "zooms in", "zooms out"),
             ("clockwise", roll, "rolls clockwise", "rolls counter-clockwise"),
         ]
@@ -131,16 +129,18 @@ class CameraMotion:
 class Measured:
     """A captioner of which this expert corrects what is said of the camera, as the paper's experts correct their
     teacher; where it is not sure, what was said stays. Nothing said is no word to keep: a captioner that saw the
-    camera stand and one that did not look say the same.
+    camera stand and one that did not look say the same. `motion` is what was measured of the film before, if anything.
     """
 
     def __init__(self, captioner: Captioner) -> None:
         self.captioner = captioner
+        self.motion: CameraMotion | None = None
 
     def caption(self, frames: FrameSource, fps: float) -> StructuralCaption:
         """See `Captioner`."""
+        self.motion = None
         said = self.captioner.caption(frames, fps)
-        motion = describe_motion((frames[number] for number in range(len(frames))), fps)
+        self.motion = motion = describe_motion((frames[number] for number in range(len(frames))), fps)
         if said.camera_motion and not motion.sure:
             return said
         return said.model_copy(update={"camera_motion": motion.words()})

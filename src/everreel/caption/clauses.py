@@ -40,6 +40,36 @@ _VERBS = """
     wake walk wander wash watch wave wear weave whisper wield wipe work wrap write yawn yell zoom
 """
 _STEMS = frozenset(_VERBS.split())
+_MODALS = {"can", "will"}  # which are followed by a verb, or are the names of people
+# A capital is a name's, or that of the first word; where a field has more capitals than one, these words are no names.
+_KINDS = """
+    adult air airplane animal baby bear beetle big bird black blue boat boy brown building bull bus butterfly car
+    cartoon cat character child city classic close cloud couple creature crowd dog double elderly electric emperor
+    fashion female field figure fire fish fishing flower flying football forest fox game girl golden green grey group
+    guitar hat horse hot house human humpback hunting husky insect jet kitten lake large leaf light little male man
+    marine martial middle-aged military monkey motor mountain natural night ocean old older owl palm passenger person
+    phone pickup plane plant player polar police puppy race racing red retriever river road robot rock rocket row
+    runner running sailing scene school sea ship shop singer skate ski small snow soldier space sport sports stone
+    street student table tall taxi teddy teen teenage toy traffic train tree truck turtle van vehicle vintage violin
+    wall water waterfall whale white wild wind wolf woman wooden yellow young younger
+"""
+_LIGHTS = """
+    afternoon ambient artificial backlit balanced blue bright brightly cinematic clear cloudy cold colorful contrasting
+    cool dark dawn day daytime deep diffuse diffused dim dimly direct dramatic dusk early even evening evenly faint
+    flat fluorescent foggy gloomy glowing golden gray green grey hard harsh hazy high indirect indoor intense late low
+    medium midday mild mixed moody moonlit morning muted natural neon neutral night nighttime noon normal orange
+    outdoor overcast pale pink purple red shadowy sharp silhouetted soft softly standard strong studio subdued subtle
+    sunlit sunny sunrise sunset twilight uniform very vibrant vivid warm well-lit white yellow
+"""
+_ORDINARY = frozenset((*_KINDS.split(), *_LIGHTS.split()))
+# Of peoples and lands, which have a capital wherever they stand.
+_PEOPLE = """
+    african alaskan american arabian asian australian belgian bengal bernese brazilian british burmese canadian chinese
+    cuban danish dutch egyptian english european french german greek hawaiian himalayan indian irish italian japanese
+    korean maltese mexican norwegian persian polish roman russian scottish siamese siberian spanish swedish swiss thai
+    tibetan turkish ukrainian vietnamese welsh
+"""
+_PEOPLES = frozenset(_PEOPLE.split())
 _NO_PARTICIPLES = {
     *(
         "morning",
@@ -119,6 +149,8 @@ def clause(name: str, text: str) -> str | None:
         return None
     first = words[0]
     low = first.lower()
+    if low in _MODALS and first[0].isupper() and not _has_bare_verb(words[1:]):
+        return None  # Will stands at a window
     if low in _AUXILIARIES or _is_verb(low):
         return f"{name} {_lower(text)}"
     participle = low in _PARTICIPLES or _is_participle(first)
@@ -172,9 +204,8 @@ def noun_of(subject: Subject) -> str:
         return head
     if not sub_kind and is_person:
         return "person"
-    noun = sub_kind or kind or "subject"
-    noun = noun if noun.isupper() else noun.lower()
-    return noun[:-1] if noun == kind.lower() and re.search(r"[^s]s$", noun) else noun
+    noun = _small(sub_kind or kind or "subject")
+    return noun[:-1] if noun.lower() == kind.lower() and re.search(r"[^s]s$", noun) else noun
 
 
 def numbered(nouns: list[str]) -> list[tuple[str, str]]:
@@ -200,11 +231,45 @@ def opens_sentence(text: str) -> bool:
     return text.split(" ")[0].lower().strip(",") in _OPENERS if text else False
 
 
-def _lower(text: str) -> str:
-    """With a small first letter, where the first word is one of the language's own; "I" and "TV" stay."""
+def ordinary(text: str) -> str:
+    """With a small first letter, where the first word is surely no name: "Soft", but not "Rembrandt style"."""
     first = re.split(r"[\s,.;:]", text, maxsplit=1)[0]
-    is_name = (len(first) == 1 and first != "A") or first[1:].lower() != first[1:]
+    return _lower(text) if first.lower() in _OPENERS | _PREPOSITIONS | _ORDINARY else text
+
+
+def _small(kind: str) -> str:
+    """What a subject is, within a sentence: "Woman" and "Sports Car" are written as names are, and are none."""
+    words = kind.split()
+    capitals = [word for word in words if word[:1].isupper()]
+    if len(words) > 1 and len(capitals) == len(words) and not _ORDINARY.issuperset(kind.lower().split()):
+        return kind  # Eiffel Tower
+    return " ".join(word if _is_name(word) else word.lower() for word in words)
+
+
+def _is_name(word: str) -> bool:
+    """By itself, wherever it stands: "I", "TV", "Anna's", "German"."""
+    stands_alone = len(word) == 1 and word != "A"
+    whose = word[:1].isupper() and word.endswith(("'s", "\u2019s"))
+    return stands_alone or word[1:].lower() != word[1:] or whose or word.lower() in _PEOPLES
+
+
+def _lower(text: str) -> str:
+    """With a small first letter, where the first word is one of the language's own; "I" and "Mona Lisa" stay."""
+    first, *more = re.split(r"(?=[\s,.;:])", text, maxsplit=1)
+    low = first.lower()
+    # A verb or the like may have a name behind it: Holding Anna.
+    leads = low in _OPENERS | _AUXILIARIES | _PREPOSITIONS | _PARTICIPLES | _ORDINARY
+    leads |= _is_verb(low) or _is_participle(first)
+    of_two = first[:1].isupper() and not leads and bool(re.match(r" [A-Z]", "".join(more)))
+    is_name = of_two or _is_name(first)
     return text if is_name else text[0].lower() + text[1:]
+
+
+def _has_bare_verb(words: list[str]) -> bool:
+    """Whether they begin with a verb as it follows "will", or with what may stand between."""
+    between = ("not", "be", "have", "also", "soon", "then", "now")
+    first = next((word.lower() for word in words if not re.fullmatch(r"[A-Za-z]{2,}ly", word)), "")
+    return first in between or first in _STEMS
 
 
 def _stems(word: str) -> set[str]:

@@ -24,6 +24,7 @@ from everreel.caption.clauses import (
     noun_of,
     numbered,
     opens_sentence,
+    ordinary,
     position_clause,
     sentence,
     with_article,
@@ -264,7 +265,7 @@ def _surroundings(caption: StructuralCaption) -> list[str]:
     else:
         place = clause("the scene", place) or place
     if light and len(light.split()) <= 2 and "light" not in light.lower():
-        light = f"the lighting is {light[0].lower()}{light[1:]}"
+        light = f"the lighting is {ordinary(light)}"
     return [sentence(place), sentence(light)]
 
 

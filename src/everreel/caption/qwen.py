@@ -1,4 +1,4 @@
-"""Captions by Qwen2.5-VL, which SkyCaptioner-V1 is, with transformers; and fusion by a Qwen2.5 that reads words.
+"""Captions by Qwen2.5-VL, which SkyCaptioner-V1 is, with transformers.
 
 Follows the released captioner's script: 16 frames, a temperature of 0.05, 2048 tokens. Frames are made into patches
 here, without the video processor and its torchvision; the answer is held to the schema while it is written. The one
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,8 @@ from torch import Tensor
 
 from everreel.caption.constrained import Constraint, caption_grammar
 from everreel.caption.frames import FrameRule, Patches, film_patches
-from everreel.caption.fusion import ChatFusion
 from everreel.caption.schema import StructuralCaption, parse_caption
 from everreel.caption.wording import END, check_tokenizer, question
-from everreel.chat import LocalChat
 from everreel.film.device import check_device, default_dtype
 from everreel.media import FrameSource
 from everreel.memory import give_back_freed_memory
@@ -84,22 +82,6 @@ class QwenCaptioner:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         give_back_freed_memory()
-
-
-class QwenFuser(ChatFusion):
-    """Fusion by a Qwen2.5-Instruct, or any model of words that transformers loads; for what else there is to it, see
-    `ChatFusion`.
-    """
-
-    def __init__(
-        self, path: str | Path, device: str = "cpu", *, on_problem: Callable[[str], None] | None = None
-    ) -> None:
-        self._local = LocalChat(path, device)
-        super().__init__(self._local, name=f"local:{path}", on_problem=on_problem)
-
-    def close(self) -> None:
-        """Free the model."""
-        self._local.close()
 
 
 class Writer:

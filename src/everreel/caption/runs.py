@@ -10,7 +10,7 @@ again, and one film's fault never ends a run.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,8 @@ FIELDS = (
     *("type", "sub_type", "appearance", "action", "expression", "position"),  # of the main subject
     *("shot_type", "shot_angle", "shot_position", "camera_motion", "environment", "lighting"),
 )
+CAMERA = ("tx", "ty", "tz", "roll", "pitch", "yaw")
+"""The signs of the camera's six axes, where `+flow` measures them; empty where nothing could be followed."""
 _WORKS = "films, pictures, folders of them, and tables with a column of paths work"
 
 
@@ -60,6 +62,7 @@ class RunSettings:
     def columns(self, listed: Sequence[Listed]) -> tuple[str, ...]:
         """The columns of the table."""
         own = [STRUCTURED, *(fused_column(task) for task in self.tasks), *(FIELDS if self.fields else ())]
+        own += CAMERA if self.fields and self.captioner.endswith(FLOW) else ()
         own += ["captioner", "fusion"]
         brought = dict.fromkeys(name for each in listed for name in each.row if name not in (KEY, *own))
         return (KEY, *brought, *own)
@@ -152,7 +155,7 @@ class Run:
     def _row(self, listed: Listed) -> Row:
         given = listed.row.get(STRUCTURED)
         if given:
-            caption, by = parse_caption(given if isinstance(given, str) else json.dumps(given)), GIVEN
+            caption, by = parse_caption(given if isinstance(given, str) else json.dumps(given, default=str)), GIVEN
         else:
             assert self._captioner is not None, listed
             caption, by = caption_file(self._captioner, listed.file), self.settings.captioner
@@ -160,7 +163,8 @@ class Run:
         for task in self.settings.tasks:
             row[fused_column(task)] = self._fuser.fuse(caption, task)
         row["fusion"] = BUILT_IN if self._problems else self.settings.fusion
-        row |= fields_row(caption) if self.settings.fields else {}
+        if self.settings.fields:
+            row |= fields_row(caption) | camera_row(None if by == GIVEN else self._captioner)
         self.table.check(row)
         return row
 
@@ -208,8 +212,10 @@ def listed_films(sources: Sequence[str | Path]) -> tuple[list[Listed], list[Skip
     return list(listed.values()), skipped
 
 
-def caption_file(captioner: Captioner, file: Path) -> StructuralCaption:
+def caption_file(captioner: Captioner, file: Path, options: Mapping[str, str] | None = None) -> StructuralCaption:
     """The caption of a film or a picture on the disk, of which only the frames are held that are looked at.
+
+    `options` are for a film, as for `SourceFilm.open`.
 
     Raises:
         ValueError: it cannot be read, or the captioner can make nothing of it.
@@ -220,7 +226,7 @@ def caption_file(captioner: Captioner, file: Path) -> StructuralCaption:
         raise ValueError("is empty: 0 bytes")
     if file.suffix.lower() in PICTURES:
         return captioner.caption(read_image(file)[np.newaxis], 24.0)
-    film = SourceFilm.open(file)
+    film = SourceFilm.open(file, options)
     with closing(FilmFrames(film)) as frames:
         return captioner.caption(frames, film.fps)
 
@@ -305,6 +311,12 @@ def fields_row(caption: StructuralCaption) -> Row:
     for subject in sorted(caption.subjects, key=lambda each: not each.is_main_subject)[:1]:
         found |= subject.TYPES.model_dump() | subject.model_dump(exclude={"TYPES", "is_main_subject"})
     return found | caption.model_dump(exclude={"subjects"})
+
+
+def camera_row(captioner: Captioner | None) -> Row:
+    """A column an axis, of the film that a captioner which measures how the camera moves was shown last."""
+    motion = getattr(captioner, "motion", None)
+    return dict.fromkeys(CAMERA, "") if motion is None or motion.kind == "unknown" else dict(motion.axes)
 
 
 class _LocalFusion(ChatFusion):

@@ -120,11 +120,14 @@ def parse_caption(text: str) -> StructuralCaption:
         ValueError: it holds none; names the field, its value and the rule.
     """
     fenced = _FENCE.search(text)
-    found = _first_object(fenced.group(1) if fenced else text)
     try:
-        return StructuralCaption.model_validate(found)
-    except ValidationError as error:
-        raise ValueError(f"caption: {'; '.join(_told(problem) for problem in error.errors()[:3])}") from None
+        found = _first_object(fenced.group(1) if fenced else text)
+        try:
+            return StructuralCaption.model_validate(found)
+        except ValidationError as error:
+            raise ValueError(f"caption: {'; '.join(_told(problem) for problem in error.errors()[:3])}") from None
+    except RecursionError:  # of brackets, where it is read or where it is told
+        raise ValueError(f"caption = {_short(text)}: is nested too deeply; must be of the released schema") from None
 
 
 def caption_schema() -> dict[str, Any]:

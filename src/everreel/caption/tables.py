@@ -163,7 +163,7 @@ class CaptionTable:
                 yield from csv.DictReader(lines)
             else:
                 yield from (json.loads(line) for line in lines if line.strip())
-        except (ValueError, csv.Error) as error:
+        except (ValueError, csv.Error, RecursionError) as error:
             raise ValueError(f"output = {str(file)!r}: is no table of captions ({error}); give another file") from None
 
     def _check_rest(self, file: Path, whole: int) -> None:

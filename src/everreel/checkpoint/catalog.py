@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from everreel.checkpoint import places
 from everreel.checkpoint.configs import Kind
-from everreel.checkpoint.source import SUFFIXES, find_source
+from everreel.checkpoint.source import find_source
 from everreel.shapes import LATENT_CHANNELS, TEMPORAL
 
 LongSchedule = Literal["blockwise", "rolling", "windows"]
@@ -244,11 +244,13 @@ ANNOUNCED: Mapping[str, str] = {
 _OWNERS = re.compile(r"(?:skywork(?:ai)?/)?(?:skyreels-v2-)?")  # as the released pages have spelt them
 
 
-def find_model(name_or_path: str | Path, *, here: bool = True, kind: Kind | None = None) -> ModelCard:
+def find_model(
+    name_or_path: str | Path, *, here: bool = True, kind: Kind | None = None, otherwise: Kind | None = None
+) -> ModelCard:
     """The card of a model: a name of the catalog or of a published repository, or a folder or file that `load` reads.
 
     With `here`, only of one that can be loaded now, and without, of any that is known. `kind` is for files that do not
-    say what they were trained for.
+    say what they were trained for; `otherwise` is taken where neither says it, by whoever knows it or need not.
 
     Raises:
         ValueError: there is no such model here; the message says what would do.
@@ -262,13 +264,13 @@ def find_model(name_or_path: str | Path, *, here: bool = True, kind: Kind | None
             return replace(card, path=str(path))
         return _placed(card, wanted, here)
     if wanted and _is_model(path):
-        return _card_of(path, kind)
+        return _card_of(path, kind, otherwise)
     if wanted and path.exists():
         find_source(path)  # which says what is wrong with it
         raise ValueError(f"model = {wanted!r}: holds no model that can be run")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", wanted):
         if copy := places.copy_of(wanted):
-            return _card_of(copy, kind)
+            return _card_of(copy, kind, otherwise)
         rule = "there is no such folder, and no whole copy of a repository of that name in the Hugging Face cache"
         raise ValueError(f"model = {wanted!r}: {rule}; everreel models lists what can be downloaded")
     raise _unknown(wanted)
@@ -340,15 +342,15 @@ def _placed(card: ModelCard, wanted: str, here: bool) -> ModelCard:
 
 
 def _is_model(path: Path) -> bool:
-    """Whether there may be one; what it is takes longer to see."""
+    """Whether there may be one; what it is takes longer to see. A file's name says nothing: caches have sums there."""
     if path.is_file():
-        return path.suffix.lower() in SUFFIXES
+        return True
     if (path / "model_index.json").is_file():
         return (path / "transformer" / "config.json").is_file()
     return path.is_dir() and any(file.suffix.lower() in (".safetensors", ".sft", ".gguf") for file in path.iterdir())
 
 
-def _card_of(path: Path, kind: Kind | None) -> ModelCard:
+def _card_of(path: Path, kind: Kind | None, otherwise: Kind | None) -> ModelCard:
     """The published model that lies there, else the most alike under the path's name; for others, tiny's settings.
 
     Raises:
@@ -359,7 +361,7 @@ def _card_of(path: Path, kind: Kind | None) -> ModelCard:
     config, found = source.config, source.kind
     repository = (places.repository_of(path) if path.is_dir() else None) or source.name
     card = published(repository) if repository else None
-    kind = _settle(str(path), kind, found or (card.kind if card else None))
+    kind = _settle(str(path), kind, found or (card.kind if card else None), otherwise)
     channels = 2 * LATENT_CHANNELS + TEMPORAL if kind == "i2v" else LATENT_CHANNELS
     if config.in_dim != channels:
         rule = f"must be {channels} {'with' if kind == 'i2v' else 'without'} image_dim"
@@ -371,20 +373,19 @@ def _card_of(path: Path, kind: Kind | None) -> ModelCard:
     return replace(card, name=name, path=str(path), released=False)
 
 
-def _settle(model: str, asked: Kind | None, found: Kind | None) -> Kind:
-    """What a model was trained for: as its files say, else as is asked.
+def _settle(model: str, asked: Kind | None, found: Kind | None, otherwise: Kind | None = None) -> Kind:
+    """What a model was trained for: as its files say, else as is asked, else `otherwise`.
 
     Raises:
-        ValueError: they contradict each other, or neither says.
+        ValueError: files and what is asked contradict each other, or nothing says.
     """
     if asked is not None and found is not None and asked != found:
         rule = f"was trained as {found} ({_WHAT[found]}); leave out --kind"
         raise ValueError(f"kind = {asked}: {model} {rule}")
-    if asked is None and found is None:
+    kind = found or asked or otherwise
+    if kind is None:
         rule = "nothing in it says what it was trained for, and models df and t2v have the same tensors"
         raise ValueError(f"model = {model!r}: {rule}; give --kind df, t2v or i2v, as its publisher says")
-    kind = found or asked
-    assert kind is not None
     return kind
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from everreel.checkpoint import configs, keymap
-from everreel.checkpoint.tensors import Device, TensorFile, TensorInfo, open_tensors
+from everreel.checkpoint.tensors import AGAIN, Device, TensorFile, TensorInfo, open_tensors
 from everreel.model.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 
 Role = Literal["transformer", "vae", "text_encoder", "image_encoder"]
@@ -28,6 +28,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 TIED = "encoder.embed_tokens.weight"  # a second name of umT5's token embedding
 SENTENCEPIECE = "spiece_model"  # the tokenizer's file as a tensor of bytes, in ComfyUI's umT5
 CONFIG = "everreel.config"  # metadata: the network's config, in the words of its config.json
+TOGETHER = "take both from the same download"
+OTHER = "it is of another model, or was changed; take the file as its publisher has it"
 
 _PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "model.", "vision_model.", "first_stage_model.", "vae.")
 _TELLTALES: tuple[tuple[Role, Names, tuple[str, ...]], ...] = (
@@ -94,6 +96,12 @@ class Shards:
         """The shape of every tensor."""
         return {name: info.shape for name, info in self.infos.items()}
 
+    @property
+    def where(self) -> str:
+        """The files, for people."""
+        paths = sorted({file.path for file in self._files.values()})
+        return f"{paths[0]}{f' and the {len(paths) - 1} that go with it' * (len(paths) > 1)}"
+
     def path(self, name: str) -> Path:
         """The file that holds a tensor."""
         return self._files[name].path
@@ -119,7 +127,7 @@ def official_names(shards: Shards) -> dict[str, str]:
         try:
             (ours,) = keymap.transformer_from_diffusers({name: torch.empty(0)})
         except ValueError:
-            raise ValueError(f"tensor {name!r} in {shards.path(name)} is not one of this network") from None
+            raise ValueError(f"tensor {name!r} in {shards.path(name)} is not one of this network: {OTHER}") from None
         found[ours] = name
     return found
 
@@ -150,13 +158,13 @@ def check_transformer(config: TransformerConfig, shards: Shards, where: str | Pa
         stated = getattr(config, field)
         if stated == value:
             continue
-        file = shards.path(name) if name in shards.infos else shards.path(next(iter(shards.infos)))
         if name not in shards.infos or (field == "num_layers" and stated > value):
             lacking = name if field != "num_layers" else f"blocks.{value}."
-            raise ValueError(f"{field} = {stated!r} in {where}: tensor {lacking!r} is missing in {file.parent}")
+            missing = f"tensor {lacking!r} is missing in {shards.where}"
+            raise ValueError(f"{field} = {stated!r} in {where}: {missing}; {TOGETHER}")
         raise ValueError(
-            f"tensor {name!r} in {file} contradicts {field} = {stated!r} in {where}: "
-            f"its tensors say {value!r}; take both from the same download"
+            f"tensor {name!r} in {shards.path(name)} contradicts {field} = {stated!r} in {where}: "
+            f"its tensors say {value!r}; {TOGETHER}"
         )
 
 
@@ -248,8 +256,7 @@ def _evidence(shards: Shards) -> dict[str, tuple[Any, str]]:
         if name not in shapes:
             (theirs,) = keymap.transformer_to_diffusers({name: torch.empty(0)})
             shown = name if shards.content.names == "official" else theirs
-            where = shards.path(next(iter(shards.infos))).parent
-            raise ValueError(f"tensor {shown!r} is missing in {where}")
+            raise ValueError(f"tensor {shown!r} is missing in {shards.where}: {AGAIN}")
         if len(shapes[name]) == ndim:  # any other is refused with its shape when it is to be loaded
             found[field] = (shapes[name][axis], names[name])
 
@@ -289,8 +296,7 @@ def _is_stray(name: str, content: Content, names: Collection[str]) -> bool:
 
 def _shape(shards: Shards, name: str) -> tuple[int, ...]:
     if name not in shards.infos:
-        where = shards.path(next(iter(shards.infos)))
-        raise ValueError(f"tensor {name!r} is missing in {where}")
+        raise ValueError(f"tensor {name!r} is missing in {shards.where}: {AGAIN}")
     return shards.infos[name].shape
 
 

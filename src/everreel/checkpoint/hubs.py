@@ -26,6 +26,7 @@ Arrived = Callable[[int], None]
 
 TIMEOUT, TRIES, PAUSE = 30.0, 5, 1.0  # seconds; tries in a row that bring nothing
 CHUNK_BYTES = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -148,10 +149,20 @@ def fetch(hub: Hub, repository: str, revision: str, file: RemoteFile, staging: P
     """One file, under `staging`; goes on with what an earlier call left there.
 
     Raises:
-        ValueError: the hub does not give it; the message says what to do.
-        OSError: the disk is full.
+        ValueError: the hub does not give it, or the disk is full; the message says what to do.
     """
     path = staging / f"{file.path}.incomplete"
+    try:
+        return _fetched(hub, repository, revision, file, path, arrived)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        rule = "free some room, and the same command goes on from there, or give a folder on another disk with --to"
+        raise ValueError(f"{path}: the disk is full; what has come is kept: {rule}") from error
+
+
+def _fetched(hub: Hub, repository: str, revision: str, file: RemoteFile, path: Path, arrived: Arrived) -> Path:
+    """As `fetch`; raises OSError where the disk is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     tries, why = 0, "the connection was cut"
@@ -164,7 +175,7 @@ def fetch(hub: Hub, repository: str, revision: str, file: RemoteFile, staging: P
             if error.code < 500 and error.code not in (408, 416, 429):
                 raise _refused(hub, repository, error.code, why) from error
         except (OSError, HTTPException) as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            if isinstance(error, OSError) and error.errno in _FULL:
                 raise
             why = f"{file.path}: {error}"
         now = path.stat().st_size

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from everreel.checkpoint import configs, keymap
-from everreel.checkpoint.contents import SENTENCEPIECE, TIED, Role, Shapes, Shards, official_names
+from everreel.checkpoint.contents import OTHER, SENTENCEPIECE, TIED, Role, Shapes, Shards, official_names
 from everreel.checkpoint.source import Part, Source, find_part, find_tokenizer, find_transformer, lacking
 from everreel.checkpoint.spiece import tokenizer_from_spiece
 from everreel.checkpoint.tensors import AGAIN, Device, and_more, open_tensors
@@ -136,6 +136,21 @@ class Opened:
     """The tensors of the files, by the names of `inner`."""
 
 
+def check_parts(source: Source, *, image: bool) -> Tokenizer:
+    """See that everything a model is loaded from is there and as it must be, before any of it is read; its tokenizer.
+
+    With `image` an image encoder is one of its parts.
+
+    Raises:
+        ValueError: a part is nowhere, or a tensor is missing, unknown or of the wrong shape.
+    """
+    open_part(source.transformer)
+    beside: tuple[Role, ...] = ("vae", "text_encoder", "image_encoder") if image else ("vae", "text_encoder")
+    for role in beside:
+        open_part(part_of(source, role))
+    return load_tokenizer(source)
+
+
 def open_part(part: Part) -> Opened:
     """A network before its weights are read.
 
@@ -247,15 +262,15 @@ def _check(shards: Shards, expected: Shapes) -> None:
     extra = [name for name in shards.infos if name not in expected]
     wrong = [name for name, shape in shards.shapes.items() if name in expected and expected[name] != shape]
     if missing:
-        where = shards.path(next(iter(shards.infos))).parent
-        raise ValueError(f"tensor {missing[0]!r} is missing in {where}{and_more(missing)}")
+        raise ValueError(f"tensor {missing[0]!r} is missing in {shards.where}{and_more(missing)}: {AGAIN}")
     if extra:
-        raise ValueError(f"tensor {extra[0]!r} in {shards.path(extra[0])} is not one of this network{and_more(extra)}")
+        rule = f"is not one of this network{and_more(extra)}: {OTHER}"
+        raise ValueError(f"tensor {extra[0]!r} in {shards.path(extra[0])} {rule}")
     if wrong:
         name = wrong[0]
         raise ValueError(
             f"tensor {name!r} in {shards.path(name)} has the shape {shards.shapes[name]}: "
-            f"must be {expected[name]}{and_more(wrong)}"
+            f"must be {expected[name]}{and_more(wrong)}; take it and its config from the same download"
         )
 
 

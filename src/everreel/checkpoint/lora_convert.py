@@ -78,7 +78,7 @@ def _configs(model: str | None) -> Iterator[TransformerConfig]:
     """Transformers with everything that some of their size have."""
     if model is not None:
         there = Path(model).expanduser()
-        configs = [find_source(there if there.exists() else find_model(model).require_path()).config]
+        configs = [find_source(there if there.exists() else find_model(model, otherwise="df").require_path()).config]
     else:
         configs = [find_source(card.path).config for card in CATALOG if not card.released]
         sizes = sorted({(card.dim, card.ffn_dim, card.num_layers) for card in CATALOG if card.released})

@@ -7,7 +7,9 @@ every bit, and a way that the device cannot compute is refused before a weight i
 
 from __future__ import annotations
 
+import copy
 import importlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from everreel.model.config import Quantization
-from everreel.model.dit import DiT
+from everreel.model.dit import Blocks, DiT
 from everreel.model.int8 import SIDE, Int8Linear
 from everreel.model.packed import PackedLinear
 from everreel.model.quiet import quiet
@@ -45,37 +47,25 @@ class Call:
     kwargs: Mapping[str, Any]
 
 
-def quantize(model: DiT, how: Quantization, device: str | torch.device | None = None) -> DiT:
+def quantize(
+    model: DiT, how: Quantization, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> DiT:
     """Quantise the linear layers of a transformer's blocks, in place; the same object.
 
-    `device` is where it will compute, by default where it is.
+    `device` is where it will compute, by default where it is, and `dtype` the type it will compute in, by default its
+    own. A block is brought into that type as it is quantised, so mapped weights are never all there in another one;
+    q8_0 and q4_0 are made of the weights as they are.
 
     Raises:
         ValueError: the device cannot compute so, a package is missing, or a layer is quantised already or does not fit.
     """
     where = torch.device(device) if device is not None else model.patch_embedding.weight.device
     check_quantization(how, where)
-    linears = [(owner, name, layer) for owner, name, layer in _linears(model.blocks)]
-    _check_layers(model, linears, how)
-    if how == "q8_0" or how == "q4_0":
-        for owner, name, layer in linears:
-            setattr(owner, name, _packed(layer, how))
-        return model
-    if how == "int8_dynamic":
-        for owner, name, layer in linears:
-            home = layer.weight.device
-            setattr(owner, name, Int8Linear(layer.to(where)).to(home))
-        return model
-    with quiet():
-        torchao = _package("torchao.quantization", how)
-        try:
-            for block in model.blocks.requires_grad_(False):  # each where it can be, and no more of them at once
-                home = next(block.parameters()).device
-                torchao.quantize_(block, _config(torchao, how, linears[0][2].weight.dtype), device=where)
-                block.to(home)
-        except (AssertionError, NotImplementedError, RuntimeError) as error:  # its kinds for a device it cannot use
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"quantization = {how}: {reason}; nearest that works: q8_0") from error
+    _check_layers(model, [*_linears(model.blocks)], how)
+    _quantised(model.blocks, how, where, dtype)
+    for child in model.children():
+        if child is not model.blocks:  # whose scales keep their type
+            child.to(dtype)
     return model
 
 
@@ -126,27 +116,81 @@ def recorded(model: DiT, most: int = 4) -> Iterator[list[Call]]:
 
 
 @torch.no_grad()
-def quantisation_error(model: DiT, quantised: DiT, calls: Sequence[Call]) -> list[float]:
+def quantisation_error(model: DiT, how: Quantization, calls: Sequence[Call]) -> list[float]:
     """How far each block's output is from what the exact block makes of the same input, root mean square, relative.
 
-    The inputs are those of the exact transformer in `calls`, so that no block is blamed for those before it.
+    The inputs are those of the exact transformer in `calls`, so that no block is blamed for those before it. One block
+    at a time is quantised, as it lies on the device that computes, so blocks that stream there need no more room.
+
+    Raises:
+        ValueError: as from `quantize`.
     """
     assert all(call.kwargs.get("cache") is None for call in calls)
-    squares = [torch.zeros(2, dtype=torch.float64) for _ in model.blocks]
-
-    def compare(block: nn.Module, args: tuple[Any, ...], exact: Tensor) -> None:
-        layer: int = args[3]
-        off = (quantised.blocks[layer](*args).double() - exact.double()).square().sum()
-        squares[layer] += torch.stack([off, exact.double().square().sum()]).cpu()
-
-    handles = [block.register_forward_hook(compare) for block in model.blocks]
+    check_quantization(how, model.patch_embedding.weight.device)
+    _check_layers(model, [*_linears(model.blocks)], how)
+    squares = [torch.zeros(2, dtype=torch.float64) for _ in range(len(model.blocks))]
+    exact = model.blocks
+    model.blocks = _Compared(exact, how, squares)
     try:
         for call in calls:
             model(*call.args, **call.kwargs)
     finally:
-        for handle in handles:
-            handle.remove()
+        model.blocks = exact
     return [float((off / whole).sqrt()) for off, whole in squares]
+
+
+class _Compared(Blocks):
+    """A transformer's blocks, each of which is compared with a quantised copy of itself as it computes."""
+
+    def __init__(self, blocks: Blocks, how: Quantization, squares: list[Tensor]) -> None:
+        super().__init__()
+        self._exact, self._how, self._squares = [blocks], how, squares  # in a list, so as not to be a part of it
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        for block in self._exact[0]:
+            handle = block.register_forward_hook(self._compare)
+            try:
+                yield block
+            finally:
+                handle.remove()
+
+    def _compare(self, block: nn.Module, args: tuple[Any, ...], exact: Tensor) -> None:
+        layer: int = args[3]
+        # But for its hooks: one of them is this, and has all blocks.
+        copied = copy.deepcopy(block, {id(block._forward_hooks): OrderedDict()})
+        quantised = _quantised(nn.ModuleList([copied]), self._how, exact.device)[0]
+        off = (quantised(*args).double() - exact.double()).square().sum()
+        self._squares[layer] += torch.stack([off, exact.double().square().sum()]).cpu()
+
+
+def _quantised(
+    blocks: nn.ModuleList, how: Quantization, where: torch.device, dtype: torch.dtype | None = None
+) -> nn.ModuleList:
+    """Blocks with quantised linear layers, in place, each where it can be and no more at once; see `quantize`."""
+    if how == "q8_0" or how == "q4_0":
+        for block in blocks:
+            for owner, name, layer in [*_linears(block)]:
+                setattr(owner, name, _packed(layer, how))
+            block.to(dtype)
+        return blocks
+    if how == "int8_dynamic":
+        for block in blocks:
+            block.to(dtype)
+            for owner, name, layer in [*_linears(block)]:
+                home = layer.weight.device
+                setattr(owner, name, Int8Linear(layer.to(where)).to(home))
+        return blocks
+    with quiet():
+        torchao = _package("torchao.quantization", how)
+        try:
+            for block in blocks.requires_grad_(False):
+                first = next(block.to(dtype).parameters())
+                torchao.quantize_(block, _config(torchao, how, first.dtype), device=where)
+                block.to(first.device)
+        except (AssertionError, NotImplementedError, RuntimeError) as error:  # its kinds for a device it cannot use
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"quantization = {how}: {reason}; nearest that works: q8_0") from error
+    return blocks
 
 
 def _linears(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:

@@ -27,6 +27,7 @@ Layout = Literal["diffusers", "official", "single"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TOKENIZERS = ("tokenizer", "google/umt5-xxl", "umt5-xxl", ".")
 """Where a folder keeps its tokenizer.json."""
+_PLAIN = ("float32", "bfloat16", "float16")
 _SIBLINGS = ("vae", "text_encoders", "clip", "clip_vision")
 _NAMED = 8  # strays that are named
 ConfigT = TypeVar("ConfigT")
@@ -52,6 +53,11 @@ class Part:
     def open(self) -> Shards:
         """Its tensors, unread."""
         return Shards(self.paths, self.content)
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether all tensors are of types to compute with; read as they are, they take no memory of their own."""
+        return all(info.dtype in _PLAIN for info in self.open().infos.values())
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ PATH_COLUMNS = ("file_name", "path", "video", "video_path", "image", "image_path
 CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "sentences")
 MASK = "-masklabel"
 _AT_ONCE = 4096  # rows of a Parquet table
+_LEVELS = 64  # of lists and objects in each other, in a row of JSON Lines; whoever writes it again goes down them all
 
 Row = dict[str, Any]
 _Part = tuple[float, float | None, tuple[int, int, int, int] | None]
@@ -231,7 +232,7 @@ def _part(row: Row) -> _Part:
     try:
         found = json.loads(crop) if isinstance(crop, str) else crop
         left, top, width, height = (int(value) for value in found)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise ValueError(f"crop = {str(crop)!r}: must be [left, top, width, height] in pixels") from None
     if min(left, top) < 0 or min(width, height) < 1:
         raise ValueError(f"crop = {str(crop)!r}: must begin at 0 or more and have a width and a height")
@@ -264,7 +265,22 @@ def _json_row(line: str) -> Row | str:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         return f"is no JSON ({error.msg})"
-    return row if isinstance(row, dict) else "is no JSON object"
+    except RecursionError:
+        return "is nested too deeply"
+    if not isinstance(row, dict):
+        return "is no JSON object"
+    return row if _is_flat(row) else "is nested too deeply"
+
+
+def _is_flat(row: Row) -> bool:
+    """Whether it can be gone through level by level, by functions that call themselves."""
+    some: list[Any] = [row]
+    for _ in range(_LEVELS):
+        inner = [each for each in some if isinstance(each, dict | list)]
+        some = [value for each in inner for value in (each.values() if isinstance(each, dict) else each)]
+        if not some:
+            return True
+    return False
 
 
 def _parquet_rows(table: Path) -> Iterator[Row]:

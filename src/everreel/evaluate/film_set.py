@@ -7,19 +7,15 @@ its files say, and what cannot be used is skipped by name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError, safe_open
-
 from everreel.data.sources import FILMS, Skipped
 from everreel.evaluate.follow import Answer, Report
-from everreel.evaluate.quality import MEASURES, Quality
+from everreel.evaluate.quality import MEASURES, Quality, request_of
 from everreel.evaluate.quality_table import NAME, Row, films_in, read_table
-from everreel.film.journal import KEY, journal_path
 from everreel.film.source import SourceFilm
 
 REPORT = "report.json"
@@ -126,12 +122,11 @@ def read_report(path: Path) -> Report:
 
 
 def told_by_journal(film: Path) -> tuple[str | None, int | None]:
-    """Prompt and seed of a film that was made here, from the journal beside it; its numbers are not read."""
+    """Prompt and seed of a film that was made here, from the journal beside it."""
+    request = request_of(film)
     try:
-        with safe_open(journal_path(film), "pt") as file:
-            request = json.loads((file.metadata() or {})[KEY])["request"]
         return str(request["prompt"]), int(request["seed"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None, None
 
 

@@ -108,11 +108,11 @@ def claim(output: Path, settings: Mapping[str, Any], prompts: Mapping[str, str])
     if record.is_file() and any(output.rglob("*.mp4")):
         there = json.loads(record.read_text(encoding="utf-8"))
         # The name may change, the files may not.
-        for name, value in settings.items():
-            if name != "model" and there.get(name) != value:
+        for name in dict.fromkeys((*settings, "loras")):  # which are left out where there are none
+            if name != "model" and there.get(name) != settings.get(name):
                 raise ValueError(
                     f"output = {output}: holds films with {name} = {there.get(name)!r}, and this run has "
-                    f"{value!r}; give another folder, or empty it"
+                    f"{settings.get(name)!r}; give another folder, or empty it"
                 )
         old = prompts_of(there)
         if any(old.get(name, text) != text for name, text in prompts.items()):

@@ -12,19 +12,21 @@ Shape suffixes: T frames, H height, W width, C = 3 channels, RGB.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from everreel.caption.critic import look_length
 from everreel.evaluate.drift import joins_of
 from everreel.evaluate.meters import LightMeter, LookMeter, MotionMeter, SeamMeter, one_thread, opencv, reduced
-from everreel.film.journal import journal_path, read_journal
+from everreel.film.journal import KEY, journal_path, read_journal
 from everreel.film.making import options_of
 from everreel.film.plan import make_plan
 from everreel.film.source import SourceFilm
@@ -228,6 +230,19 @@ def text_alignment(film: SourceFilm, asked: Mapping[str, str], reader: Reader) -
             raise ValueError(f"asked {name} = {value!r}: the critic does not know it")
         values.append(sum(read[name][value] for read in chances) / len(chances))
     return sum(values) / len(values)
+
+
+def request_of(path: Path) -> Mapping[str, Any]:
+    """What a film that was made here was asked for, from the journal beside it; its numbers are not read.
+
+    Nothing where there is no journal, or one that cannot be read.
+    """
+    try:
+        with safe_open(journal_path(path), "pt") as file:
+            request = json.loads((file.metadata() or {})[KEY])["request"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return request if isinstance(request, dict) else {}
 
 
 def known_joins(path: Path) -> set[int] | None:

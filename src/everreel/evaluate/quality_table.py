@@ -19,8 +19,11 @@ from typing import Any
 
 from everreel.data.sources import FILMS, Skipped
 from everreel.evaluate.follow import Report
-from everreel.evaluate.quality import MEASURES, Quality, Reader, measure_film
+from everreel.evaluate.quality import MEASURES, Quality, Reader, measure_film, request_of
 from everreel.media import check_file
+from everreel.prompt.filling import fill
+from everreel.prompt.reading import read
+from everreel.world.scene import visible_fields
 
 NAME = "quality.jsonl"
 """What the table of a folder of films is called."""
@@ -73,8 +76,8 @@ def measure_files(
     """Measure the films that have no row yet, and write the rows; what was skipped is returned, and tried next time.
 
     Args:
-        reader: a critic that reads off the films what the `report.json` beside them asked for; by default the figures
-            of that report are taken.
+        reader: a critic that reads off the films what the `report.json` beside them asked for, or else the prompt in a
+            film's journal; by default the figures of that report are taken.
         on_film: called with how many are done of how many, before the first and after each.
 
     Raises:
@@ -143,7 +146,10 @@ def read_table(table: Path) -> dict[str, Row]:
 
 
 class _Asked:
-    """What films were asked to show, and how probable that was found, from the reports in their folders."""
+    """What films were asked to show, and how probable that was found, from the reports in their folders.
+
+    Of a film that no report tells of, its journal has the prompt, of which a critic reads what the film world knows.
+    """
 
     def __init__(self, reader: Reader | None) -> None:
         self._reader = reader
@@ -154,6 +160,8 @@ class _Asked:
         if film.parent not in self._reports:
             self._reports[film.parent] = self._read(film.parent / "report.json")
         asked, chance = self._reports[film.parent].get(film.name, ({}, math.nan))
+        if not asked and self._reader is not None:
+            asked = _said_by_journal(film)
         quality = measure_film(film, asked, self._reader)
         if not asked or self._reader is not None:
             return quality
@@ -173,6 +181,17 @@ class _Asked:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or one of another suite
             return {}
         return found
+
+
+def _said_by_journal(film: Path) -> dict[str, str]:
+    """The fields that a film's prompt says and that can be seen in it; none of one whose prompt changes on the way."""
+    request = request_of(film)
+    prompt = request.get("prompt")
+    if not isinstance(prompt, str) or request.get("story"):
+        return {}
+    said = read(prompt).said
+    seen = visible_fields(fill(said))
+    return {name: value for name, value in said.items() if name in seen}
 
 
 def _name(film: Path, table: Path) -> str:

@@ -32,7 +32,8 @@ class EvaluateRecipe:
         """Make the films that are missing, and leave `report.json`."""
         reader = reader_of(self.critic or shipped_critic())
         device = None if self.device == "auto" else self.device
-        options = model_options(model=self.model, lora=self.lora, device=device)
+        kind = model_options(model=self.model).card(otherwise="df").kind  # that of all that recipes train
+        options = model_options(model=self.model, lora=self.lora, device=device, kind=kind)
         evaluation = Evaluation(options.card(), self.films, run_dir, options.asked)
 
         def tell(done: int, total: int) -> None:

@@ -48,9 +48,7 @@ class ColorAnchor:
             return latents_CTHW
         began = max((turn for turn in self.turns if turn <= start), default=0)
         if self.reference is None or self.reference[2, 0] != began:
-            values_CN = latents_CTHW.flatten(1).to(widest_dtype(latents_CTHW.device))
-            mean_C, deviation_C = values_CN.mean(1), values_CN.std(1, correction=0)
-            self.reference = torch.stack([mean_C, deviation_C, torch.full_like(mean_C, began)])
+            self.reference = colors_of(latents_CTHW, began)
         return self._hold(latents_CTHW, *self.reference[:2, :, None, None])
 
     def _hold(self, latents_CTHW: Tensor, mean_C11: Tensor, deviation_C11: Tensor) -> Tensor:
@@ -60,3 +58,15 @@ class ColorAnchor:
         scale_CT1 = torch.lerp(torch.ones_like(own_CT1), deviation_C11 / spread_CT1, self.strength)
         centre_CT1 = torch.lerp(own_CT1, mean_C11.expand_as(own_CT1), self.strength)
         return ((values_CTN - own_CT1) * scale_CT1 + centre_CT1).to(latents_CTHW).view_as(latents_CTHW)
+
+
+def colors_of(latents_CTHW: Tensor, began: int = 0) -> Tensor:
+    """A reference (3, C) made of these latents, for the part of a film that begins at frame `began`."""
+    values_CN = latents_CTHW.flatten(1).to(widest_dtype(latents_CTHW.device))
+    mean_C, deviation_C = values_CN.mean(1), values_CN.std(1, correction=0)
+    return torch.stack([mean_C, deviation_C, torch.full_like(mean_C, began)])
+
+
+def carried_on(reference_3C: Tensor) -> Tensor:
+    """A reference of one film for the one that goes on with it, and counts its frames anew."""
+    return torch.cat([reference_3C[:2], torch.zeros_like(reference_3C[2:])])

@@ -311,7 +311,9 @@ def _standing(request: VideoRequest, output: Path, maker: Maker) -> tuple[Litera
         raise RequestError(f"output = {output}: is shorter than its journal says; {REMEDY}")
     if journal.maker.fingerprint != maker.fingerprint:
         raise RequestError(f"output = {output}: was made by the model {journal.maker.model} as it was then; {REMEDY}")
-    there, asked = journal.maker.options, maker.options
+    there, asked = dict(journal.maker.options), maker.options
+    if "memory" in asked and "quantization" not in asked:
+        there.pop("quantization", None)  # what the plan chose for that much memory
     if journal.finished:
         for name in ("lora", "quantization"):
             if there.get(name) != asked.get(name):
@@ -325,7 +327,8 @@ def _standing(request: VideoRequest, output: Path, maker: Maker) -> tuple[Litera
             raise RequestError(f"{name} = {_short(asked.get(name))}: {rest}")
     for field in ("device", "dtype"):
         begun, asked_now = getattr(journal.maker, field), getattr(maker, field)
-        if begun != asked_now:
+        smaller = field == "dtype" and "memory" in asked and (asked_now, begun) == ("float32", "bfloat16")
+        if begun != asked_now and not smaller:
             raise RequestError(f"{field} = {asked_now}: {output} was begun with {begun}; give --{field} {begun}")
     return "stopped", journal.maker.threads
 

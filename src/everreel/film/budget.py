@@ -7,7 +7,7 @@ fits wins, and they are tried in the order of what they cost: first time alone, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,13 +105,16 @@ def placed(options: ModelOptions, card: ModelCard, plan: Plan | None = None, par
     budget = None if options.memory is None else parse_memory(options.memory)
     assert options.device is not None
     packed, parts = not options.merges, parts or parts_of(card, options.parts)
-    wanted = options.quantization, options.torch_dtype
+    wanted = options.quantization, options.torch_dtype if options.dtype_asked else None
     return place(plan, card, options.device, budget, *wanted, packed=packed, parts=parts)
 
 
 def suits(placement: Placement | None, options: ModelOptions, card: ModelCard, plan: Plan) -> bool:
     """Whether a model that is placed so is placed as this plan's film would have it; raises as `placed`."""
-    return placement is not None and placed(options, card, plan).chosen() == placement.chosen()
+    if placement is None:
+        return False
+    wanted = placed(options, card, plan)
+    return (wanted.chosen(), wanted.dtype) == (placement.chosen(), placement.dtype)
 
 
 def fitted(placement: Placement, options: ModelOptions) -> list[str]:
@@ -139,7 +142,7 @@ def place(
         budget: bytes of the device's memory; of a CPU, of the whole process. Without one it is `DEVICE_SHARE` of a
             GPU's memory, and a CPU has no limit.
         quantization: if it must be this one.
-        dtype: by default what suits the device.
+        dtype: by default what suits the device; where that is float32 and does not fit, bfloat16.
         packed: see `Placement`.
         parts: what the model's files hold.
 
@@ -160,7 +163,8 @@ def place(
         if needs(plan, card, replace(first, together=False), parts).peak <= budget:
             peak = needs(plan, card, first, parts).peak
             return replace(first, memory=peak, together=None, decode_latents=None)  # as it comes
-    for placement in _ways(first, card, plan):
+    halved = dtype is None and first.dtype == torch.float32
+    for placement in _ways(first, card, plan, (torch.float32, torch.bfloat16) if halved else (first.dtype,)):
         peak = needs(plan, card, placement, parts).peak + fixed
         tried = replace(placement, memory=peak - fixed)
         if peak <= budget:
@@ -192,21 +196,19 @@ def fits_as_batch(tokens: int, transformer: DiT | SharedDiT, parts: Iterable[nn.
     return need < DEVICE_SHARE * torch.cuda.get_device_properties(device).total_memory - weights
 
 
-def _ways(first: Placement, card: ModelCard, plan: Plan) -> Iterator[Placement]:
+def _ways(first: Placement, card: ModelCard, plan: Plan, dtypes: Sequence[torch.dtype]) -> Iterator[Placement]:
     """Every placement worth trying, best first."""
     ways_to_guide = (True,) if plan.request.guidance_scale == 1.0 else (True, False)
-    exact_first: tuple[Quantization | None, ...] = (first.quantization,)
-    if first.device.type == "cpu":
-        # Nothing is elsewhere than in host memory: what can be saved is what is computed at once, then exactness.
-        for how in exact_first if first.quantization else (None, "q8_0", "q4_0"):
-            yield replace(first, quantization=how)
-            single = replace(first, quantization=how, decode_latents=1)
+    smaller: tuple[Quantization, ...] = ("q8_0", "q4_0") if first.device.type == "cpu" else ("int8", "q4_0")
+    exact_first = (first.quantization,) if first.quantization else (None, *smaller)
+    for now in (replace(first, quantization=how, dtype=dtype) for how in exact_first for dtype in dtypes):
+        yield now
+        if first.device.type == "cpu":
+            # Nothing is elsewhere than in host memory: what can be saved is what is computed at once, then exactness.
+            single = replace(now, decode_latents=1)
             yield single
             yield from (replace(single, tile=TILES[-1], together=together) for together in ways_to_guide)
-        return
-    for how in exact_first if first.quantization else (None, "int8", "q4_0"):
-        now = replace(first, quantization=how)
-        yield now
+            continue
         parked = [replace(now, parked=True, text_on_host=on_host) for on_host in (False, True)]
         for together in ways_to_guide:
             for way in parked:

@@ -25,7 +25,7 @@ from everreel.diffusion.solver import solver_for
 from everreel.film.budget import HOST_PROGRAM_BYTES, needs, place
 from everreel.film.decoding import FrameDecoder, latents_at_once
 from everreel.film.device import default_device
-from everreel.film.parts import Parts
+from everreel.film.parts import Parts, parts_of
 from everreel.film.placement import Placement
 from everreel.film.plan import Plan, make_plan, opening_of
 from everreel.parallel.shared import SharedDiT
@@ -52,10 +52,20 @@ class Calibration:
     pixels: float
     """Pixels of frames decoded a second."""
 
-    def save(self, model: str, placement: Placement, options: ModelOptions | None = None, processes: int = 1) -> Path:
-        """Keep it for later runs, among those of other models and of other ways to run them."""
+    def save(
+        self,
+        model: str,
+        placement: Placement,
+        options: ModelOptions | None = None,
+        processes: int = 1,
+        packed: float | None = None,
+    ) -> Path:
+        """Keep it for later runs, among those of other models and of other ways to run them.
+
+        `packed` is that of the model's `Parts`.
+        """
         file = _calibrations()
-        known = _read(file) | {_key(model, placement, options, processes): asdict(self)}
+        known = _read(file) | {_key(model, placement, options, processes, packed): asdict(self)}
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
         part.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
@@ -64,10 +74,15 @@ class Calibration:
 
     @classmethod
     def find(
-        cls, model: str, placement: Placement, options: ModelOptions | None = None, processes: int = 1
+        cls,
+        model: str,
+        placement: Placement,
+        options: ModelOptions | None = None,
+        processes: int = 1,
+        packed: float | None = None,
     ) -> Calibration | None:
         """The one that was kept for this model, run in this way, if any."""
-        found = _read(_calibrations()).get(_key(model, placement, options, processes))
+        found = _read(_calibrations()).get(_key(model, placement, options, processes, packed))
         try:
             return None if found is None else cls(float(found["operations"]), float(found["pixels"]))
         except (KeyError, TypeError, ValueError):  # of another version, or spoilt: as if there were none
@@ -124,11 +139,12 @@ def estimate(
     `options` say how the model computes beside where it is, so that no calibration of another way is taken for its own.
     """
     where = torch.device(device or default_device())
+    parts = parts or parts_of(card, options.parts if options else None)
     placement = placement or place(plan, card, where, parts=parts)
     films = [plan, make_plan(opening_of(plan), card)] if plan.ring else [plan]
     rows, work = sum(len(film.schedule) for film in films), sum(_work(film, card) for film in films)
     is_here = where.type != "cuda" or torch.cuda.is_available()
-    known = Calibration.find(card.name, placement, options, _processes()) if is_here else None
+    known = Calibration.find(card.name, placement, options, _processes(), parts.packed) if is_here else None
     if not is_here:
         seconds = math.nan
     elif known is None:
@@ -165,7 +181,8 @@ def calibrate(pipe: VideoPipeline) -> Calibration:
     work = _operations(shape.tokens, shape.tokens, card)
     pixels = TEMPORAL * latents_CTHW.shape[1] * shape.pixel_height * shape.pixel_width
     found = Calibration(work / steps, pixels / decoding)
-    found.save(card.name, placement, pipe.options, model.processes if isinstance(model, SharedDiT) else 1)
+    packed = parts_of(card, pipe.options.parts if pipe.options else None).packed
+    found.save(card.name, placement, pipe.options, model.processes if isinstance(model, SharedDiT) else 1, packed)
     return found
 
 
@@ -247,17 +264,22 @@ def _read(file: Path) -> dict[str, dict[str, float]]:
     return known if isinstance(known, dict) else {}
 
 
-def _key(model: str, placement: Placement, options: ModelOptions | None, processes: int) -> str:
-    """All that changes how fast it is; the way that most films are made in needs few words."""
+def _key(model: str, placement: Placement, options: ModelOptions | None, processes: int, packed: float | None) -> str:
+    """All that changes how fast it is; the way that most films are made in needs few words.
+
+    How many blocks stay, and how large tiles are, is another number for every size and length of a film, and what
+    streams comes while the device computes: that it does so is what counts.
+    """
     device, dtype = placement.device, str(placement.dtype).removeprefix("torch.")
     threads = f"{device.type}, {torch.get_num_threads()} threads"
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else threads
-    resident, tile = placement.resident, placement.tile
+    unpacks = placement.packed and placement.quantization is None and packed is not None
     how = {
         f"{placement.quantization}": placement.quantization is not None,
-        f"{resident} blocks stay": resident is not None,
+        f"{8 * (packed or 0):.1f} bits a weight": unpacks,
+        "blocks stream": placement.resident is not None,
         "parked": placement.parked,
-        f"tiles of {tile}": tile is not None,
+        "in tiles": placement.tile is not None,
         f"attention {options and options.attention}": options is not None and options.attention != "auto",
         "compiled": options is not None and options.compile,
         f"{processes} processes": processes > 1,

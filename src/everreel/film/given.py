@@ -9,7 +9,9 @@ Shape suffixes: C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from everreel.shapes import TEMPORAL
 SMALLEST_SIDE = 16
 LARGEST_PIXELS = 150_000_000
 CUT_WORTH_SAYING = 0.02
+MOVING = ("GIF", "PNG", "WEBP", "AVIF")  # formats whose frames are shown one after the other
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,11 @@ def unit_range(frames_THWC: Pixels, device: torch.device) -> Tensor:
 def _read(field: str, path: Path, height: int, width: int) -> Picture:
     notes = []
     try:
-        with Image.open(path) as image:
+        with _unwarned(), Image.open(path) as image:
             columns, rows = image.size
-            frames = getattr(image, "n_frames", 1)
-            see_through = image.has_transparency_data
+            # A phone's JPEG may hold a preview beside its picture, and a TIFF pages: neither moves.
+            frames = getattr(image, "n_frames", 1) if image.format in MOVING else 1
+            may_be_clear = image.has_transparency_data
     except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
         raise RequestError(f"{field} = {path}: {_why(error)}") from error
     if min(columns, rows) < SMALLEST_SIDE:
@@ -89,7 +93,9 @@ def _read(field: str, path: Path, height: int, width: int) -> Picture:
         rule = f"must be at most {LARGEST_PIXELS // 1_000_000} million pixels"
         raise RequestError(f"{field} = {path}: {columns}x{rows} pixels, {rule}; {width}x{height} fits this film")
     try:
-        pixels_HWC = read_image(path)
+        with _unwarned():
+            pixels_HWC = read_image(path)
+            see_through = may_be_clear and _is_see_through(path)
     except (OSError, ValueError) as error:
         raise RequestError(f"{field} = {path}: {_why(error)}") from error
     rows, columns = pixels_HWC.shape[:2]  # upright now
@@ -101,6 +107,20 @@ def _read(field: str, path: Path, height: int, width: int) -> Picture:
     if cut > CUT_WORTH_SAYING:
         notes.append(f"{field}: {columns}x{rows} has another shape than {width}x{height}; {cut:.0%} of it were cut off")
     return Picture(resize_cover(pixels_HWC, height, width), tuple(notes))
+
+
+def _is_see_through(path: Path) -> bool:
+    """Whether any pixel is; many a picture says for each that it is not."""
+    with Image.open(path) as image:
+        return bool(np.asarray(image.convert("RGBA").getchannel("A")).min() < 255)
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Pillow warns of pictures that are large, in its own words; what is too large is ours to say."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def _why(error: Exception) -> str:

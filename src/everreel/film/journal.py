@@ -111,6 +111,11 @@ class Journal:
         """Whether the film has all of its frames."""
         return self.state is not None and self.state.num_frames == self.request.num_frames
 
+    @property
+    def is_unopened(self) -> bool:
+        """Whether it is a loop whose opening is not made yet."""
+        return self.request.loop and self.state is None and not self.beginning.known
+
     def open_film(self, film: Path, options: Mapping[str, str] | None = None) -> FilmWriter:
         """The writer of the film, behind what is there already; `options` are for a source, as for `SourceFilm.open`.
 
@@ -153,13 +158,11 @@ class Journal:
         sync_folder(path.parent)
 
     def at_rest(self) -> Journal:
-        """Of a finished film: the latents of its end, from which the rest can be made again. It is small."""
+        """Of a finished film: the latents of its end and its colours, from which it goes on. It is small."""
         assert self.state is not None
         rollout = self.state.rollout
         solver = SolverState(rollout.solver.latents, (), torch.zeros_like(rollout.solver.count))
-        state = replace(
-            self.state, caches=(), decoder=None, tail=None, anchor=None, rollout=replace(rollout, solver=solver)
-        )
+        state = replace(self.state, caches=(), decoder=None, tail=None, rollout=replace(rollout, solver=solver))
         return replace(self, state=state, beginning=Beginning(offset=self.beginning.offset))
 
 
@@ -245,6 +248,7 @@ def _tensors(journal: Journal) -> dict[str, Tensor]:
     named["beginning.spare"] = torch.from_numpy(beginning.spare)
     named |= {} if beginning.channels is None else {"beginning.channels": beginning.channels}
     named |= {} if beginning.image_tokens is None else {"beginning.image_tokens": beginning.image_tokens}
+    named |= {} if beginning.anchor is None else {"beginning.anchor": beginning.anchor}
     if state:
         solver = state.rollout.solver
         named |= {"latents": solver.latents, "count": solver.count, "spare": torch.from_numpy(state.spare)}
@@ -272,6 +276,7 @@ def _journal(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Journal
         _pixels(tensors["beginning.spare"]),
         tensors.get("beginning.channels"),
         tensors.get("beginning.image_tokens"),
+        tensors.get("beginning.anchor"),
     )
     state = None
     if "row" in facts:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from everreel.checkpoint.catalog import ModelCard, find_model, published
 from everreel.checkpoint.configs import Kind
@@ -58,6 +58,8 @@ class ModelOptions(BaseModel):
     attention: AttentionKernel = Field("auto", description="auto, sdpa, flash, sage or cudnn.")
     compile: bool = Field(False, description="Let torch compile the transformer: slower to start, then faster.")
 
+    _settled: bool = PrivateAttr(False)  # the type is what suits the device, and nobody asked for it
+
     @field_validator("lora")
     @classmethod
     def _loras(cls, asked: tuple[str, ...]) -> tuple[str, ...]:
@@ -65,13 +67,13 @@ class ModelOptions(BaseModel):
             _lora(text)
         return asked
 
-    def card(self, *, here: bool = True) -> ModelCard:
-        """What the model is; with `here` only of one that can be loaded now. A few-step LoRA's settings are its own.
+    def card(self, *, here: bool = True, otherwise: Kind | None = None) -> ModelCard:
+        """What the model is; `here` and `otherwise` as in `find_model`. A few-step LoRA's settings are its own.
 
         Raises:
             ValueError: there is no such model, or its files are not as they must be.
         """
-        card = find_model(self.model, here=here, kind=self.kind)
+        card = find_model(self.model, here=here, kind=self.kind, otherwise=otherwise)
         for preset in self._presets():
             settings = vars(preset) | {"name": card.name}
             # A model that makes all frames at once cannot be made to stream by settings.
@@ -128,7 +130,9 @@ class ModelOptions(BaseModel):
             check_device(self.device)
             chosen = torch.zeros(0, device=self.device or default_device()).device  # cuda is cuda:0
         dtype = self.dtype or str(default_dtype(chosen)).removeprefix("torch.")
-        return self.model_copy(update={"device": str(chosen), "dtype": dtype})
+        resolved = self.model_copy(update={"device": str(chosen), "dtype": dtype})
+        resolved._settled = self._settled or self.dtype is None
+        return resolved
 
     def others(self) -> dict[str, Any]:
         """What was given beside model, device and type, as JSON has it; paths are whole."""
@@ -142,6 +146,11 @@ class ModelOptions(BaseModel):
     def files(self) -> list[Path]:
         """What changes the films beside the model's own files: LoRAs and parts."""
         return [path for path, _ in self.asked] + ([self.parts] if self.parts else [])
+
+    @property
+    def dtype_asked(self) -> bool:
+        """Whether it must be this type; else a budget may take one that is smaller."""
+        return self.dtype is not None and not self._settled
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -191,7 +200,9 @@ def source_of(model: str, parts: Path | None = None) -> Source:
     from everreel.checkpoint.source import find_source
 
     here = Path(model).expanduser()
-    return find_source(here if here.exists() else model_options(model=model).card().require_path(), parts)
+    if here.exists():
+        return find_source(here, parts)
+    return find_source(model_options(model=model).card(otherwise="df").require_path(), parts)
 
 
 def parse_memory(text: str) -> float:

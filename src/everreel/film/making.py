@@ -6,27 +6,34 @@ The one invariant: the film's bytes are on disk before the journal says so, and 
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from everreel.checkpoint.catalog import CATALOG, ModelCard
+from everreel.checkpoint.load import load_tokenizer
+from everreel.film.anchor import carried_on, colors_of
 from everreel.film.control import Control
 from everreel.film.decoding import at_work
 from everreel.film.given import encode_frames
-from everreel.film.journal import Journal, Maker, Source, fingerprint, read_journal
+from everreel.film.journal import Journal, Maker, Source, fingerprint, journal_path, read_journal
 from everreel.film.loading import ModelOptions, model_options
 from everreel.film.pipeline import Progress, VideoPipeline
 from everreel.film.placement import Placement
-from everreel.film.plan import OVERLAP, check_can_go_on
+from everreel.film.plan import OVERLAP, check_can_go_on, make_plan
+from everreel.film.prompts import check_prompts
 from everreel.film.request import RESOLUTIONS, RequestError, VideoRequest
 from everreel.film.source import SourceFilm
 from everreel.film.splice import Splice
 from everreel.film.state import Beginning
-from everreel.media import FilmWriter, Video, check_file
+from everreel.media import FilmWriter, Video, check_file, sync_folder
+from everreel.model.text_encoder import Tokenizer
 from everreel.parallel.crew import Crew
 from everreel.shapes import TEMPORAL, latent_frames, video_frames
 
@@ -52,6 +59,35 @@ def check_output(path: Path) -> None:
         raise ValueError(f"output = {path}: {reason}") from None
 
 
+def check_words(request: VideoRequest, options: ModelOptions) -> None:
+    """Refuse a resolved request whose prompts are too long for a model, before that is loaded.
+
+    Raises:
+        RequestError: one has more tokens than the model reads.
+        ValueError: the model's tokenizer is not as it must be.
+    """
+    check_prompts(request, load_tokenizer(options.source(options.card())))
+
+
+def copy_film(film: Path, copy: Path) -> None:
+    """Put a film on disk under another name, whole: before that there is no such file, or the one of before.
+
+    Raises:
+        OSError: the disk is full or gone; no part of the copy is left.
+    """
+    part = copy.with_name(copy.name + ".part")
+    try:
+        shutil.copyfile(film, part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        journal_path(copy).unlink(missing_ok=True)  # of the film that is replaced
+        part.replace(copy)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(copy.parent)
+
+
 def begin(
     pipe: VideoPipeline,
     request: VideoRequest,
@@ -66,6 +102,36 @@ def begin(
     """
     resolved = request.resolve(pipe.card)
     return Journal(resolved, maker_of(pipe), pipe.begin(resolved, control, on_progress))
+
+
+def unopened(pipe: VideoPipeline, request: VideoRequest) -> Journal:
+    """The journal of a loop whose opening is not made yet; `write` makes it, and so does whoever resumes it.
+
+    Raises:
+        RequestError: it cannot be cut as asked, or a prompt is too long.
+    """
+    assert request.loop
+    resolved = make_plan(request, pipe.card).request
+    check_prompts(resolved, pipe.tokenizer)
+    return Journal(resolved, maker_of(pipe), Beginning())
+
+
+def opened(
+    pipe: VideoPipeline,
+    journal: Journal,
+    film: Path,
+    on_progress: Callable[[Progress], None] | None = None,
+    control: Control | None = None,
+) -> Journal:
+    """A loop's journal with its opening, which takes minutes: the journal without it is put on disk first.
+
+    Raises:
+        RequestError: a picture cannot be used.
+        CancelledError: `control` said so.
+    """
+    if not film.exists():  # an older film keeps its own
+        journal.save(film)
+    return replace(journal, beginning=pipe.begin(journal.request, control, on_progress))
 
 
 def resume(
@@ -126,34 +192,79 @@ def go_on_with(pipe: VideoPipeline, journal: Journal, request: VideoRequest, tol
     a story, and, if it was `told` anew, the prompt; all else is as the film was made.
 
     Raises:
-        RequestError: the film is not finished, or its model cannot go on with one.
+        RequestError: the film is not finished, its model cannot go on with one, what is asked for cannot be cut, or a
+            prompt is too long.
     """
-    check_can_go_on(pipe.card)
+    return longer(journal, request, pipe.card, pipe.tokenizer, told=told)
+
+
+def longer(
+    journal: Journal, request: VideoRequest, card: ModelCard, tokenizer: Tokenizer, *, told: bool = True
+) -> Journal:
+    """As `go_on_with`, where the model of `card` is not loaded yet; raises the same."""
+    check_grows(journal, card)
     state, old = journal.state, journal.request
-    if state is None or not journal.finished:
-        raise RequestError(f"film: has {journal.num_frames} of its frames; finish it first with everreel resume")
-    if old.loop:
-        raise RequestError("film: its end meets its beginning, so nothing can follow; make a longer one")
+    assert state is not None
     latents_CTHW = state.rollout.solver.latents[0]
     held = latents_CTHW.shape[1]
-    history = min(held, pipe.card.context)
+    history = min(held, card.context)
     offset = journal.beginning.offset + state.rollout.start + held - history
     beginning = Beginning(
         known={frame: latents_CTHW[:, held - history + frame] for frame in range(history)},
         history=history,
         offset=offset,
         spare=state.spare,
+        # New words have colours of their own, as a part of a story has.
+        anchor=_colors(journal) if not told or request.prompt == old.last_prompt else None,
     )
-    changed: dict[str, Any] = {
-        "num_frames": request.length or TEMPORAL * (latent_frames(pipe.card.num_frames) - history)
-    }
+    changed: dict[str, Any] = {"num_frames": request.length or TEMPORAL * (latent_frames(card.num_frames) - history)}
     changed |= {"seed": request.seed, "prompt": request.prompt if told else old.last_prompt}
     changed["story"] = request.story
     if request.num_inference_steps is not None:
         changed["num_inference_steps"] = request.num_inference_steps
     bare = VideoRequest(**old.model_dump(exclude={"image", "end_image", "keyframes", "story"}))
-    longer = bare.model_copy(update=changed)
-    return Journal(longer, journal.maker, beginning, None, journal.num_bytes, journal.num_frames, journal.source)
+    asked = bare.model_copy(update=changed)
+    check_prompts(make_plan(asked, card, history, len(state.spare)).request, tokenizer)
+    return Journal(asked, journal.maker, beginning, None, journal.num_bytes, journal.num_frames, journal.source)
+
+
+def check_grows(journal: Journal, card: ModelCard) -> None:
+    """Refuse to go on with a film that nothing can follow.
+
+    Raises:
+        RequestError: it is not finished, it is a loop, or its model cannot go on with one.
+    """
+    check_can_go_on(card)
+    if not journal.finished:
+        raise RequestError(f"film: has {journal.num_frames} of its frames; finish it first with everreel resume")
+    if journal.request.loop:
+        raise RequestError("film: its end meets its beginning, so nothing can follow; make a longer one")
+
+
+def check_longer(journal: Journal, request: VideoRequest, told: bool = True) -> None:
+    """Refuse all that `go_on_with` would, before the model that the film was made with is loaded.
+
+    Raises:
+        ValueError: as `go_on_with`, or the model's tokenizer is gone.
+    """
+    options = options_of(journal.maker)
+    card = options.card()
+    longer(journal, request, card, load_tokenizer(options.source(card)), told=told)
+
+
+def _colors(journal: Journal) -> Tensor | None:
+    """What the film's colours were held at last, or, of one that needed no holding, those that it has."""
+    request, state = journal.request, journal.state
+    assert state is not None
+    if not request.anchor_color:
+        return None
+    if state.anchor is not None:
+        return carried_on(state.anchor)
+    # All in one window. The film's very first latent is of another kind, and what was looked back at is not its own.
+    own = state.num_made // TEMPORAL
+    if not own or request.story:  # of which only the end counts, wherever that began
+        return None
+    return colors_of(state.rollout.solver.latents[0, :, -own:])
 
 
 def cut_short(journal: Journal) -> Journal:
@@ -185,16 +296,21 @@ def write(
     """Make what is missing of a film. `writer` is the journal's `open_film`; the finished film's journal comes back.
 
     Raises:
+        RequestError: it cannot be cut as asked, or a prompt is too long; what lies on disk stays as it was.
         OSError: the disk is full or gone; what was written stays and can be taken up.
         CancelledError: `control` said so; so does that.
     """
+    if journal.is_unopened:
+        journal = opened(pipe, journal, writer.path, on_progress, control)
+    request, beginning, state = journal.request, journal.beginning, journal.state
+    # It refuses what cannot be made; a finished film that is to grow has no other journal than the one saved over here.
+    blocks = pipe.stream(request, beginning=beginning, state=state, on_progress=on_progress, control=control)
     older = not journal.num_frames and writer.path.exists()  # it keeps its own journal until it is replaced
     if isinstance(writer, Splice) and journal.source:
         journal = replace(journal, source=replace(journal.source, seam=writer.seam))
     if not older:
         journal.save(writer.path)
-    request, beginning, state = journal.request, journal.beginning, journal.state
-    for block in pipe.stream(request, beginning=beginning, state=state, on_progress=on_progress, control=control):
+    for block in blocks:
         if len(block.frames):
             if older and not writer.num_frames:
                 journal.save(writer.path)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from everreel.checkpoint.catalog import ModelCard
-from everreel.checkpoint.load import load_image_encoder, load_text_encoder, load_tokenizer, load_transformer, load_vae
+from everreel.checkpoint.load import check_parts, load_image_encoder, load_text_encoder, load_transformer, load_vae
 from everreel.checkpoint.lora import merge
 from everreel.checkpoint.offload import offload
 from everreel.checkpoint.quantize import quantize
@@ -172,10 +172,12 @@ class VideoPipeline:
         """
         options, card = options.resolve(crew), options.card()
         placement = place if isinstance(place, Placement) else placed(options, card, place)
-        options = options.model_copy(update={"quantization": placement.quantization})  # films go on as they began
         source, device, dtype = options.source(card), placement.device, placement.dtype
+        chosen = {"quantization": placement.quantization, "dtype": str(dtype).removeprefix("torch.")}
+        options = options.model_copy(update=chosen)  # films go on as they began
         notes = [] if placement is place else fitted(placement, options)
         notes += [*source.strays, *options.notes(source.config)]  # what is wrong is said before anything large is read
+        tokenizer = check_parts(source, image=card.image)
         load = partial(_transformer, options, source, placement)
         home = torch.device("cpu") if placement.parked else device
         pipe = cls(
@@ -183,7 +185,7 @@ class VideoPipeline:
             load(device) if crew is None else SharedDiT(crew, load),
             load_vae(source, home, dtype),
             load_text_encoder(source, torch.device("cpu") if placement.text_on_host else home, dtype),
-            load_tokenizer(source),
+            tokenizer,
             load_image_encoder(source, home, dtype) if card.image else None,
             placement,
             options,
@@ -210,7 +212,8 @@ class VideoPipeline:
         from everreel.film import making
 
         where = Path(output) if output is not None else _temporary()
-        journal = making.begin(self, request, control, on_progress)
+        loop = request.loop  # its opening takes minutes, and can be lost like all else
+        journal = making.unopened(self, request) if loop else making.begin(self, request, control, on_progress)
         with journal.open_film(where) as writer:
             making.write(self, journal, writer, on_progress, control=control)
         return Video(where)
@@ -310,9 +313,9 @@ class VideoPipeline:
         solver = solver_for(self.card.solver, request.num_inference_steps, request.shift)
         decoder = FrameDecoder(self.vae, plan.join, plan.overlap, request.blend_overlap, **self._decoding)
         anchor = ColorAnchor(request.anchor_color or 0, plan.turns)
+        anchor.reference = beginning.anchor if state is None else state.anchor
         if state is not None:
             decoder.state, decoder.tail, decoder.held = state.decoder, state.tail, state.held
-            anchor.reference = state.anchor
         elif beginning.history:
             decoder.look_back(torch.stack([known[frame] for frame in range(beginning.history)], dim=1))
         size = (self.vae.config.z_dim, shape.height, shape.width)
@@ -326,7 +329,7 @@ class VideoPipeline:
                 request.seed,
                 beginning.offset,
                 decoder.join,
-                anchor if request.anchor_color and plan.is_long else None,
+                anchor if request.anchor_color and (plan.is_long or beginning.anchor is not None) else None,
                 beginning.channels,
             ),
             lambda frame: draw_noise(request.seed, "start", frame + beginning.offset, 0, size).to(device),
@@ -472,14 +475,12 @@ def _transformer(options: ModelOptions, source: Source, placement: Placement, de
     stays = placement.packed and plain and not loras  # what a file holds quantised can be neither's
     # What the device has no room for is never there: neither blocks that stream nor weights that are quantised first.
     home = device if plain and placement.resident is None else torch.device("cpu")
-    # What is put in blocks is taken from the mapped file a layer at a time; all of it in another type may be too much.
-    mapped = placement.quantization in ("q8_0", "q4_0") and not loras
+    # What is quantised is taken from the mapped file block by block; all of it in another type may be too much.
+    mapped = placement.quantization is not None and not loras and source.transformer.is_mapped
     transformer = load_transformer(source, home, None if mapped else placement.dtype, keep_packed=stays)
     merge(transformer, loras, keep=False)
     if placement.quantization is not None:
-        quantize(transformer, placement.quantization, device)
-    if mapped:
-        transformer.to(placement.dtype)
+        quantize(transformer, placement.quantization, device, placement.dtype)
     if placement.resident is not None:
         offload(transformer, device, placement.resident)
     else:

@@ -6,6 +6,7 @@ request and the model's card, so it can be shown, checked and repeated.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Iterable
 from contextlib import suppress
@@ -15,11 +16,10 @@ from everreel.checkpoint.catalog import CATALOG, Join, ModelCard
 from everreel.checkpoint.configs import Kind
 from everreel.diffusion.schedule import Row, Schedule, asynchronous, blockwise, repeated, rolling
 from everreel.diffusion.windows import windows
-from everreel.film.request import RequestError, VideoRequest
+from everreel.film.request import RequestError, Ring, VideoRequest
 from everreel.shapes import TEMPORAL, LatentShape, frames_of, latent_frames, video_frames
 
 OVERLAP = 17  # frames: what the released code is run with
-SHORTEST_RING = 9  # frames: an opening, and what leads back to it
 MOST_PIECES = 8  # that are listed one by one
 _ONE_WINDOW = "makes any number of frames in one window"
 _AT_ONCE = "makes all frames at once, at one noise level"
@@ -50,41 +50,6 @@ _NOT_AT_ONCE = {
 
 
 @dataclass(frozen=True)
-class Ring:
-    """Where the latents of a film lie whose end meets its beginning.
-
-    Its opening is made first. The film ends with a latent that holds frames of the opening, as they are seen from where
-    the film arrives, and it begins with the frames that follow on them.
-    """
-
-    num_latents: int
-    opening: int
-    """Latent frames of the opening, from the first on."""
-    met: range
-    """Frames of the opening that the last latent holds."""
-
-    @classmethod
-    def of(cls, request: VideoRequest, block: int) -> Ring:
-        """Of a resolved request.
-
-        Raises:
-            RequestError: it is too short to come back.
-        """
-        assert request.num_frames
-        if request.num_frames < SHORTEST_RING:
-            rule = f"a film that meets its beginning has at least {SHORTEST_RING} frames"
-            raise RequestError(f"num_frames = {request.num_frames}: {rule}; nearest that works: {SHORTEST_RING}")
-        latents, stop = latent_frames(request.made(request.num_frames)), request.hidden.stop
-        # Three latents hold whatever frames come again.
-        return cls(latents, min(max(block, 3), latents - 2), range(stop - TEMPORAL, stop))
-
-    @property
-    def known(self) -> tuple[int, ...]:
-        """The latent frames that are known before the film is made."""
-        return (*range(self.opening), self.num_latents - 1)
-
-
-@dataclass(frozen=True)
 class Plan:
     """A request with nothing left open, and the schedule that makes it.
 
@@ -107,6 +72,8 @@ class Plan:
     """Of a film whose end meets its beginning."""
     turns: tuple[int, ...] = ()
     """The latent frame at which each part of the story takes over."""
+    told_from: tuple[int, ...] = ()
+    """The frame of the film at which it does."""
 
     @property
     def num_blocks(self) -> int:
@@ -149,26 +116,50 @@ class Plan:
 
     def explain(self) -> list[str]:
         """Lines for people: what is given where, which frames come in which order, and what is in sight meanwhile."""
-        lines = [f"from frame {frame} on: {prompt}" for frame, prompt in self.request.story.items()]
+        lines = []
+        for (frame, prompt), turned in zip(self.request.story.items(), self.told_from, strict=True):
+            in_fact = f" (it takes over at {turned})" * (turned != frame)
+            lines.append(f"from frame {frame} on{in_fact}: {prompt}")
         for at, (field, path) in self.request.pictures().items():
             place = f"fills latent {at}" if at in self.schedule.given else "is shown beside every latent"
             lines.append(f"{field} {path} {place}")
-        ends = itertools.islice((row for row in self.schedule if row.finished), MOST_PIECES)
-        pieces = [self._piece(row) for row in ends]
-        left = self.schedule.num_finished - len(pieces)
-        if left > 1:
-            pieces.append(f"... {left - 1} more ...")
-        return [*lines, *pieces, *([self._piece(self.schedule[-1])] if left else [])]
+        return lines + self._pieces()
+
+    def _pieces(self) -> list[str]:
+        """The first pieces, those that see a picture ahead of them, and the last; of a long film the rest are many."""
+        first = itertools.islice((at for at, row in enumerate(self.schedule) if row.finished), MOST_PIECES)
+        told = sorted({*first, *self._led_to_pictures(), len(self.schedule) - 1})
+        rows = [self.schedule[at] for at in told]
+        left = self.schedule.num_finished - len(rows)
+        gaps = [i for i in range(1, len(rows)) if rows[i].finished.start > rows[i - 1].finished.stop]
+        lines = [self._piece(row) for row in rows]
+        for i in reversed(gaps):  # how many lie in one of several gaps only all rows would tell
+            many = f"{left} more" if len(gaps) == 1 else f"more, up to frame {self._frames(rows[i])[0] - 1}"
+            lines.insert(i, f"... {many} ...")
+        return lines
+
+    def _led_to_pictures(self) -> set[int]:
+        """The rows that finish frames while a picture lies ahead. Windows only move on, so few have to be looked at."""
+        found: set[int] = set()
+        for frame in self.schedule.given:
+            begin = bisect.bisect_right(self.schedule, frame, key=lambda row: row.window[1])
+            end = bisect.bisect_right(self.schedule, frame, begin, key=lambda row: row.window[0])
+            found |= {at for at in range(begin, end) if (row := self.schedule[at]).finished and row.ahead}
+        return found
 
     def _piece(self, row: Row) -> str:
-        assert self.request.num_frames
-        first = self.request.shown(frames_of(row.finished.start)[0])
-        last = min(self.request.shown(frames_of(row.finished.stop - 1)[-1]), self.request.num_frames - 1)
+        first, last = self._frames(row)
         full = "; full attention and no cache, a picture lies ahead" if row.ahead and self.remembers else ""
         sink = 0 if row.ahead else min(self.sink, row.window[0])
         kept = f"0..{sink - 1} and " if sink else ""
         sight = f"latents {kept}{row.window[0]}..{row.window[1] - 1} in sight{full}"
         return f"frames {first}..{last}: {sight}"
+
+    def _frames(self, row: Row) -> tuple[int, int]:
+        """The first and the last frame that a row finishes."""
+        assert self.request.num_frames
+        last = self.request.shown(frames_of(row.finished.stop - 1)[-1])
+        return self.request.shown(frames_of(row.finished.start)[0]), min(last, self.request.num_frames - 1)
 
 
 def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: int = 0) -> Plan:
@@ -211,7 +202,8 @@ def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: i
     except ValueError as error:
         raise RequestError(str(error)) from None
     shape = LatentShape.from_pixels(video_frames(frames), height, width)
-    return Plan(resolved, shape, **vars(made), ring=ring, turns=_turns(resolved, frames - bool(ring), history, spare))
+    turns, told_from = _turns(resolved, frames - bool(ring), history, spare)
+    return Plan(resolved, shape, **vars(made), ring=ring, turns=turns, told_from=told_from)
 
 
 def _known(request: VideoRequest, card: ModelCard, block: int) -> tuple[int, frozenset[int], Ring | None]:
@@ -419,8 +411,8 @@ def check_can_go_on(card: ModelCard) -> None:
         raise RequestError(f"model = {card.name}: {seen} and cannot go on with a film; {_can_do_it(card)}")
 
 
-def _turns(request: VideoRequest, latents: int, history: int, spare: int) -> tuple[int, ...]:
-    """The latent frame at which each part of the story takes over: the one nearest to the frame that was asked for.
+def _turns(request: VideoRequest, latents: int, history: int, spare: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The latent frame at which each part of the story takes over, nearest to the frame asked for, and its frame.
 
     Raises:
         RequestError: a part would not be seen.
@@ -448,7 +440,7 @@ def _turns(request: VideoRequest, latents: int, history: int, spare: int) -> tup
             )
         turns.append(at)
         before = at
-    return tuple(turns)
+    return tuple(turns), tuple(map(nearest, turns))
 
 
 def _overlap(request: VideoRequest, window: int) -> int:

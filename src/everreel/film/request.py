@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -28,6 +30,7 @@ from everreel.shapes import (
 
 FPS = (16, 24)
 MOST_FRAMES, MOST_SECONDS = 10_000_000, 400_000  # the plan of a film is held in memory
+SHORTEST_RING = 9  # frames: an opening, and what leads back to it
 LARGEST_SIDE = 4096  # pixels: far beyond what any model was trained for, and short of absurd
 Aspect = Literal["16:9", "9:16", "1:1"]
 M = TypeVar("M", bound=BaseModel)
@@ -55,6 +58,9 @@ def _story(value: dict[int, str]) -> dict[int, str]:
                 f"must come after frame {before}, which is {'that of the part before it' if before else 'the prompt'}"
             )
             raise ValueError(f"story[{frame}] = {prompt!r}: {rule}; nearest that works: {before + 1}")
+        if frame > MOST_FRAMES:
+            rule = f"no film has a frame beyond {MOST_FRAMES}; nearest that works: {MOST_FRAMES}"
+            raise ValueError(f"story[{reprlib.repr(frame)}] = {prompt!r}: {rule}")
         before = frame
     return {frame: _prompt(prompt) for frame, prompt in value.items()}
 
@@ -295,6 +301,41 @@ class VideoRequest(BaseModel):
         if self.resolution is not None:
             return RESOLUTIONS[self.resolution][aspect]
         return card.sizes[aspect] if self.aspect else (card.height, card.width)
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Where the latents of a film lie whose end meets its beginning.
+
+    Its opening is made first. The film ends with a latent that holds frames of the opening, as they are seen from where
+    the film arrives, and it begins with the frames that follow on them.
+    """
+
+    num_latents: int
+    opening: int
+    """Latent frames of the opening, from the first on."""
+    met: range
+    """Frames of the opening that the last latent holds."""
+
+    @classmethod
+    def of(cls, request: VideoRequest, block: int) -> Ring:
+        """Of a resolved request.
+
+        Raises:
+            RequestError: it is too short to come back.
+        """
+        assert request.num_frames
+        if request.num_frames < SHORTEST_RING:
+            rule = f"a film that meets its beginning has at least {SHORTEST_RING} frames"
+            raise RequestError(f"num_frames = {request.num_frames}: {rule}; nearest that works: {SHORTEST_RING}")
+        latents, stop = latent_frames(request.made(request.num_frames)), request.hidden.stop
+        # Three latents hold whatever frames come again.
+        return cls(latents, min(max(block, 3), latents - 2), range(stop - TEMPORAL, stop))
+
+    @property
+    def known(self) -> tuple[int, ...]:
+        """The latent frames that are known before the film is made."""
+        return (*range(self.opening), self.num_latents - 1)
 
 
 def make_request(**values: Any) -> VideoRequest:  # noqa: ANN401 -- whatever a command line or a JSON body holds

@@ -184,6 +184,7 @@ class SourceFilm:
         options = dict(options or {})
         with open_film(path, options) as film:
             stream = picture_stream(film, path)
+            _in_one_thread(stream, options)
             picture, timeline, has_sound = _read_index(film, stream, path)
             rate, codec = stream.average_rate, stream.codec.canonical_name
         times, tick = timeline.shown_at, timeline.tick
@@ -273,7 +274,8 @@ class SourceFilm:
         while True:
             with self.container() as film:
                 stream = picture_stream(film, self.path)
-                stream.thread_type = "NONE" if self.options.get("threads") == "1" else "AUTO"
+                if not _in_one_thread(stream, self.options):
+                    stream.thread_type = "AUTO"
                 if start > first:
                     with suppress(av.error.FFmpegError):  # not every file can be jumped in
                         film.seek(start, stream=stream)
@@ -327,6 +329,14 @@ class FilmFrames:
         if self._decoded is not None:
             self._decoded.close()
         self._decoded = self._shown = None
+
+
+def _in_one_thread(stream: VideoStream, options: Mapping[str, str]) -> bool:
+    """Whether the options say so, and the stream is decoded so; some decoders heed nothing but the number."""
+    if options.get("threads") != "1":
+        return False
+    stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+    return True
 
 
 @contextmanager
@@ -392,13 +402,15 @@ def _degrees(picture: Picture) -> int:
 def _is_cut_off(path: Path) -> bool:
     """Whether the file says that it should be longer than it is; FFmpeg plays what there is and keeps silent."""
     with path.open("rb") as file:
-        head = file.read(8)
+        head = file.read(12)
         size = file.seek(0, os.SEEK_END)
-        if head[4:] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
             return _end_of_boxes(file, size) > size
         if head[:4] == b"\x1a\x45\xdf\xa3":
             return _end_of_segment(file, size) > size
-    return False
+        if head[:4] == b"RIFF" and head[8:] == b"AVI ":
+            return _end_of_riff(file, size) > size
+    return False  # MPEG-TS and FLV do not say how long they are
 
 
 def _end_of_boxes(file: BinaryIO, size: int) -> int:
@@ -426,4 +438,17 @@ def _end_of_segment(file: BinaryIO, size: int) -> int:
         if length == (1 << 7 * (rest + 1)) - 1:  # a recording that did not know
             return size
         end = file.tell() + length
+    return end
+
+
+def _end_of_riff(file: BinaryIO, size: int) -> int:
+    """Where the last of an AVI's RIFF chunks should end: beyond a gigabyte there are several."""
+    end = 0
+    while end + 8 <= size:
+        file.seek(end)
+        kind, length = file.read(4), int.from_bytes(file.read(4), "little")
+        if kind != b"RIFF" or length in (0, 0xFFFFFFFF):  # a recording that did not know
+            break
+        end += 8 + length
+        end += length % 2 if end < size else 0  # nothing has to follow what makes an odd chunk even
     return end

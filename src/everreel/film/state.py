@@ -59,6 +59,8 @@ class Beginning:
     """What the network is shown beside the latents (C', T, H, W) of all frames; only I2V models take it."""
     image_tokens: Tensor | None = None
     """Tokens (1, N, D) of the picture that both branches of guidance read; only for I2V models."""
+    anchor: Tensor | None = None
+    """(3, C): what the colours of the film that goes on were held at, see `ColorAnchor`."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ QUERY_CHUNK = 512  # rows of scores held at once by the CPU form: bounds memory,
 SMALL_SCORES = 256 * 256  # up to this many scores a head, batched matmuls are the fastest form on a CPU
 SAFE_LOGIT = 60.0  # e^±60, and sums of a million such, are well inside bfloat16's range
 
+# On CPUs that multiply bfloat16 in tiles (AMX) torch's fused kernel takes a third to three quarters of the time of any
+# form here, at every size; on others twice as long. By the machine: a resumed film has the same bytes.
+FUSED_IS_FASTEST = torch.cpu._is_amx_tile_supported()
+
 
 def attend(
     q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, bias_BS: Tensor | None = None, kernel: Run | None = None
@@ -41,7 +45,7 @@ def attend(
         return kernel(q_BLHD, k_BSHD, v_BSHD)
     if training.is_for(q_BLHD):
         return training.attend(q_BLHD, k_BSHD, v_BSHD, bias_BS)
-    if q_BLHD.device.type == "cpu" and q_BLHD.dtype == torch.bfloat16:
+    if q_BLHD.device.type == "cpu" and q_BLHD.dtype == torch.bfloat16 and not FUSED_IS_FASTEST:
         if q_BLHD.shape[1] * k_BSHD.shape[1] <= SMALL_SCORES:
             return _attend_batched(q_BLHD, k_BSHD, v_BSHD, bias_BS)
         if not torch.is_grad_enabled():

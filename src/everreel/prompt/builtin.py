@@ -1,8 +1,8 @@
 """The enhancer that needs no model and no network: words are looked up, and what is not said is filled in by rules.
 
 For a model of the film world the prompt is said anew in the words which that model was taught; other models read any
-words, so theirs get the pattern's missing parts behind them. The one invariant: a prompt that was made whole is whole:
-enhanced again, it comes back as it is.
+words, so theirs get the pattern's missing parts around them: the shot in front, the rest behind. The one invariant: a
+prompt that was made whole is whole: enhanced again, it comes back as it is.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import torch
 from everreel.prompt.enhancer import Enhanced
 from everreel.prompt.filling import complaint, fill
 from everreel.prompt.reading import Nearest, Reading, read
-from everreel.prompt.saying import additions, additions_chinese, phrases, picker, sentence
+from everreel.prompt.saying import additions, additions_chinese, phrases, picker, sentence, with_shot
 from everreel.world.scene import VOCABULARY, Scene, visible_fields
 
 BUILT_IN = "built-in"
-_PATTERN = {"action", "place", "time", "shot_type", "camera_motion"}  # what any model's prompt should say
+# What any model's prompt should say; the colour stands for details.
+_PATTERN = {"color", "action", "place", "time", "shot_type", "camera_motion"}
 _OF_MOTION = {"action", "camera_motion"}  # what a picture does not show
 # What can be put behind a sentence of the world, as its captions do.
 _APPENDED = frozenset({"place", "time", "weather", "shot_type", "shot_angle", "shot_position", "camera_motion"})
@@ -58,9 +59,11 @@ class BuiltIn:
         elif self.world:
             text = sentence(scene, {*reading.said, *missing}, reading, pick)
         elif reading.chinese:
-            text = _behind(prompt, additions_chinese(scene, missing), "\uff0c", "\u3002\uff0c")
+            front, said = additions_chinese(scene, missing)
+            text = "\uff0c".join([*front, _behind(prompt, said, "\uff0c", "\u3002\uff0c")])
         else:
-            text = _behind(prompt, additions(scene, missing))
+            front, said = additions(scene, missing)
+            text = with_shot(front, _behind(prompt, said))
         return Enhanced(text, BUILT_IN, True, tuple(reading.unknown), _reason(reading, scene, missing, self.world))
 
 
@@ -92,6 +95,9 @@ def _missing(reading: Reading, scene: Scene, has_image: bool, world: bool) -> li
         wanted &= _OF_MOTION
     elif not world:
         wanted &= _PATTERN
+        # Kin that is told by another word has its own looks: a zebra is no brown horse.
+        if not reading.own or reading.unknown or "expression" in reading.said:
+            wanted.discard("color")
         if reading.unknown:
             wanted -= {"action", "place"}
     return [name for name in VOCABULARY if name in wanted and name not in reading.settled]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from everreel.caption.clauses import is_noun_phrase
 from everreel.prompt import chinese
 from everreel.prompt.reading import Reading
 from everreel.world import words
@@ -24,6 +25,18 @@ _PHRASES = {
     "shot_angle": words.ANGLE_WORDS,
     "shot_position": words.POSITION_WORDS,
     "camera_motion": words.CAMERA_WORDS,
+}
+SHOT = "shot_type"
+_BEHIND = _PHRASES.keys() - {SHOT}
+# What has a subject's colour.
+LOOKS = {
+    **dict.fromkeys(("fox", "cat", "dog", "rabbit", "bear"), "with {} fur"),
+    **dict.fromkeys(("swan", "duck", "owl", "penguin"), "with {} feathers"),
+    **dict.fromkeys(("woman", "man"), "in {} clothes"),
+    **dict.fromkeys(("car", "bus"), "with {} paint"),
+    **dict.fromkeys(("butterfly", "airplane"), "with {} wings"),
+    **{"horse": "with a {} coat", "elephant": "with {} skin", "turtle": "with a {} shell", "fish": "with {} scales"},
+    **{"robot": "made of {} metal", "boat": "with a {} hull", "balloon": "of {} cloth", "ball": "of {} rubber"},
 }
 # Light for models that know more than four times of day.
 LIGHT = {
@@ -81,22 +94,33 @@ def phrases(scene: Scene, told: Sequence[str], pick: Pick) -> list[str]:
     ]
 
 
-def additions(scene: Scene, missing: Sequence[str]) -> list[str]:
-    """What is missing, in plain words, to be put behind a prompt for a model that reads any."""
-    plain = picker(None)
-    acting = " ".join(
-        filter(None, (_action(scene, {*missing} - {"direction"}, plain), _place(scene, {*missing}, plain)))
-    )
-    rest = [LIGHT[scene.time] if n == "time" else _PHRASES[n][getattr(scene, n)][0] for n in missing if n in _PHRASES]
-    return [acting, *rest] if acting else rest
+def additions(scene: Scene, missing: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is missing, in plain words, to be put in front of a prompt for a model that reads any, and behind it."""
+    plain, told = picker(None), {*missing} - {"direction"}
+    acts, where = _action(scene, told, plain), _place(scene, told, plain)
+    detail = LOOKS[scene.subject].format(scene.color) if "color" in told else ""
+    said = [acts, detail, where] if detail else [" ".join(part for part in (acts, where) if part)]
+    said += [LIGHT[scene.time] if n == "time" else _PHRASES[n][getattr(scene, n)][0] for n in missing if n in _BEHIND]
+    return [_PHRASES[SHOT][scene.shot_type][0]] if SHOT in told else [], [part for part in said if part]
 
 
-def additions_chinese(scene: Scene, missing: Sequence[str]) -> list[str]:
+def with_shot(shot: Sequence[str], text: str) -> str:
+    """A prompt with its shot in front: "Full shot of a swan", and of a sentence as one of its own."""
+    if not shot:
+        return text
+    front, words = shot[0].capitalize(), text.split(" ")
+    if is_noun_phrase(text.split(",")[0]):
+        return " ".join([front, "of", words[0].lower(), *words[1:]])
+    return f"{front}{'.' if text[:1].isupper() or '. ' in text else ','} {text}"
+
+
+def additions_chinese(scene: Scene, missing: Sequence[str]) -> tuple[list[str], list[str]]:
     """The same in Chinese."""
-    return [
-        LIGHT_CHINESE[scene.time] if name == "time" else chinese.WORDS[name][getattr(scene, name)].split()[0]
-        for name in missing
-    ]
+
+    def said(name: str) -> str:
+        return LIGHT_CHINESE[scene.time] if name == "time" else chinese.WORDS[name][getattr(scene, name)].split()[0]
+
+    return [said(SHOT)] if SHOT in missing else [], [said(name) for name in missing if name != SHOT]
 
 
 def _subject(scene: Scene, told: set[str], noun: str, pick: Pick) -> str:

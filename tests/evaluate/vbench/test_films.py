@@ -147,6 +147,18 @@ def test_what_cannot_be_is_refused_before_anything_is_made(card, tiny_folder, i2
         listed_films(tmp_path / "films")
 
 
+def test_films_of_other_loras_are_not_mixed(card, tiny_folder, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.safetensors").write_text(name)
+    first, other = [(tmp_path / "a.safetensors", 1.0)], [(tmp_path / "b.safetensors", 1.0)]
+    output = tmp_path / "films"
+    SuiteFilms(card, [CARS], MAKING, output, seeds=1, loras=first).make(Pipe(tiny_folder))
+    assert not SuiteFilms(card, [CARS], MAKING, output, seeds=1, loras=first).missing()
+    for loras in ((), other, [(first[0][0], 0.5)], first + other):
+        with pytest.raises(ValueError, match=r"holds films with loras = \[\[.*give another folder"):
+            SuiteFilms(card, [CARS], MAKING, output, seeds=1, loras=loras)
+
+
 def test_a_disk_that_knows_no_capitals_is_refused_only_where_it_matters(card, tmp_path):
     pair = [Prompt("A fantasy landscape", ("color",)), Prompt("a fantasy landscape", ("color",))]
     SuiteFilms(card, pair, MAKING, tmp_path / "usual", seeds=1)

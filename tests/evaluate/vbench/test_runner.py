@@ -58,6 +58,10 @@ elif plan[0] != "silent":
     result.write_text(json.dumps({dimension: [0.5, rows]}))
     if plan[0] == "late":
         sys.exit("a fault after the result")
+    if plan[0] == "killed late":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if plan[0] == "slow late":
+        os.system("sleep 60 & wait")
 """
 
 FILTER = """
@@ -161,7 +165,7 @@ def test_every_way_to_fail_is_told_and_the_others_go_on(stand_in, films, tmp_pat
         background_consistency=["killed", "killed"],
         dynamic_degree=["silent", "nan"],
         motion_smoothness=["other", "other"],
-        subject_consistency=["late", "ok"],
+        subject_consistency=["fail", "ok"],
     )
     outcome = run(stand_in, films, tmp_path / "out")
     assert outcome.done == ["subject_consistency", "temporal_flickering"]
@@ -175,6 +179,15 @@ def test_every_way_to_fail_is_told_and_the_others_go_on(stand_in, films, tmp_pat
     assert set(read_results([tmp_path / "out"]).raw) == set(outcome.done)  # nothing of the others is left to be counted
     again = run(stand_in, films, tmp_path / "out")
     assert again.kept == outcome.done and len(again.done) == 5 and not again.failed
+
+
+@pytest.mark.parametrize("end", ["late", "killed late", "slow late"])
+def test_a_result_that_can_be_read_counts_however_the_process_ended(stand_in, films, tmp_path, end):
+    stand_in.plan(color=[end, "fail"])
+    outcome = run(stand_in, films, tmp_path / "out", "color", time_limit=5)
+    assert outcome.done == ["color"] and not outcome.failed and stand_in.attempts("color") == 1
+    assert read_results([tmp_path / "out"]).raw == {"color": 0.5}
+    assert run(stand_in, films, tmp_path / "out", "color").kept == ["color"]
 
 
 def test_a_silent_end_without_a_result_is_no_success(stand_in, films, tmp_path):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
 pytest.importorskip("mcp", reason="the extra `serve` is not installed")
@@ -21,6 +22,7 @@ from everreel.media import FilmWriter
 from everreel.serve.agents.files import Folders, is_path
 from everreel.serve.jobs.job import DiskFullError
 from everreel.serve.jobs.service import Jobs
+from everreel.serve.jobs.uploads import upload_options
 from tests.serve.agents.calls import ask, calling, order, png, refused, run
 from tests.serve.agents.house import HEIGHT, WIDTH, Painter, frames
 
@@ -281,6 +283,34 @@ def test_pictures_and_films_by_path_are_uploads_like_any_other(jobs: Jobs, allow
     for said, rule in zip(wrong, rules, strict=True):
         assert rule in said, said
     assert not list(jobs.store.incoming().iterdir())
+
+
+def test_films_are_decoded_as_they_were_when_they_were_sent(
+    jobs: Jobs, allowed: Path, files: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those by path, and those of the store, which may begin with what somebody sent."""
+    with FilmWriter(allowed / "fox.mp4", HEIGHT, WIDTH, 24) as writer:
+        writer.append(frames(24))
+    opened: list[Any] = []
+    read = av.open
+
+    def watched(*given: Any, **named: Any) -> Any:
+        opened.append(named.get("options"))
+        return read(*given, **named)
+
+    async def go() -> None:
+        async with calling(jobs, files=files) as client:
+            made = await ask(client, "generate_film", prompt="a fox", num_frames=24)
+            Painter(jobs).finish(made["film"])
+            monkeypatch.setattr(av, "open", watched)
+            await ask(client, "caption_film", film=str(allowed / "fox.mp4"))
+            await ask(client, "caption_film", film=made["film"])
+            await ask(client, "look_at_film", film=made["film"])
+            await ask(client, "add_keyframes", film=made["film"], image={"film": made["film"], "frame": 3})
+
+    run(go())
+    wanted = upload_options(allowed / "fox.mp4")
+    assert len(opened) > 5 and all(options is not None and wanted.items() <= options.items() for options in opened)
 
 
 def test_limits_are_those_of_uploads(jobs: Jobs, allowed: Path, files: Folders) -> None:

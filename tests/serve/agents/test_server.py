@@ -118,6 +118,31 @@ def test_without_a_length_a_film_is_endless_where_the_server_has_it_so_and_tools
         for field in ("seconds", "num_frames"):
             says = tools[tool].input_schema["properties"][field]["description"]
             assert ("until cancel_film stops it" in says) == endless, (tool, field)
+    says = tools["generate_film"].input_schema["properties"]["endless"]["description"]
+    assert "Default: true if nothing gives the film a length" in says and "Default: false" not in says
+
+
+def test_a_film_is_endless_if_that_is_asked_for_until_it_is_cancelled(jobs: Jobs) -> None:
+    async def make() -> Any:
+        async with calling(jobs) as client:
+            tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+            plan = await ask(client, "plan_film", prompt="a red fox runs", endless=True)
+            film = await ask(client, "generate_film", prompt="a red fox runs", endless=True)
+            usual = await ask(client, "generate_film", prompt="a red fox runs", endless=False)
+            said = await refused(client, "generate_film", prompt="a red fox runs", endless=True, seconds=4)
+            over = await ask(client, "cancel_film", film=film["film"])
+            jobs.limits = Limits(endless=True)
+            other = await ask(client, "generate_film", prompt="a red fox runs", endless=False)
+            return tools, plan, film, usual, said, over, other
+
+    tools, plan, film, usual, said, over, other = run(make())
+    assert plan["endless"] and order(jobs, film["film"]).endless and "cancel_film stops it" in film["next"]
+    assert not order(jobs, usual["film"]).endless and not order(jobs, other["film"]).endless
+    assert "endless = True: has no length and no end; leave out length" in said
+    assert over["status"] == "cancelled"
+    for name in ("generate_film", "plan_film"):
+        says = tools[name].input_schema["properties"]["endless"]["description"]
+        assert "until you call cancel_film" in says and says.endswith("Default: false.")
 
 
 def test_waiting_ends_when_a_film_is_paused_and_when_it_is_deleted(jobs: Jobs) -> None:

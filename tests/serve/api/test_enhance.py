@@ -55,7 +55,8 @@ def test_prompts_and_orders_are_made_whole_by_the_endpoint_that_the_operator_cho
             film = client.post("/v1/videos", json=asked).json()
             order = server.jobs.get(film["id"]).order
             assert film["enhanced_prompt"] == film["prompt"] == order.request.prompt and "red turtle" in film["prompt"]
-            assert "turtle" in order.request.story[3]
+            assert "turtle" in order.request.story[3] and film["enhanced_story"] == {"3": order.request.story[3]}
+            assert client.get(f"/v1/videos/{film['id']}").json()["enhanced_story"] == film["enhanced_story"]
             again = client.post(f"/v1/videos/{film['id']}/remix", json={"prompt": "a wyvern"}).json()
             assert "red turtle" in again["enhanced_prompt"]
             with small_film(tmp_path).open("rb") as sent:
@@ -64,6 +65,7 @@ def test_prompts_and_orders_are_made_whole_by_the_endpoint_that_the_operator_cho
             assert "turtle" in longer.json()["enhanced_prompt"], longer.text
             plain = client.post("/v1/videos", json={"prompt": "a dragon", "num_frames": 5}).json()
             assert plain["prompt"] == "a dragon" and plain["enhanced_prompt"] is None
+            assert plain["enhanced_story"] is None and again["enhanced_story"] == {}
     assert {question["model"] for question in llm.questions} == {PATH} and len(llm.questions) == 5
 
 

@@ -37,13 +37,20 @@ def told(reply, status, param=None):
         (ASKED | {"character_ids": ["x"]}, "character_ids", "characters are not served"),
         (ASKED | {"fps": 25}, "fps", "nearest that works: 24"),
         (ASKED | {"fps": "24"}, "fps", "integer"),
-        (ASKED | {"seconds": 4}, None, "not both"),
+        (ASKED | {"seconds": "long"}, "seconds", ""),
         ({"prompt": "a", "seconds": "long"}, "seconds", ""),
         ({"prompt": "a", "seconds": 601}, "seconds", "nearest that works: 600"),
         (ASKED | {"size": "big"}, "size", "160x96 works"),
         (ASKED | {"size": "161x96"}, "width", "nearest that works: 160"),
         (ASKED | {"size": "4096x4096"}, "size", "pixels a frame"),
-        (ASKED | {"size": "160x96", "height": 96, "width": 160}, "height", "leave one out"),
+        (ASKED | {"size": "160x96", "aspect": "16:9"}, "aspect", "leave one out"),
+        (ASKED | {"size": "160x96", "aspect_ratio": "9:16"}, "aspect_ratio", "is not that of 160x96"),
+        (ASKED | {"aspect_ratio": "4:3"}, "aspect_ratio", "must be one of 16:9, 9:16, 1:1"),
+        (ASKED | {"aspect_ratio": "16:9", "aspect": "16:9"}, "aspect_ratio", "leave one out"),
+        (ASKED | {"aspect_ratio": "0:0"}, "aspect_ratio", ""),
+        (ASKED | {"video_params": [1]}, "video_params", "JSON object"),
+        (ASKED | {"video_params": {"widht": 160}}, "widht", "nearest that is: width"),
+        (ASKED | {"video_params": {"video_params": {}}}, "video_params", ""),
         (ASKED | {"model": "sora-2"}, "model", "must be one of tiny"),
         (ASKED | {"priority": 3}, "priority", "at most 0"),
         (ASKED | {"shift": 3.0, "flow_shift": 4.0}, "flow_shift", "leave one out"),
@@ -247,6 +254,50 @@ def test_parameters_that_cannot_be(refusing):
     for name, value in (("limit", 0), ("limit", 101), ("limit", "x"), ("order", "up")):
         told(refusing.get("/v1/videos", params={name: value}), 400, name)
     told(refusing.get("/v1/videos/x/content", params={"variant": "gif"}), 400, "variant")
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "works"),
+    [
+        ("?limt=5", "limt", "nearest that is: limit"),
+        ("?limit=5&oder=asc", "oder", "nearest that is: order"),
+        ("/{film}/content?varient=thumbnail", "varient", "nearest that is: variant"),
+        ("/{film}/events?preveiw=1", "preveiw", "nearest that is: preview"),
+        ("/{film}/stream?variant=x", "variant", "nearest that is: token"),
+        ("/{film}?token=x", "token", "takes none"),
+    ],
+)
+def test_a_parameter_that_is_not_known_is_refused_by_name(refusing, path, name, works):
+    assert works in told(refusing.get(f"/v1/videos{path.format(film='video_' + '0' * 32)}"), 400, name)
+
+
+def test_every_route_of_v1_refuses_a_parameter_that_it_does_not_know_and_says_so(refusing):
+    document, asked = refusing.server.app.openapi(), 0
+    for path, routes in document["paths"].items():
+        for method, route in routes.items():
+            if path.startswith("/v1"):
+                asked += 1
+                assert "400" in route["responses"], path
+                reply = refusing.request(method, path.replace("{video_id}", "video_" + "0" * 32), params={"nope": "1"})
+                assert reply.status_code == 400, path
+                if method != "head":
+                    told(reply, 400, "nope")
+    assert asked > 15
+
+
+@pytest.mark.parametrize("way", ["cancel", "pause", "resume"])
+def test_what_takes_no_body_refuses_one_that_says_something(serve, way):
+    server = serve(make=False)
+    with server.client() as client:
+        film = client.post("/v1/videos", json=ASKED).json()["id"]
+        if way == "resume":
+            client.post(f"/v1/videos/{film}/pause")
+        before = server.jobs.get(film)
+        for body in ({"reason": "too long"}, [1]):
+            assert "takes none" in told(client.post(f"/v1/videos/{film}/{way}", json=body), 400)
+        told(client.post(f"/v1/videos/{film}/{way}", content=b" " * 10_000), 413)
+        assert server.jobs.get(film) == before
+        assert client.post(f"/v1/videos/{film}/{way}", json={}).status_code == 200  # as some clients send it
 
 
 def test_a_films_state_may_not_allow_it(serve):

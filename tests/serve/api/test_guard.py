@@ -1,10 +1,15 @@
 """Who may ask and how often, and what every answer carries."""
 
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
 
-from everreel.serve.api.guard import Buckets
+from everreel.serve.api.guard import Buckets, Polite
+from everreel.serve.api.metrics import Metrics
 from everreel.serve.api.tokens import LASTS, Tokens
-from tests.serve.api.servers import KEYS, wait
+from everreel.serve.jobs.job import HELD, Report
+from everreel.serve.jobs.order import make_order
+from tests.serve.api.servers import ANNA, KEYS, wait
 
 ASKED = {"prompt": "a red fox", "num_frames": 17}
 
@@ -81,6 +86,14 @@ def test_whoever_tries_keys_on_the_page_or_asks_the_tools_too_often_waits(serve)
             assert client.get(path).status_code != 429
 
 
+def test_whoever_presses_the_pages_buttons_too_often_waits_but_may_type(serve):
+    with serve(make=False, requests_per_minute=30).client() as client:
+        for path in ("/gradio_api/run/predict", "/gradio_api/queue/join"):
+            found = [client.post(path).status_code for _ in range(32)]
+            assert 429 not in found[:25] and found.count(429) > 4 and found[-1] == 429, path
+        assert client.get("/v1/models").status_code == 200
+
+
 def test_a_bucket_fills_with_time_and_only_so_far():
     now = [0.0]
     bucket = Buckets(60, lambda: now[0])
@@ -122,11 +135,19 @@ def test_what_is_no_token_opens_nothing(tmp_path, token):
 
 def test_every_answer_has_the_headers_that_protect(serve):
     with serve(make=False).client() as client:
-        for path in ("/v1/videos", "/v1/nothing", "/healthz", "/docs", "/", "/metrics"):
+        for path in ("/v1/videos", "/v1/nothing", "/healthz", "/docs", "/", "/metrics", "/mcp"):
             headers = client.get(path).headers
             assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+            assert headers["content-security-policy"].startswith("default-src 'none'"), path
+            assert headers["cache-control"] == "no-store", path
             assert "server" not in headers
-        assert "default-src 'none'" in client.get("/v1/videos").headers["content-security-policy"]
+
+
+def test_the_tools_alone_are_as_well_protected():
+    client = TestClient(Polite(PlainTextResponse("tools"), 0))
+    headers = client.get("/mcp").headers
+    assert headers["content-security-policy"].startswith("default-src 'none'")
+    assert headers["cache-control"] == "no-store" and headers["x-content-type-options"] == "nosniff"
 
 
 def test_bytes_of_a_film_are_served_as_asked_for(serve):
@@ -203,6 +224,33 @@ def test_operators_see_what_goes_on(serve):
         assert 'route="/v1/videos",status="200"' in client.get("/metrics").text
         ready = client.get("/readyz")
         assert ready.status_code == 200 and ready.json()["workers"] == 1
+
+
+def test_what_a_film_waits_for_is_no_time_of_a_block(serve, monkeypatch):
+    server, now = serve(make=False), [100.0]
+    metrics, queue = Metrics(server.jobs, lambda: ()), server.jobs.queue
+    monkeypatch.setattr("everreel.serve.api.metrics.time.monotonic", lambda: now[0])
+    film = server.jobs.submit(make_order(prompt="a red fox", num_frames=97), ANNA)[0].id
+    queue.claim("maker")
+
+    def told(after, num_frames, waiting=""):
+        """How many blocks were measured, and how long they took, when the film is so far."""
+        now[0] += after
+        queue.report(film, "maker", Report(num_frames, 97, num_frames, num_frames, waiting))
+        metrics.look()
+        lines = [line.split() for line in metrics.text().decode().splitlines()]
+        return tuple(
+            float(line[1])
+            for line in lines
+            if line[0] in ("everreel_block_seconds_count", "everreel_block_seconds_sum")
+        )
+
+    assert told(0, 8) == (0, 0) and told(3, 16) == (1, 3)
+    for block, held in enumerate((HELD, "the disk is full")):
+        have, frames = (1 + block, 3 + block), 24 + 16 * block
+        assert told(1, frames - 8, held) == have and told(5000, frames - 8) == have
+        assert told(2, frames) == have  # when it went on nobody knows to the second
+        assert told(1, frames + 8) == (have[0] + 1, have[1] + 1)
 
 
 def test_a_server_without_workers_or_queue_is_not_ready(serve, monkeypatch):

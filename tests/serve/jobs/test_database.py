@@ -149,7 +149,7 @@ def test_files_of_others_are_refused(tmp_path):
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "queue.sqlite3").write_bytes(random.Random(0).randbytes(5000))
     said = {
-        "newer": r"queue.sqlite3: was written by a newer everreel \(version 7, this one knows 1\)",
+        "newer": r"queue.sqlite3: was written by a newer everreel \(version 7, this one knows 2\)",
         "another": "queue.sqlite3: is another program's file",
         "none": "queue.sqlite3: is damaged or no database",
     }
@@ -160,6 +160,29 @@ def test_files_of_others_are_refused(tmp_path):
         assert str(tmp_path) not in str(error.value)
         if name == "none":
             assert (tmp_path / name / "queue.sqlite3").read_bytes() == before
+
+
+def test_a_queue_of_an_older_version_is_taken_over(tmp_path):
+    """Version 1 had no places: whoever waited goes on waiting in the same order."""
+    queue = SqliteQueue(tmp_path)
+    jobs = [put(queue, seed=seed) for seed in range(3)]
+    queue.close()
+    with sqlite3.connect(tmp_path / "queue.sqlite3") as db:
+        db.executescript(
+            "DROP INDEX jobs_line; DROP INDEX jobs_place; ALTER TABLE jobs DROP COLUMN place;"
+            "CREATE INDEX jobs_status ON jobs (status, removed, priority, owner, number, model);"
+            "PRAGMA user_version = 1"
+        )
+    db.close()
+    for _ in range(2):
+        again = SqliteQueue(tmp_path)
+        newer = put(again)
+        assert again.page(None, limit=1) == [newer]
+        again.remove(newer.id)
+        again.close()
+    again = SqliteQueue(tmp_path)
+    assert [again.claim("maker").id for _ in range(3)] == [job.id for job in jobs]
+    again.close()
 
 
 def test_jobs_are_there_when_the_queue_is_opened_again(tmp_path):

@@ -150,7 +150,7 @@ def test_a_local_model_answers_in_a_process_of_its_own_that_is_gone_afterwards(l
     asked, processes = ServedEnhancer(EnhanceOptions(llm=str(local))), []
     with asked.at_work(world=False) as enhancer:
         found = enhancer.enhance("a swan", has_image=False)
-        assert found.text.startswith("red fox runs") and found.backend == local.name
+        assert found.text.startswith("Full shot, red fox runs") and found.backend == local.name
         chat = enhancer.enhancer.chat
         processes.append(chat._process)
         again = enhancer.enhance("a fox", has_image=False)

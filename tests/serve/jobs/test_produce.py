@@ -1,5 +1,6 @@
 """Whatever lies in a film's folder when a worker begins, the film is the one that nothing disturbed."""
 
+import os
 import shutil
 
 import av
@@ -7,10 +8,11 @@ import pytest
 from PIL import Image
 
 from everreel.film.control import CancelledError, Control
-from everreel.film.journal import journal_path, read_journal
+from everreel.film.journal import Journal, journal_path, read_journal
 from everreel.media import Video
 from everreel.serve.jobs.job import ConflictError, Owner, Report
 from everreel.serve.jobs.produce import Film
+from everreel.serve.jobs.uploads import upload_options
 from tests.film.films import natural, write
 
 
@@ -90,6 +92,44 @@ def test_a_film_goes_on_with_one_that_was_uploaded(home, tmp_path, monkeypatch):
     made(home, job)
     assert Video(home.film(job)).num_frames == 24 + 12
     assert len(opened) > 2 and all("format_whitelist" in options for options in opened)
+
+
+def test_a_film_that_begins_with_an_upload_is_shown_as_that_was_read(home, tmp_path, monkeypatch):
+    """Its first packets are still those that were sent."""
+    write(tmp_path / "theirs.mp4", natural(24))
+    job = home.order(follows=home.store.keep(tmp_path / "theirs.mp4", "local", ".mp4"), num_frames=12)
+    film, opened, read = made(home, job), [], av.open
+
+    def watched(file, *args, **kwargs):
+        opened.append(kwargs.get("options", {}))
+        return read(file, *args, **kwargs)
+
+    monkeypatch.setattr(av, "open", watched)
+    film.show()
+    assert len(opened) > 2 and all(options == upload_options(home.film(job)) for options in opened)
+
+
+def test_a_copy_that_is_gone_on_with_is_on_disk_before_the_journal_says_so(home, monkeypatch):
+    first = home.order()
+    assert home.work().status == "completed"
+    job = home.jobs.submit(home.jobs.extension(first.id, Owner(), num_frames=8), Owner())[0]
+    folder, synced, sync, save = home.film(job).parent, [], os.fsync, Journal.save
+
+    def noting(handle):
+        synced.append(os.fstat(handle).st_ino)
+        sync(handle)
+
+    def saving(journal, film):
+        if "journal" not in synced:
+            named = film.stat().st_ino, folder.stat().st_ino
+            assert [inode for inode in synced if inode in named] == [*named], "the bytes first, then their name"
+            synced.append("journal")
+        save(journal, film)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    monkeypatch.setattr(Journal, "save", saving)
+    made(home, job)
+    assert "journal" in synced
 
 
 def test_pictures_that_were_uploaded_are_where_they_were_asked(home, tmp_path):

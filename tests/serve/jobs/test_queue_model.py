@@ -44,7 +44,7 @@ class Queue(RuleBasedStateMachine):
     def put(self, owner, priority):
         job, new = self.queue.put(order(), Owner(owner, highest_priority=1), seconds=1, priority=priority)
         assert new and job.id not in self.model
-        known = {"owner": owner, "priority": priority, "number": job.number, "status": "queued", "wanted": "run"}
+        known = {"owner": owner, "priority": priority, "place": self.last(), "status": "queued", "wanted": "run"}
         self.model[job.id] = known | {"worker": None, "removed": False, "frames": 0, "most": 0, "attempts": 0}
         self.turns.setdefault(owner, 0)
         return job.id
@@ -53,7 +53,7 @@ class Queue(RuleBasedStateMachine):
     def claim(self, worker):
         def rank(name):
             job = self.model[name]
-            return -job["priority"], self.turns[job["owner"]], job["number"]
+            return -job["priority"], self.turns[job["owner"]], job["place"]
 
         waiting = [name for name, job in self.model.items() if job["status"] == "queued" and not job["removed"]]
         first = min(waiting, key=rank, default=None)
@@ -86,6 +86,21 @@ class Queue(RuleBasedStateMachine):
         status = RESTING[job["wanted"]] if status in ("paused", "queued") else status
         assert self.queue.finish(name, worker, status, failure).status == status
         self.rest(job, status)
+
+    @rule(name=jobs, worker=WORKERS)
+    def give_way(self, name, worker):
+        job = self.model.get(name, {"worker": None})
+        if job["worker"] != worker:
+            with pytest.raises(LostJobError):
+                self.queue.give_way(name, worker)
+            return
+        waiting = [one for one in self.model.values() if one["status"] == "queued" and not one["removed"]]
+        gives = job["wanted"] == "run" and any(one["priority"] >= job["priority"] for one in waiting)
+        assert self.queue.give_way(name, worker) == gives
+        if gives:
+            self.turns[job["owner"]] = max(self.turns.values()) + 1
+            self.rest(job, "queued")
+            job["place"] = self.last()
 
     @rule(worker=WORKERS | st.none())
     def release(self, worker):
@@ -150,6 +165,9 @@ class Queue(RuleBasedStateMachine):
         assert {job.id for job in self.queue.running()} == {name for name in kept if kept[name]["worker"]}
         counts = self.queue.counts()
         assert all(counts[status] == sum(job["status"] == status for job in kept.values()) for status in counts)
+
+    def last(self):
+        return max((job["place"] for job in self.model.values()), default=0) + 1
 
     def rest(self, job, status):
         assert job["worker"] is not None or status not in OVER or status == "cancelled"

@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import threading
+import time
 from collections import namedtuple
 
 import pytest
 
 from everreel.serve.jobs import store as module
-from everreel.serve.jobs.job import DiskFullError, NotFoundError
+from everreel.serve.jobs.job import DiskFullError, NotFoundError, QuotaError
 from everreel.serve.jobs.store import FolderStore, default_home, new_id
 
 DAY = 86400
@@ -156,6 +158,27 @@ def test_an_upload_from_another_disk_is_copied(store, tmp_path, monkeypatch):
     name = store.keep(source, "anna", ".png")
     assert store.upload(name).read_bytes() == b"picture" and not source.exists()
     assert list(store.incoming().iterdir()) == []
+
+
+def test_of_two_uploads_at_once_only_one_takes_the_last_room(store, monkeypatch):
+    sources, size, outcomes = [spool(store, b"x" * 60, name=f"{n}") for n in range(4)], module._size, []
+    monkeypatch.setattr(module, "_size", lambda path: (time.sleep(0.02), size(path))[1])
+
+    def keep_one(source):
+        try:
+            outcomes.append(store.keep(source, "anna", ".mp4", 100))
+        except QuotaError:
+            outcomes.append(None)
+
+    threads = [threading.Thread(target=keep_one, args=(source,)) for source in sources]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 4 and outcomes.count(None) == 3 and store.uploads("anna") == 60
+    assert list(store.incoming().iterdir()) == [], "what is refused is not kept"
+    store.keep(spool(store, b"x" * 40), "anna", ".mp4", 100)
+    store.keep(spool(store, b"x" * 60), "ben", ".mp4", 100)
 
 
 def test_a_reserve_is_left_alone(store, tmp_path, monkeypatch):

@@ -147,6 +147,7 @@ def test_a_film_is_made_block_by_block_extended_and_kept_over_a_restart(home, jo
         assert (newest(jobs).order.extends, newest(jobs).num_frames) == (jobs.queue.page(None)[1].id, 72)
         page.click(".er-made summary")
         assert page.inner_text("#er-command").startswith("everreel extend film.mp4")
+        assert "has its journal beside it" in page.inner_text("#er-note")
         assert '"prompt": "it jumps over a log"' in page.inner_text("#er-body")
     with at_desk(visit, make_app(make_jobs(home), home)) as url:
         page = visit(url)

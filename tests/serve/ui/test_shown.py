@@ -1,19 +1,21 @@
 """What is shown of a film: the command and the request that make it again, and figures of what it would cost."""
 
 import shlex
+from dataclasses import replace
 
 import pytest
 
 pytest.importorskip("gradio", reason="the extra `serve` is not installed")
 
 from everreel import cli
-from everreel.film.loading import model_options
+from everreel.film.loading import ModelOptions, model_options
 from everreel.film.request import make_request
 from everreel.serve.api.schema import VideoCreate, VideoExtend
-from everreel.serve.jobs.job import Job
+from everreel.serve.jobs.job import Job, Owner
 from everreel.serve.jobs.order import make_order
 from everreel.serve.jobs.service import Outlook
 from everreel.serve.ui import shown
+from tests.serve.ui.desks import make_jobs
 
 FILE, FILM = f"file_{'a' * 32}", f"video_{'b' * 32}"
 ORDERS = [
@@ -81,6 +83,35 @@ def test_the_command_names_what_the_server_runs_the_model_with(tmp_path):
     (tmp_path / "ink.safetensors").touch()
     how = model_options(lora=(f"{tmp_path}/ink.safetensors=0.8",), quantization="int8")
     assert "--lora ink.safetensors=0.8 --quantization int8" in shown.command_of(ORDERS[0], how)
+
+
+@pytest.mark.parametrize("order", [ORDERS[0], make_order(prompt="a fox", num_frames=48, follows=FILE)])
+def test_the_command_has_every_option_of_the_model_that_is_set(tmp_path, order):
+    from typer.main import get_command
+
+    (tmp_path / "ink.safetensors").touch()
+    how = {"kind": "df", "device": "cuda:1", "dtype": "float16", "memory": "24 GB", "quantization": "int8",
+           "attention": "sdpa", "compile": True}  # fmt: skip
+    model = model_options(parts=tmp_path / "wan", lora=(f"{tmp_path}/ink.safetensors=0.8",), **how)
+    assert set(ModelOptions.model_fields) == {*how, "model", "parts", "lora"}
+    command = shown.command_of(order, model)
+    assert str(tmp_path) not in command
+    words = shlex.split(command)
+    given = get_command(cli.app).commands[words[1]].make_context(words[1], words[2:]).params
+    assert {name: given[name] for name in how} == how
+    assert str(given["parts"]) == "wan" and list(given["lora"]) == ["ink.safetensors=0.8"]
+    plain = shown.command_of(order, model_options())
+    assert not any(f"--{name}" in plain for name in (*how, "parts", "lora"))
+
+
+def test_of_a_longer_film_it_is_said_that_the_command_needs_the_journal(tmp_path):
+    jobs = make_jobs(tmp_path)
+    first = jobs.submit(make_order(prompt="a fox", num_frames=5), Owner())[0]
+    assert shown.screen_of(first, jobs, "token")["note"] == ""
+    longer = replace(first, order=make_order(prompt="it sleeps", num_frames=48, height=96, width=160, extends=first.id))
+    told = shown.screen_of(longer, jobs, "token")
+    assert "The JSON makes exactly this film" in told["note"] and "journal" in told["note"]
+    assert f'"id": "{first.id}"' in told["body"]
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=range(len(ORDERS)))

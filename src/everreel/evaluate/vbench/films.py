@@ -47,6 +47,7 @@ class SuiteFilms:
     Args:
         seeds: films of each prompt; by default what the suite asks for.
         seed: another one makes other films.
+        loras: those that are merged into the model, with their strengths, the model's own first.
 
     Raises:
         ValueError: something asked for cannot be, or the folder cannot be used; nothing has been loaded by then.
@@ -61,6 +62,7 @@ class SuiteFilms:
         *,
         seeds: int | None = None,
         seed: int = 0,
+        loras: Sequence[tuple[Path, float]] = (),
     ) -> None:
         if card.image:
             raise ValueError(f"model = {card.name}: begins with a picture, and these prompts have none; a T2V works")
@@ -74,7 +76,7 @@ class SuiteFilms:
         for prompt in self.prompts:
             for index in range(seeds or (FLICKERING_SEEDS if FLICKERING in prompt.dimensions else SEEDS)):
                 self._ask_for(card, prompt, index, seed, making)
-        settings = {**common_settings(card, self.films[0].request), "seed": seed}
+        settings = {**common_settings(card, self.films[0].request, loras), "seed": seed}
         claim(self.output, settings, {prompt.stem: prompt.shown for prompt in self.prompts})
         self._write_down()
 

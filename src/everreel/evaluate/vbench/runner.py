@@ -232,13 +232,29 @@ class _Measurement:
             result.replace(result.with_name(f"{result.name}.old"))
         videos = self.films.videos.absolute()
         if self.dimension == FLICKERING:
-            self._run("-c", FILTER, "static_filter", "--videos_path", str(videos), "--result_path", str(self.work))
+            _, fault = self._run(
+                "-c", FILTER, "static_filter", "--videos_path", str(videos), "--result_path", str(self.work)
+            )
+            if fault:  # some of its films may be missing
+                raise SuiteError(fault)
             videos = self.work / "filtered_videos"
             if not videos.is_dir() or not any(videos.iterdir()):
                 raise SuiteError("none of its films stands still, so there is nothing to measure")
         arguments = ["-m", "vbench.launch.evaluate", "--videos_path", str(videos), "--dimension", self.dimension]
         arguments += ["--output_path", str(self.work / "results"), "--full_json_dir", str(self.films.info.absolute())]
-        said = self._run(*arguments, *(["--load_ckpt_from_local", "True"] if self.settings.local else []))
+        said, fault = self._run(*arguments, *(["--load_ckpt_from_local", "True"] if self.settings.local else []))
+        try:  # first what it left, for the suite may fall over its own feet once everything is measured
+            self._take(result, said)
+        except SuiteError as error:
+            raise SuiteError(fault or str(error)) from None
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _take(self, result: Path, said: str) -> None:
+        """Put the result that the suite left where it belongs.
+
+        Raises:
+            SuiteError: it left none, or one that cannot be read or is of another dimension.
+        """
         found = sorted((self.work / "results").glob(f"*{ENDING}"))
         if not found:
             raise SuiteError(f"it left no result; its last words: {said or 'none'}")
@@ -249,14 +265,9 @@ class _Measurement:
         if set(scores) != {self.dimension}:
             raise SuiteError(f"it left a result of {', '.join(scores)}")
         found[-1].replace(result)
-        shutil.rmtree(self.work, ignore_errors=True)
 
-    def _run(self, *arguments: str) -> str:
-        """The last line it says.
-
-        Raises:
-            SuiteError: it failed, was killed, or took too long.
-        """
+    def _run(self, *arguments: str) -> tuple[str, str]:
+        """The last line it says, and how it failed, was killed or took too long; "" where it did not."""
         bin_folder = str(self.environment.python.parent)
         variables = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ.get('PATH', '')}"}
         # So that two of these may run beside each other, and its words come as they are said.
@@ -295,12 +306,12 @@ class _Measurement:
                 timer.cancel()
                 _end(process)
         if late.is_set():
-            raise SuiteError(f"it took longer than {self.settings.time_limit:g} s; see {log}")
+            return said, f"it took longer than {self.settings.time_limit:g} s; see {log}"
         if process.returncode < 0:
-            raise SuiteError(f"it was killed by signal {-process.returncode}; see {log}")
+            return said, f"it was killed by signal {-process.returncode}; see {log}"
         if process.returncode:
-            raise SuiteError(f"it ended with code {process.returncode}: {said or 'without a word'}; see {log}")
-        return said
+            return said, f"it ended with code {process.returncode}: {said or 'without a word'}; see {log}"
+        return said, ""
 
 
 def _try(measurement: _Measurement) -> str:

@@ -45,7 +45,8 @@ TOOLS: dict[str, Entry] = {
         told.Film,
         "Make a film",
         "Make a film from words, and from pictures if there are any. Use it for every new film; to go on with one "
-        "that is there, use extend_film or continue_story. Answers at once with the film's id unless wait is true. "
+        "that is there, use extend_film or continue_story. Answers at once with the film's id unless wait is true. An "
+        "endless one is made until cancel_film stops it. "
         "Example: {'prompt': 'a red fox runs through a snowy forest', 'seconds': 4}.",
         files=("image", "end_image", "keyframes"),
     ),

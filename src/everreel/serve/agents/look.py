@@ -21,6 +21,7 @@ from everreel.film.request import RequestError
 from everreel.media import Pixels, Video, contact_sheet
 from everreel.serve.jobs.job import Limits, NotFoundError, Owner
 from everreel.serve.jobs.service import Jobs, naming
+from everreel.serve.jobs.uploads import inspect, upload_options
 
 if TYPE_CHECKING:
     from everreel.caption.schema import Captioner, StructuralCaption
@@ -45,7 +46,7 @@ def opened(jobs: Jobs, film: str, owner: Owner) -> Iterator[Video]:
         status = job.status.replace("_", " ")
         raise NotFoundError(f"film = {film}: has no frames yet, it is {status}; wait_for_film says when") from None
     with file, _on_disk(file) as path:
-        yield Video(path)
+        yield Video(path, upload_options(path))  # it may begin with what somebody sent
 
 
 def captioned(field: str, path: Path, captioner: Captioner, limits: Limits) -> StructuralCaption:
@@ -56,13 +57,13 @@ def captioned(field: str, path: Path, captioner: Captioner, limits: Limits) -> S
         JobError: it cannot be read now.
     """
     from everreel.caption.runs import caption_file
-    from everreel.serve.jobs.uploads import inspect
 
     def seen() -> StructuralCaption:
-        if inspect(path, limits).kind != "video":
+        found = inspect(path, limits)
+        if found.kind != "video":
             raise RequestError("film: is a picture; give a film")
         try:
-            return caption_file(captioner, path)
+            return caption_file(captioner, path, upload_options(path.with_suffix(found.suffix)))
         except ValueError as error:  # its end is missing, or a frame that is looked at
             raise RequestError(str(error)) from None
 

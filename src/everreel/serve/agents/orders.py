@@ -42,7 +42,7 @@ MOST_PICTURE = 16_000_000
 UPLOAD = re.compile(r"file_[0-9a-f]{32}")
 STAND_IN = "file_" + "0" * 32
 _DATA = re.compile(r"data:[\w.+/-]*(?:;[\w.+=-]+)*;base64,", re.ASCII)
-_OPEN = ("seconds", "num_frames", "aspect", "seed", "model", "negative_prompt", "loop", "enhance")
+_OPEN = ("seconds", "num_frames", "endless", "aspect", "seed", "model", "negative_prompt", "loop", "enhance")
 
 
 def order_of(asked: Planned, jobs: Jobs, owner: Owner, files: Folders | None = None) -> Order:

@@ -140,9 +140,10 @@ class FilmServer(MCPServer[None]):
             fields["model"] = Field(default=None, description=says)
             fields["model"].annotation = str | None
         if self._tools.jobs.limits.endless and issubclass(entry.takes, asked.Planned):
-            for name in ("seconds", "num_frames"):
+            for name in ("seconds", "num_frames", "endless"):
+                usual, here = (asked.FINITE, asked.OPEN_ENDED) if name == "endless" else (asked.USUAL, asked.ENDLESS)
                 fields[name] = copy(fields[name])
-                fields[name].description = fields[name].description.replace(asked.USUAL, asked.ENDLESS)
+                fields[name].description = fields[name].description.replace(usual, here)
         for name in entry.files:
             if says := self._tools.says_of_paths("film" if name == "film" else "picture"):
                 fields[name] = copy(fields[name])

@@ -1,11 +1,13 @@
 """The HTTP interface as one app: films, uploads, models, and what operators look at.
 
-The one invariant: nothing under /v1 blocks the event loop or is reached past the guard.
+The one invariant: nothing under /v1 blocks the event loop, is reached past the guard or drops what was asked of it in
+silence.
 """
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -17,8 +19,9 @@ from everreel.serve.jobs.service import Jobs
 
 try:
     from anyio import to_thread
-    from fastapi import APIRouter, FastAPI, Request, Response
+    from fastapi import APIRouter, Depends, FastAPI, Request, Response
     from fastapi.responses import HTMLResponse, JSONResponse
+    from fastapi.routing import APIRoute
 
     from everreel.serve.api.body import Sent, received
     from everreel.serve.api.desk import Desk, owner_of
@@ -65,7 +68,7 @@ def make_app(jobs: Jobs, keys: Keys, settings: Settings, tokens: Tokens, pids: P
     app.add_middleware(Guard, keys=keys, tokens=tokens, settings=settings, watched=metrics.answered)
     app.state.live, app.state.metrics = desk.live, metrics
     add_handlers(app)
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1", dependencies=[Depends(only_known_parameters)])
     add_unserved(router)
     add_orders(router, desk)
     add_sequels(router, desk)
@@ -78,6 +81,23 @@ def make_app(jobs: Jobs, keys: Keys, settings: Settings, tokens: Tokens, pids: P
     _add_front(app, settings)
     describe(app, keys.any)
     return app
+
+
+async def only_known_parameters(request: Request) -> None:
+    """Refuse what stands in an address and its route does not know.
+
+    Raises:
+        ApiError: with the parameter, and the nearest that is known.
+    """
+    route = request.scope["route"]
+    assert isinstance(route, APIRoute)
+    known = [one.alias for one in route.dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            nearest = max(known, key=lambda one: difflib.SequenceMatcher(None, name[:40], one).ratio(), default=None)
+            works = f"nearest that is: {nearest}" if nearest else "this address takes none"
+            said = f"{name[:40]!r}: is no parameter of this address; {works}"
+            raise ApiError(400, said, name[:40], "unknown_parameter")
 
 
 def _add_files(router: APIRouter, desk: Desk) -> None:

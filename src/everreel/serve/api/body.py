@@ -32,6 +32,7 @@ DEEPEST = 16
 MOST_FIELDS = 300
 LONGEST_NAME = 100
 WRITE = 1 << 20  # bytes of a file that are gathered before they are written
+LONGEST_NOTHING = 4096  # bytes that are read of a body where none is taken
 PART = re.compile(r"([A-Za-z_]\w*)((?:\[\w*\])*)")
 
 
@@ -108,6 +109,20 @@ async def received(request: Request, settings: Settings, upload_bytes: int) -> A
     finally:
         with CancelScope(shield=True):
             await to_thread.run_sync(spool.clear)
+
+
+async def nothing(request: Request) -> None:
+    """Refuse a body that says something, where nothing can be said; an empty object says nothing.
+
+    Raises:
+        ApiError: with the rule.
+    """
+    try:
+        said = (await _all(request, LONGEST_NOTHING)).strip()
+    except ClientDisconnect:
+        raise ApiError(400, "body: was cut off") from None
+    if said not in (b"", b"{}"):
+        raise ApiError(400, "body: this address takes none; leave it out", None, "unsupported_body")
 
 
 def read_json(data: bytes | str) -> dict[str, Any]:

@@ -33,10 +33,16 @@ HEADERS = {
 LOCKED = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 STYLED = f"{LOCKED}; style-src 'unsafe-inline'"
 _OPENED = re.compile(r"/v1/videos/(video_[0-9a-f]{32})/(?:content|stream|events)")
-_PLAIN = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs")
+_PLAIN = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/mcp")
+"""What is no page beside /v1; the page has a policy of its own."""
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _COUNTED = ("/mcp", "/login", "/gradio_api/upload")
-"""What changes or tries something beside /v1: a page asks how its films stand far more often, and has to."""
+"""What changes or tries something beside /v1."""
+_PRESSED = ("/gradio_api/run/predict", "/gradio_api/queue/join")
+"""The page's events: orders and questions for a language model, but also how films stand, each second, and a plan with
+every letter that is typed; so of these there may be more.
+"""
+PRESSES = 5  # of them for each other request, as all behind a proxy have one address
 log = logging.getLogger(__name__)
 
 
@@ -112,7 +118,7 @@ class Polite:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                protected(message)
+                locked(protected(message))
             await send(message)
 
         try:
@@ -129,6 +135,7 @@ class Guard:
     def __init__(self, app: ASGIApp, keys: Keys, tokens: Tokens, settings: Settings, watched: Watched) -> None:
         self._app, self._keys, self._tokens, self._settings, self._watched = app, keys, tokens, settings, watched
         self._buckets = Buckets(settings.requests_per_minute)
+        self._presses = Buckets(settings.requests_per_minute * PRESSES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -173,8 +180,9 @@ class Guard:
             self._check_names(scope, headers)
         address = f"address {_network(scope)}"
         if not (path == "/metrics" or path == "/v1" or path.startswith("/v1/")):
-            if path in _COUNTED and scope["method"] not in _SAFE:
-                refuse(self._buckets.take(f"{path} of {address}"))
+            if scope["method"] not in _SAFE and path in (*_COUNTED, *_PRESSED):
+                buckets = self._presses if path in _PRESSED else self._buckets
+                refuse(buckets.take(f"{path} of {address}"))
             return
         refuse(self._buckets.empty(address))
         try:
@@ -243,9 +251,9 @@ class Guard:
     def _dress(self, scope: Scope, message: Message) -> None:
         headers = protected(message)
         path = scope["path"]
-        if path.startswith("/v1") or path in _PLAIN:
-            headers["Content-Security-Policy"] = STYLED if path == "/docs" else LOCKED
-            headers.setdefault("Cache-Control", "no-store")
+        plain = path in _PLAIN or (path == "/" and not self._settings.page)
+        if path.startswith("/v1") or plain:
+            locked(headers, STYLED if path == "/docs" else LOCKED)
             headers["Cross-Origin-Resource-Policy"] = "cross-origin" if self._settings.origins else "same-origin"
         origin = Headers(scope=scope).get("origin")
         if origin is not None and origin in self._settings.origins:
@@ -260,6 +268,12 @@ def protected(message: Message) -> MutableHeaders:
     for name, value in HEADERS.items():
         headers.setdefault(name, value)
     return headers
+
+
+def locked(headers: MutableHeaders, policy: str = LOCKED) -> None:
+    """Let an answer that is no page be none in a browser either, and be kept by nobody unless it says otherwise."""
+    headers["Content-Security-Policy"] = policy
+    headers.setdefault("Cache-Control", "no-store")
 
 
 def refuse(wait: float) -> None:

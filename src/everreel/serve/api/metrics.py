@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 class _Seen:
     num_frames: int
     at: float
+    waits: bool
+    """Whether it was held up since, by a pause or a full disk."""
 
 
 class Metrics:
@@ -45,7 +47,7 @@ class Metrics:
         self._frames = Counter("everreel_frames", "Frames that were made.", registry=self.registry)
         self._blocks = Histogram(
             "everreel_block_seconds",
-            "Seconds between two times that a film in progress had new frames.",
+            "Seconds between two times that a film in progress had new frames, if it waited for nothing meanwhile.",
             buckets=_BLOCKS,
             registry=self.registry,
         )
@@ -91,13 +93,16 @@ class Metrics:
         now, running = time.monotonic(), {job.id: job for job in self._jobs.queue.running()}
         ended = [found for name in self._seen.keys() - running.keys() if (found := self._get(name))]
         for job in (*running.values(), *ended):
-            seen = self._seen.get(job.id)
+            seen, waits = self._seen.get(job.id), bool(job.waiting)
             if seen is None:
-                self._seen[job.id] = _Seen(job.num_frames, now)
-            elif job.num_frames > seen.num_frames:
+                self._seen[job.id] = _Seen(job.num_frames, now, waits)
+                continue
+            seen.waits |= waits
+            if job.num_frames > seen.num_frames:
                 self._count(job.num_frames - seen.num_frames, now)
-                self._blocks.observe(now - seen.at)
-                self._seen[job.id] = _Seen(job.num_frames, now)
+                if not seen.waits:
+                    self._blocks.observe(now - seen.at)
+                self._seen[job.id] = _Seen(job.num_frames, now, waits)
         self._seen = {name: seen for name, seen in self._seen.items() if name in running}
         while self._recent and self._recent[0][0] < now - RECENT:
             self._recent.popleft()

@@ -18,7 +18,8 @@ ABOUT = (
     "OpenAI's Videos API, with what a film may be asked for beyond it. The openai SDK works unchanged: "
     "`OpenAI(base_url='http://127.0.0.1:8000/v1', api_key='...')`. Numbers in forms are text; objects in forms are "
     "JSON or brackets (`keyframes[48]`). A film is asked for, waited for and fetched; or it is watched while it is "
-    "made: `GET /v1/videos/{id}/stream`."
+    "made: `GET /v1/videos/{id}/stream`. Fields of SGLang's, vLLM-Omni's and FastVideo's clients are taken where they "
+    "mean something here, and at defaults that ask for nothing."
 )
 ENDLESS = (
     " Films that are asked for without a length are endless here: they go on until they are cancelled or their owner's "

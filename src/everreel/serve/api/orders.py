@@ -1,7 +1,9 @@
 """From a body to an order: names of other servers, text of forms, pictures and films that are sent or named.
 
-Order of precedence: what stands in the body itself, then `extra_body`, then `extra_params`. The one invariant: what a
-field cannot mean here is refused by name; nothing that was asked for is dropped in silence.
+Order of precedence: what stands in the body itself, then `extra_body`, then `extra_params`, then `video_params`. Where
+two fields say the same in two ways, the one counts that the servers take whose clients send both: num_frames before
+seconds, size before width and height. The one invariant: what a field cannot mean here is refused by name; nothing else
+that was asked for is dropped in silence.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ValidationError
 
-from everreel.film.request import RequestError, one_line
+from everreel.film.request import RESOLUTIONS, RequestError, one_line
 from everreel.serve.api.body import Body, Sent, Spool, json_value
 from everreel.serve.api.errors import ApiError
 from everreel.serve.api.schema import FilmReference, VideoCreate, VideoExtend
@@ -38,6 +40,9 @@ _ONE_SCALE = "there is one guidance scale here: guidance_scale"
 _SEND = "no path of a request is read; send the file itself"
 _KEPT = "films are kept by the server; fetch them from /v1/videos/{id}/content"
 _RATE = "films are made at their rate, not filled in: fps"
+_SIZE = "films are made at their size, not made larger: size"
+_ROLLOUT = "films are made without noise on the way"
+_ONE_FILM = "one film a request; send the request again with another seed"
 MEANINGLESS = {
     "character_ids": _CHARACTERS,
     "output_path": _KEPT,
@@ -48,11 +53,14 @@ MEANINGLESS = {
     "enable_teacache": "say step_cache = 0.1 instead",
     "guidance_scale_2": _ONE_SCALE,
     "true_cfg_scale": _ONE_SCALE,
+    "boundary_ratio": "one model makes all of a film; leave it out",
     "generator_device": "noise is the same on every device here; seed is all it takes",
+    "generate_sound": "films have no sound here; leave it out",
     "output_quality": "films have one quality here",
     "output_compression": "films have one quality here",
     "rollout": "schedule says how a film is made",
-    "rollout_sde_type": "films are made without noise on the way",
+    "rollout_sde_type": _ROLLOUT,
+    "rollout_noise_level": _ROLLOUT,
     "lora": _LORA,
     "lora_name": _LORA,
     "lora_path": _LORA,
@@ -63,10 +71,29 @@ MEANINGLESS = {
     "use_prompt_enhancer": "say enhance = true instead",
     "enable_frame_interpolation": _RATE,
     "frame_interpolation_exp": _RATE,
+    "frame_interpolation_scale": _RATE,
+    "frame_interpolation_model_path": _RATE,
+    "enable_upscaling": _SIZE,
+    "upscaling_scale": _SIZE,
+    "upscaling_model_path": _SIZE,
     "stream": "every film streams: GET /v1/videos/{id}/stream",
-    "n": "one film a request; send the request again with another seed",
+    "n": _ONE_FILM,
+    "num_outputs_per_prompt": _ONE_FILM,
 }
-_JSON_IN_FORMS = {*MERGED, "input_reference", "end_image", "keyframes", "story", "video", *ALIASES}
+DEFAULTS: Mapping[str, tuple[str, ...]] = {
+    "generator_device": ("cuda", "cpu"),
+    "output_quality": ("default",),
+    "rollout_sde_type": ("sde",),
+    "rollout_noise_level": ("0.7",),
+    "frame_interpolation_exp": ("1",),
+    "frame_interpolation_scale": ("1", "1.0"),
+    "upscaling_scale": ("4",),
+    "n": ("1",),
+    "num_outputs_per_prompt": ("1",),
+}
+"""What of these others' clients send by themselves, as text; it counts only beside a switch that is refused."""
+NEAR = 0.1  # a size is a shape's as far as that: sides are multiples of 16
+_JSON_IN_FORMS = {*MERGED, "input_reference", "end_image", "keyframes", "story", "video", "video_params", *ALIASES}
 
 
 @dataclass(frozen=True)
@@ -92,8 +119,12 @@ def asked(body: Body, model: type[BaseModel] = VideoCreate) -> Asked:
         values.pop(name, None)
     if size := values.pop("size", ""):  # SGLang's clients leave it empty
         values |= _size(size, values)
+    if "num_frames" in values:  # SGLang's clients send 4 seconds with every film
+        values.pop("seconds", None)
     if "seconds" in values:
         values["seconds"] = float(values["seconds"])
+    if ratio := values.pop("aspect_ratio", ""):
+        values |= _shape(ratio, values)
     if "story" in values:
         values["story"] = _story(values["story"], values.get("fps") or 24)
     return Asked(values, pictures, priority)
@@ -104,7 +135,7 @@ def fields_of(body: Body, model: type[BaseModel]) -> dict[str, Any]:
 
     Raises: ApiError.
     """
-    values = _merged(body)
+    values = _merged(body, "video_params" in model.model_fields)
     for alias, name in ALIASES.items():
         if alias in values and name in model.model_fields:
             if name in values:
@@ -225,10 +256,13 @@ class _Take:
         return self._spool.own(naming(name, lambda: fetch_file(url, limits, inbox)))
 
 
-def _merged(body: Body) -> dict[str, Any]:
-    """The body with what `extra_body` and `extra_params` add; in a form, JSON where a field may hold it."""
+def _merged(body: Body, nested: bool) -> dict[str, Any]:
+    """The body with what `extra_body`, `extra_params` and, where it is `nested`, `video_params` add.
+
+    In a form, JSON is read where a field may hold it.
+    """
     values = {name: _opened(name, value) for name, value in body.values.items()} if body.form else dict(body.values)
-    for name in MERGED:
+    for name in (*MERGED, *(("video_params",) if nested else ())):
         more = values.pop(name, None)
         if more is None:
             continue
@@ -248,7 +282,9 @@ def _opened(name: str, value: Any) -> Any:  # noqa: ANN401 -- whatever a form ho
 
 def _asks_nothing(name: str, value: Any) -> bool:  # noqa: ANN401 -- whatever a body holds
     """Of a field that is not served: others' clients send their defaults, of which these mean no more than silence."""
-    return value is False or value in ("", "false", "False") or (name == "n" and value in (1, "1"))
+    if value is False or value in ("", "false", "False"):
+        return True
+    return isinstance(value, str | int | float) and str(value) in DEFAULTS.get(name, ())
 
 
 def _unknown(name: str, model: type[BaseModel]) -> NoReturn:
@@ -275,10 +311,28 @@ def _size(size: str, values: Mapping[str, Any]) -> dict[str, int]:
     found = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", size)
     if not found:
         raise RequestError(f"size = {size[:40]!r}: must be WIDTHxHEIGHT; 160x96 works")
-    for name in ("height", "width", "resolution", "aspect"):
+    for name in ("resolution", "aspect"):
         if name in values:
             raise RequestError(f"{name} = {values[name]!r}: size says it already; leave one out")
     return {"width": int(found[1]), "height": int(found[2])}
+
+
+def _shape(ratio: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """The aspect that others' clients ask for; nothing where the size has it already. Raises: ApiError."""
+    if "aspect" in values:
+        raise ApiError(400, "aspect_ratio: says the same as aspect; leave one out", "aspect_ratio", "invalid_value")
+    width, height = values.get("width"), values.get("height")
+    if width and height:
+        across, down = map(int, ratio.split(":"))
+        if abs(width * down / (height * across) - 1) > NEAR:
+            said = f"aspect_ratio = {ratio!r}: is not that of {width}x{height}; leave it out"
+            raise ApiError(400, said, "aspect_ratio", "invalid_value")
+        return {}
+    known = (*RESOLUTIONS["540P"],)
+    if ratio not in known:
+        said = f"aspect_ratio = {ratio!r}: must be one of {', '.join(known)}; or give a size, such as 160x96"
+        raise ApiError(400, said, "aspect_ratio", "invalid_value")
+    return {"aspect": ratio}
 
 
 def _story(story: Any, fps: int) -> dict[int, str]:  # noqa: ANN401 -- as the model of the body has it

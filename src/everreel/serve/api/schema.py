@@ -16,12 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from everreel.film.request import VideoRequest
 from everreel.serve.api.body import Sent
 from everreel.serve.jobs.job import Job, NotFoundError, Status
-from everreel.serve.jobs.order import REQUEST_FIELDS, FilmId, UploadId
+from everreel.serve.jobs.order import REQUEST_FIELDS, FilmId, Order, UploadId
 from everreel.serve.jobs.service import Jobs
 
 WireStatus = Literal["queued", "in_progress", "completed", "failed"]
 EXAMPLE_ID = "video_" + "0123456789abcdef" * 2
 EXAMPLE_FILE = "file_" + "0123456789abcdef" * 2
+_RATIO = r"^[1-9]\d{0,4}:[1-9]\d{0,4}$"
 _SECONDS = r"^\s*\d{1,6}(\.\d{1,6})?\s*$"
 
 
@@ -65,7 +66,9 @@ class _Common(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     prompt: str = Field(min_length=1, description="What the film shows.")
-    seconds: Seconds | None = Field(None, description="Length in seconds, as a number or as text.")
+    seconds: Seconds | None = Field(
+        None, description="Length in seconds, as a number or as text; num_frames counts before it."
+    )
     model: str | None = Field(None, description="One of GET /v1/models; by default the first.")
     story: list[StoryPart] | dict[Annotated[str, Field(pattern=r"^\d{1,8}$")], str] | None = Field(
         None, description="Prompts that take over later: a list of parts, or prompts by the number of a frame."
@@ -76,7 +79,15 @@ class _Common(BaseModel):
 
 
 class _Pictures(_Common):
-    size: str | None = Field(None, description="WIDTHxHEIGHT, both multiples of 16.", examples=["160x96"])
+    size: str | None = Field(
+        None, description="WIDTHxHEIGHT, both multiples of 16; counts before width and height.", examples=["160x96"]
+    )
+    aspect_ratio: Annotated[str, Field(pattern=_RATIO)] | None = Field(
+        None, description="As other servers have aspect; beside a size it has to be the size's own."
+    )
+    video_params: dict[str, Any] | None = Field(
+        None, description="Taken because other servers take it: fields of a film that are not in the body itself."
+    )
     input_reference: Reference | None = Field(
         None, description="A picture that the film begins with, or a film that it goes on with."
     )
@@ -171,7 +182,10 @@ class Video(BaseModel):
     started_at: int | None
     endless: bool
     extended_from_video_id: str | None
-    enhanced_prompt: str | None
+    enhanced_prompt: str | None = Field(description="The prompt as it was made whole, where that was asked for.")
+    enhanced_story: dict[str, str] | None = Field(
+        description="The story's parts as they were made whole, by the number of their first frame; else null."
+    )
 
 
 class VideoList(BaseModel):
@@ -287,6 +301,7 @@ def video_of(job: Job, jobs: Jobs) -> Video:
         endless=order.endless,
         extended_from_video_id=order.extends,
         enhanced_prompt=order.enhanced,
+        enhanced_story=_enhanced_story(order),
     )
 
 
@@ -295,6 +310,11 @@ def wire_status(job: Job) -> WireStatus:
     if job.status == "paused":
         return "queued" if job.started_at is None else "in_progress"
     return "failed" if job.status == "cancelled" else job.status
+
+
+def _enhanced_story(order: Order) -> dict[str, str] | None:
+    """All prompts of an order are made whole together, or none."""
+    return None if order.enhanced is None else {str(frame): told for frame, told in order.request.story.items()}
 
 
 def _size(job: Job, jobs: Jobs) -> str:

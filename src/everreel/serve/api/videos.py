@@ -9,10 +9,10 @@ import functools
 import re
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from everreel.serve.api.body import received
+from everreel.serve.api.body import nothing, received
 from everreel.serve.api.content import content
 from everreel.serve.api.desk import Desk, has_files, owner_of
 from everreel.serve.api.errors import ApiError, ErrorBody, documented
@@ -159,6 +159,7 @@ def add_films(router: APIRouter, desk: Desk) -> None:
             return video_of(jobs.want(_known(video_id), wanted, owner_of(request)), jobs)
 
         more: dict[str, Any] = {"response_model": Video, "responses": documented(409), "summary": summary}
+        more["dependencies"] = [Depends(nothing)]
         router.add_api_route(f"/videos/{{video_id}}/{name}", want, methods=["POST"], operation_id=name, **more)
 
     add("cancel", "cancel", "Stop making a film; what is there stays, and resume goes on with it")

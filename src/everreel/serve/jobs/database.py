@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from io import FileIO
 from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from everreel.media import sync_folder
 from everreel.serve.jobs.job import DiskFullError
@@ -31,21 +33,25 @@ _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLI
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _ANOTHER_PROCESS: list[sqlite3.Connection] = []
 """Connections of the process that this one was forked from: to close them here would be to spoil them there."""
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Database:
     """The file at `path`, made with `schema` if it is not there.
 
+    `upgrades` are statements that lead from each version that was before to the next.
+
     Raises:
         ValueError: a newer program wrote it, or it is something else.
     """
 
-    def __init__(self, path: Path, schema: str, version: int) -> None:
+    def __init__(self, path: Path, schema: str, version: int, upgrades: Mapping[int, str] | None = None) -> None:
         self._path, self._pid = path, os.getpid()
         self._idle: list[sqlite3.Connection] = []
         self._turn = threading.Lock()
         self._spare = path.with_name(f"{path.name}-spare")
-        self._create(schema, version)
+        self._create(schema, version, upgrades or {})
         self._door = self._new_door()
 
     @contextmanager
@@ -156,7 +162,7 @@ class Database:
         db.execute(f"PRAGMA journal_size_limit={LOG_BYTES}")
         return db
 
-    def _create(self, schema: str, version: int) -> None:
+    def _create(self, schema: str, version: int, upgrades: Mapping[int, str]) -> None:
         name = self._path.name
         if sqlite3.sqlite_version_info < OLDEST:
             found, needed = sqlite3.sqlite_version, ".".join(map(str, OLDEST))
@@ -172,18 +178,45 @@ class Database:
                 if found > version:
                     rule = f"was written by a newer everreel (version {found}, this one knows {version})"
                     raise ValueError(f"{name}: {rule}; update everreel, or give another home")
-                if not found:
-                    if db.execute("SELECT 1 FROM sqlite_master").fetchone():
-                        raise ValueError(f"{name}: is another program's file; give another home")
-                    for statement in schema.split(";"):
+                if not found and db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                    raise ValueError(f"{name}: is another program's file; give another home")
+                for script in (upgrades[old] for old in range(found, version)) if found else (schema,):
+                    for statement in script.split(";"):
                         db.execute(statement)
-                    db.execute(f"PRAGMA user_version={version}")
+                db.execute(f"PRAGMA user_version={version}")
                 db.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
                 raise
             raise ValueError(f"{name}: is damaged or no database; move it away, or give another home") from None
         sync_folder(self._path.parent)
+
+
+def rows_of(db: sqlite3.Connection, query: str, *values: Any) -> list[sqlite3.Row]:  # noqa: ANN401
+    """All rows that a statement gives."""
+    return db.execute(query, values).fetchall()
+
+
+class _Holder(Protocol):
+    _db: Database
+
+
+H = TypeVar("H", bound=_Holder)
+
+
+def in_any_case(method: Callable[Concatenate[H, P], R]) -> Callable[Concatenate[H, P], R]:
+    """What must be possible on a full disk too, as to delete a film. It takes the room that was kept."""
+
+    @functools.wraps(method)
+    def call(self: H, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, *args, **kwargs)
+        except DiskFullError:
+            if not self._db.give_spare():
+                raise
+            return method(self, *args, **kwargs)
+
+    return call
 
 
 def _use_log(db: sqlite3.Connection) -> None:

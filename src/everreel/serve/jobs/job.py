@@ -7,6 +7,7 @@ job in progress belongs to one worker, and whatever another worker reports of it
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ Part = Literal["film.mp4", "thumbnail.webp", "spritesheet.jpg", "preview.jpg"]
 OVER: frozenset[Status] = frozenset({"completed", "failed", "cancelled"})
 HELD = "paused"
 """What a film waits for that is paused while its worker keeps it in memory."""
+ROUNDING = 1e-6  # seconds: sums of thirds are no whole numbers
 LOCAL = "local"
 """Who asks where no key is needed."""
 
@@ -145,6 +147,23 @@ class Quota:
     bytes: int | None = None
     """Of films and uploads that are kept."""
 
+    def check(self, used: Usage, seconds: float, uploaded: int) -> None:
+        """Whether another film of so many seconds may be asked for. Raises: QuotaError."""
+        if self.films is not None and used.films >= self.films:
+            raise QuotaError(f"films = {used.films}: you may have {self.films} at once; delete some")
+        most, have = self.seconds, used.seconds
+        if most is not None and (have + seconds > most + ROUNDING or have >= most):
+            left = max(0.0, most - have)
+            rule = f"you may have {most:g} s of film and have {have:g} s"
+            raise QuotaError(f"seconds = {seconds:g}: {rule}; " + (f"{left:g} works" if left else "delete some"))
+        self.check_bytes(used, uploaded)
+
+    def check_bytes(self, used: Usage, uploaded: int) -> None:
+        """Whether a film may be begun, with so many bytes of uploads. Raises: QuotaError."""
+        if self.bytes is not None and used.bytes + uploaded >= self.bytes:
+            rule = f"you may have {self.bytes} of films and uploads"
+            raise QuotaError(f"bytes = {used.bytes + uploaded}: {rule}; delete some")
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -207,6 +226,11 @@ class Once:
     key: str
     digest: str
 
+    @property
+    def hashed(self) -> str:
+        """The key as it is kept: keys are what clients make up, of any length and any characters."""
+        return hashlib.sha256(self.key.encode("utf-8", "surrogatepass")).hexdigest()
+
 
 class JobQueue(Protocol):
     """What is to be made. Every call is one transaction; any number of processes may use it at once."""
@@ -267,6 +291,14 @@ class JobQueue(Protocol):
         """
         ...
 
+    def give_way(self, job_id: str, worker: str, models: Sequence[str] | None = None) -> bool:
+        """A worker lets go of a job between two parts of it, if another of these models that is no less urgent waits:
+        it is then queued behind all that its owner has there, and its owner's turn is over. Whether it did.
+
+        Raises: LostJobError, DiskFullError.
+        """
+        ...
+
     def release(self, worker: str | None = None) -> int:
         """A worker is gone (all are: None): its jobs wait for another, are paused or cancelled as was wanted, and fail
         after too many attempts without a new frame; that all are gone counts for none. How many there were.
@@ -279,7 +311,7 @@ class JobQueue(Protocol):
         Raises:
             NotFoundError: as from `get`.
             ConflictError: a completed film cannot be paused or cancelled, and so on; the message says what works.
-            QuotaError: to go on, the film needs more seconds than its owner has left.
+            QuotaError: to go on, the film needs more seconds or bytes than its owner has left.
         """
         ...
 
@@ -301,6 +333,14 @@ class JobQueue(Protocol):
 
     def usage(self, owner: str) -> Usage:
         """What an owner has, uploads not counted."""
+        ...
+
+    def check_bytes(self, owner: str, uploaded: int = 0) -> None:
+        """Whether an owner, who has so many bytes of uploads, may begin a film, by the quota of the last order.
+
+        Raises:
+            QuotaError: they have as many bytes as are allowed.
+        """
         ...
 
     def seconds_left(self, owner: str) -> float | None:
@@ -354,8 +394,14 @@ class FilmStore(Protocol):
         """A folder for what is just being received, from which `keep` takes it over; what is forgotten there goes."""
         ...
 
-    def keep(self, source: Path, owner: str, suffix: str) -> str:
-        """Take a checked file over as an upload, and give it an id. Raises: DiskFullError."""
+    def keep(self, source: Path, owner: str, suffix: str, most: int | None = None) -> str:
+        """Take a checked file over as an upload, and give it an id; the owner's uploads are then `most` bytes at most,
+        whatever else is kept at the same time.
+
+        Raises:
+            QuotaError: they would be more; the file is gone all the same.
+            DiskFullError: there is no room.
+        """
         ...
 
     def upload(self, upload_id: str, owner: str | None = None) -> Path:

@@ -6,6 +6,7 @@ disturbed. The journal decides: it is written last, and what is there without on
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from everreel.film.loading import ModelOptions
 from everreel.film.pipeline import Progress, VideoPipeline
 from everreel.film.plan import Plan, make_plan
 from everreel.film.request import VideoRequest, make_request
-from everreel.media import FilmWriter, Pixels, Video, resize_cover
+from everreel.media import FilmWriter, Pixels, Video, resize_cover, sync_folder
 from everreel.serve.jobs.job import FilmStore, Job
 from everreel.serve.jobs.uploads import open_upload, upload_options
 from everreel.shapes import TEMPORAL
@@ -76,22 +77,31 @@ class Film:
         self.path = self.folder / FILM
         self._store, self._models, self._seconds_left = store, models, seconds_left
 
-    def make(self, control: Control, on_progress: OnProgress) -> None:
-        """Make what is missing of it.
+    def make(self, control: Control, on_progress: OnProgress, give_way: Callable[[], bool] = lambda: False) -> bool:
+        """Make what is missing of it. Whether that is all done; if not, an endless film gave way to others.
+
+        `give_way` is asked when a piece of an endless film was made and another may follow: whether that is to be made
+        at the film's next turn, which goes on from what lies here.
 
         Raises:
             ValueError: it cannot be made.
             OSError: the disk is full or gone; what was written stays and can be taken up.
             CancelledError: `control` said so; so does that.
         """
+        wrote = False
         while True:
             if not journal_path(self.path).is_file():
                 self._begin(control, on_progress)
             journal = read_journal(self.path)
             if not journal.finished:
                 self._write(journal, control, on_progress)
-            elif not self.order.endless or not self._go_on(journal):
-                return
+                wrote = True
+            elif not self.order.endless or not self._may_go_on(journal):
+                return True
+            elif wrote and give_way():  # not before it had a turn: it would never get any
+                return False
+            else:
+                self._go_on(journal)
 
     def standing(self) -> tuple[int, int]:
         """How many frames of it there are that nothing can undo, and how many bytes the film has."""
@@ -103,7 +113,7 @@ class Film:
         """A thumbnail and a sheet of small frames, of what there is of the film."""
         if not self.path.is_file():
             return
-        video = Video(self.path)
+        video = Video(self.path, upload_options(self.path))  # it may begin with what somebody sent
         _save(video.frames[video.num_frames // 2], THUMBNAIL_WIDTH, self.folder / "thumbnail.webp")
         numbers = np.linspace(0, video.num_frames - 1, SPRITES).round().astype(int)
         height = max(2, round(SPRITE_WIDTH * video.height / video.width))
@@ -147,7 +157,10 @@ class Film:
         longer = making.go_on_with(pipe, journal, request)
         copy = self.folder / f"{FILM}.copy"
         shutil.copyfile(source, copy)
+        with copy.open("r+b") as file:  # the journal that names its bytes is on disk at once
+            os.fsync(file.fileno())
         copy.replace(self.path)
+        sync_folder(self.folder)
         return longer
 
     def _write(self, journal: Journal, control: Control, on_progress: OnProgress) -> None:
@@ -157,16 +170,16 @@ class Film:
         with journal.open_film(self.path, options) as writer:
             making.write(pipe, journal, writer, lambda progress: on_progress(progress, writer), control=control)
 
-    def _go_on(self, journal: Journal) -> bool:
-        """Put down the journal of an endless film's next piece, if there may be one."""
+    def _may_go_on(self, journal: Journal) -> bool:
         left = self._seconds_left()
-        if left is not None and left * journal.request.fps < 1:
-            return False
+        return left is None or left * journal.request.fps >= 1
+
+    def _go_on(self, journal: Journal) -> None:
+        """Put down the journal of an endless film's next piece."""
         pipe = self._models.of_journal(journal, self.order.model)
         old = journal.request
         request = self._piece(make_request(prompt=old.last_prompt, fps=old.fps, seed=old.seed))
         making.go_on_with(pipe, read_journal(self.path, pipe.device), request, told=False).save(self.path)
-        return True
 
     def _piece(self, request: VideoRequest) -> VideoRequest:
         """A piece of an endless film, as long as it may be; what would be told after its end is not."""

@@ -9,20 +9,19 @@ removed is in exactly one status, so whatever dies when, `release` makes it clai
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
+from typing import Any, get_args
 
 from everreel.film.request import RequestError
 from everreel.serve.jobs.age import Age
-from everreel.serve.jobs.database import Database
+from everreel.serve.jobs.database import Database, in_any_case, rows_of
 from everreel.serve.jobs.job import (
     OVER,
+    ROUNDING,
     ConflictError,
     DiskFullError,
     Failure,
@@ -31,6 +30,7 @@ from everreel.serve.jobs.job import (
     NotFoundError,
     Once,
     Owner,
+    Quota,
     QuotaError,
     Report,
     Status,
@@ -40,14 +40,14 @@ from everreel.serve.jobs.job import (
 from everreel.serve.jobs.order import Order
 from everreel.serve.jobs.store import FILM_ID, new_id
 
-FILE, VERSION = "queue.sqlite3", 1
+FILE, VERSION = "queue.sqlite3", 2
 PRIORITIES = range(-1000, 1001)
 LONGEST_PAGE = 1000
-ROUNDING = 1e-6  # seconds: sums of thirds are no whole numbers
 _SCHEMA = """
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
+    place INTEGER NOT NULL DEFAULT 0,
     owner TEXT NOT NULL,
     status TEXT NOT NULL,
     wanted TEXT NOT NULL,
@@ -80,7 +80,8 @@ CREATE TABLE jobs (
 );
 CREATE UNIQUE INDEX jobs_idempotency ON jobs (owner, idempotency) WHERE idempotency IS NOT NULL;
 CREATE INDEX jobs_owner ON jobs (owner, number);
-CREATE INDEX jobs_status ON jobs (status, removed, priority, owner, number, model);
+CREATE INDEX jobs_line ON jobs (status, removed, priority, owner, place, model);
+CREATE INDEX jobs_place ON jobs (place);
 CREATE INDEX jobs_removed ON jobs (id) WHERE removed = 1;
 CREATE TABLE owners (
     name TEXT PRIMARY KEY,
@@ -90,17 +91,26 @@ CREATE TABLE owners (
     bytes INTEGER
 )
 """
+# By the version that a file has. Films that wait there have their place by their number.
+_UPGRADES = {
+    1: "ALTER TABLE jobs ADD COLUMN place INTEGER NOT NULL DEFAULT 0; UPDATE jobs SET place = number;"
+    "DROP INDEX jobs_status; CREATE INDEX jobs_place ON jobs (place);"
+    "CREATE INDEX jobs_line ON jobs (status, removed, priority, owner, place, model)"
+}
 _LIVE = "('queued', 'in_progress', 'paused')"
 _MADE = "1.0 * num_frames / fps"
 _USAGE = f"""SELECT count(*) AS films, coalesce(sum(num_bytes), 0) AS bytes,
     coalesce(sum(CASE WHEN status IN {_LIVE} THEN max(seconds, {_MADE}) ELSE {_MADE} END), 0) AS seconds
     FROM jobs WHERE owner = ? AND removed = 0"""
+_OTHERS = """SELECT 1 FROM jobs
+    WHERE status = 'queued' AND removed = 0 AND {models} AND priority >= ? LIMIT 1"""
+_LAST = "(SELECT coalesce(max(place), 0) + 1 FROM jobs)"
 _NEXT = """SELECT number, owner FROM (
-        SELECT min(number) AS number, owner FROM jobs
+        SELECT number, owner, min(place) AS place FROM jobs
         WHERE status = 'queued' AND removed = 0 AND {models} AND priority = (
             SELECT max(priority) FROM jobs WHERE status = 'queued' AND removed = 0 AND {models})
         GROUP BY owner
-    ) JOIN owners ON owners.name = owner ORDER BY turn, number LIMIT 1"""
+    ) JOIN owners ON owners.name = owner ORDER BY turn, place LIMIT 1"""
 # A film that is still to be gone on with is kept for that, though nobody sees it any more.
 _REMOVED = f"""SELECT id FROM jobs WHERE removed = 1 AND status != 'in_progress' AND id NOT IN (
     SELECT extends FROM jobs WHERE extends IS NOT NULL AND status IN {_LIVE}
@@ -112,25 +122,6 @@ _WORKS = {
 }
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _in_any_case(method: Callable[Concatenate[SqliteQueue, P], R]) -> Callable[Concatenate[SqliteQueue, P], R]:
-    """What must be possible on a full disk too, as to delete a film. It takes the room that was kept."""
-
-    @functools.wraps(method)
-    def call(self: SqliteQueue, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return method(self, *args, **kwargs)
-        except DiskFullError:
-            if not self._db.give_spare():
-                raise
-            return method(self, *args, **kwargs)
-
-    return call
-
-
 class SqliteQueue:
     """`JobQueue` in a home. `max_attempts`: so many workers may be lost at a film without a new frame.
 
@@ -140,7 +131,7 @@ class SqliteQueue:
 
     def __init__(self, home: Path, *, max_attempts: int = 20) -> None:
         self._max_attempts = max_attempts
-        self._db = Database(home / FILE, _SCHEMA, VERSION)
+        self._db = Database(home / FILE, _SCHEMA, VERSION, _UPGRADES)
         self._age = Age(home / "age.json")
         self._retention: float | None = None
 
@@ -169,7 +160,7 @@ class SqliteQueue:
                 return job, False
             if order.extends is not None:
                 self._find(db, order.extends, owner.name)
-            _check_quota(owner, _usage(db, owner.name), 0 if order.endless else seconds, uploaded)
+            owner.quota.check(_usage(db, owner.name), 0 if order.endless else seconds, uploaded)
             db.execute(
                 "INSERT INTO owners (name, films, seconds, bytes) VALUES (?, ?, ?, ?) ON CONFLICT (name)"
                 " DO UPDATE SET films = excluded.films, seconds = excluded.seconds, bytes = excluded.bytes",
@@ -201,21 +192,20 @@ class SqliteQueue:
                 values.append(self._find(db, after, owner)["number"])
             direction = "DESC" if newest_first else "ASC"
             where = f"WHERE {' AND '.join(conditions)} ORDER BY number {direction} LIMIT ?"
-            rows = _rows(db, f"SELECT * FROM jobs {where}", *values, min(max(limit, 0), LONGEST_PAGE))
+            rows = rows_of(db, f"SELECT * FROM jobs {where}", *values, min(max(limit, 0), LONGEST_PAGE))
             return [self._job(row) for row in rows]
 
     def claim(self, worker: str, models: Sequence[str] | None = None) -> Job | None:
         """See `JobQueue`. It looks before it takes the lock, so that workers with nothing to do disturb nobody."""
-        served = "1" if models is None else f"model IN ({', '.join('?' * len(models))})"
-        query, values = _NEXT.format(models=served), tuple(models or ()) * 2
+        query, values = _NEXT.format(models=_served(models)), tuple(models or ()) * 2
         with self._db.reading() as db:
-            if not _rows(db, query, *values):
+            if not rows_of(db, query, *values):
                 return None
         try:
             with self._db.writing(lasting=False) as db:
-                for number, owner in _rows(db, query, *values):
-                    db.execute("UPDATE owners SET turn = (SELECT max(turn) FROM owners) + 1 WHERE name = ?", (owner,))
-                    (row,) = _rows(
+                for number, owner in rows_of(db, query, *values):
+                    _had_its_turn(db, owner)
+                    (row,) = rows_of(
                         db,
                         "UPDATE jobs SET status = 'in_progress', worker = ?, version = version + 1,"
                         " started_at = coalesce(started_at, ?) WHERE number = ? RETURNING *",
@@ -240,7 +230,7 @@ class SqliteQueue:
                 told |= {"most_frames": report.num_frames, "attempts": 0}
             return _wanted(_change(db, row["number"], **told)["wanted"])
 
-    @_in_any_case
+    @in_any_case
     def finish(self, job_id: str, worker: str, status: Status, failure: Failure | None = None) -> Job:
         """See `JobQueue`."""
         assert status != "in_progress" and (status == "failed") == (failure is not None)
@@ -250,12 +240,24 @@ class SqliteQueue:
                 status = _resting(row["wanted"])
             return self._job(self._let_go(db, row, status, failure))
 
-    @_in_any_case
+    def give_way(self, job_id: str, worker: str, models: Sequence[str] | None = None) -> bool:
+        """See `JobQueue`. Its owner's turn ends only now, so that another owner's is next."""
+        query, values = _OTHERS.format(models=_served(models)), tuple(models or ())
+        with self._db.writing(lasting=False) as db:
+            row = _own(db, job_id, worker)
+            if row["wanted"] != "run" or not rows_of(db, query, *values, row["priority"]):
+                return False
+            db.execute(f"UPDATE jobs SET place = {_LAST} WHERE number = ?", (row["number"],))
+            _had_its_turn(db, row["owner"])
+            self._let_go(db, row, "queued")
+            return True
+
+    @in_any_case
     def release(self, worker: str | None = None) -> int:
         """See `JobQueue`. That all are gone is because their server is, which says nothing against a film."""
         with self._db.writing(lasting=True) as db:
             mine, values = ("", ()) if worker is None else (" AND worker = ?", (worker,))
-            rows = _rows(db, f"SELECT * FROM jobs WHERE status = 'in_progress'{mine}", *values)
+            rows = rows_of(db, f"SELECT * FROM jobs WHERE status = 'in_progress'{mine}", *values)
             for row in rows:
                 status, failure = _resting(row["wanted"]), None
                 attempts = row["attempts"] + (status == "queued" and worker is not None)
@@ -265,7 +267,7 @@ class SqliteQueue:
                 self._let_go(db, row, status, failure, attempts=attempts)
             return len(rows)
 
-    @_in_any_case
+    @in_any_case
     def want(self, job_id: str, wanted: Wanted, owner: str | None = None) -> Job:
         """See `JobQueue`. What is wanted already is no conflict. A cancelled film is cancelled, and only then can be
         gone on with: its worker may have stopped already.
@@ -281,13 +283,15 @@ class SqliteQueue:
             elif before == "cancel" and wanted != "cancel":
                 raise ConflictError(f"video = {job_id}: is being cancelled; wait until it is")
             elif wanted != before:
+                if status == "paused" and wanted == "run":
+                    _check_bytes(db, row["owner"])
                 if status == "in_progress":
                     row = _change(db, row["number"], wanted=wanted)
                 else:
                     row = self._let_go(db, row, _resting(wanted))
             return self._job(row)
 
-    @_in_any_case
+    @in_any_case
     def remove(self, job_id: str, owner: str | None = None) -> None:
         """See `JobQueue`. Its key of idempotency is free again."""
         with self._db.writing(lasting=True) as db:
@@ -297,21 +301,21 @@ class SqliteQueue:
     def removed(self) -> Sequence[str]:
         """See `JobQueue`."""
         with self._db.reading() as db:
-            return [row["id"] for row in _rows(db, _REMOVED)]
+            return [row["id"] for row in rows_of(db, _REMOVED)]
 
-    @_in_any_case
+    @in_any_case
     def forget(self, job_id: str) -> None:
         """See `JobQueue`."""
         with self._db.writing(lasting=False) as db:
             db.execute("DELETE FROM jobs WHERE id = ? AND removed = 1 AND status != 'in_progress'", (job_id,))
 
-    @_in_any_case
+    @in_any_case
     def expire(self, seconds: float) -> int:
         """See `JobQueue`. From then on, films tell when they will expire."""
         self._retention = seconds
         now, over = self._age.now(), "status IN ('completed', 'failed', 'cancelled') AND removed = 0"
         with self._db.reading() as db:
-            if not _rows(
+            if not rows_of(
                 db, f"SELECT 1 FROM jobs WHERE {over} AND (over_age > ? OR over_age <= ?)", now, now - seconds
             ):
                 return 0
@@ -326,6 +330,11 @@ class SqliteQueue:
         with self._db.reading() as db:
             return _usage(db, owner)
 
+    def check_bytes(self, owner: str, uploaded: int = 0) -> None:
+        """See `JobQueue`."""
+        with self._db.reading() as db:
+            _check_bytes(db, owner, uploaded)
+
     def seconds_left(self, owner: str) -> float | None:
         """See `JobQueue`."""
         with self._db.reading() as db:
@@ -335,24 +344,24 @@ class SqliteQueue:
         """See `JobQueue`."""
         with self._db.reading() as db:
             query = "SELECT uploads FROM jobs WHERE uploads != '' AND (removed = 0 OR status = 'in_progress')"
-            return {name for row in _rows(db, query) for name in row["uploads"].split()}
+            return {name for row in rows_of(db, query) for name in row["uploads"].split()}
 
     def running(self) -> Sequence[Job]:
         """See `JobQueue`."""
         with self._db.reading() as db:
             query = "SELECT * FROM jobs WHERE status = 'in_progress' AND removed = 0 ORDER BY number"
-            return [self._job(row) for row in _rows(db, query)]
+            return [self._job(row) for row in rows_of(db, query)]
 
     def counts(self) -> Mapping[Status, int]:
         """See `JobQueue`; every status is there."""
         counts: dict[Status, int] = dict.fromkeys(get_args(Status), 0)
         with self._db.reading() as db:
-            for row in _rows(db, "SELECT status, count(*) AS jobs FROM jobs WHERE removed = 0 GROUP BY status"):
+            for row in rows_of(db, "SELECT status, count(*) AS jobs FROM jobs WHERE removed = 0 GROUP BY status"):
                 counts[row["status"]] = row["jobs"]
         return counts
 
     def _known(self, db: sqlite3.Connection, owner: str, once: Once) -> Job | None:
-        old = _rows(db, "SELECT * FROM jobs WHERE owner = ? AND idempotency = ?", owner, _hashed(once.key))
+        old = rows_of(db, "SELECT * FROM jobs WHERE owner = ? AND idempotency = ?", owner, once.hashed)
         if not old:
             return None
         if old[0]["digest"] != once.digest:
@@ -361,7 +370,7 @@ class SqliteQueue:
 
     def _find(self, db: sqlite3.Connection, job_id: str, owner: str | None) -> sqlite3.Row:
         known = re.fullmatch(FILM_ID, job_id)  # whatever else may have been sent
-        rows = _rows(db, "SELECT * FROM jobs WHERE id = ? AND removed = 0", job_id) if known else []
+        rows = rows_of(db, "SELECT * FROM jobs WHERE id = ? AND removed = 0", job_id) if known else []
         if not rows or owner not in (None, rows[0]["owner"]):
             raise NotFoundError(f"video = {job_id[:80]!a}: there is no such film")
         return rows[0]
@@ -396,28 +405,28 @@ class SqliteQueue:
         )
 
 
-def _rows(db: sqlite3.Connection, query: str, *values: Any) -> list[sqlite3.Row]:  # noqa: ANN401
-    return db.execute(query, values).fetchall()
-
-
 def _change(db: sqlite3.Connection, number: int, **columns: Any) -> sqlite3.Row:  # noqa: ANN401
     sets = ", ".join(f'"{name}" = ?' for name in columns)
     query = f"UPDATE jobs SET version = version + 1, {sets} WHERE number = ? RETURNING *"
-    row: sqlite3.Row = _rows(db, query, *columns.values(), number)[0]
+    row: sqlite3.Row = rows_of(db, query, *columns.values(), number)[0]
     return row
 
 
 def _own(db: sqlite3.Connection, job_id: str, worker: str) -> sqlite3.Row:
     """A worker's own job, removed or not."""
-    rows = _rows(db, "SELECT * FROM jobs WHERE id = ? AND worker = ? AND status = 'in_progress'", job_id, worker)
+    rows = rows_of(db, "SELECT * FROM jobs WHERE id = ? AND worker = ? AND status = 'in_progress'", job_id, worker)
     if not rows:
         raise LostJobError(f"{job_id} is not {worker}'s any more")
     return rows[0]
 
 
-def _hashed(key: str) -> str:
-    """Keys are what clients make up, of any length and any characters."""
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+def _served(models: Sequence[str] | None) -> str:
+    """The condition that a job is of one of these models, if any are named."""
+    return "1" if models is None else f"model IN ({', '.join('?' * len(models))})"
+
+
+def _had_its_turn(db: sqlite3.Connection, owner: str) -> None:
+    db.execute("UPDATE owners SET turn = (SELECT max(turn) FROM owners) + 1 WHERE name = ?", (owner,))
 
 
 def _insert(
@@ -434,20 +443,22 @@ def _insert(
         "fps": order.request.fps,
         "seconds": 0 if order.endless else seconds,
         "created_at": int(time.time()),
-        "idempotency": _hashed(once.key) if once else None,
+        "idempotency": once.hashed if once else None,
         "digest": once.digest if once else None,
         "extends": order.extends,
         "uploads": " ".join(sorted(order.uploads)),
         # What was left open is not written down, as it is not the same as what was asked for.
         "ordered": order.model_dump_json(exclude_unset=True),
     }
-    names, places = ", ".join(columns), ", ".join("?" * len(columns))
-    row: sqlite3.Row = _rows(db, f"INSERT INTO jobs ({names}) VALUES ({places}) RETURNING *", *columns.values())[0]
+    names, values = ", ".join(columns), ", ".join("?" * len(columns))
+    query = f"INSERT INTO jobs ({names}, place) VALUES ({values}, {_LAST}) RETURNING *"
+    row: sqlite3.Row = rows_of(db, query, *columns.values())[0]
     return row
 
 
 def _again(db: sqlite3.Connection, row: sqlite3.Row) -> sqlite3.Row:
-    """A film that was failed or cancelled is to be gone on with: it needs the seconds that it lacks."""
+    """A film that was failed or cancelled is to be gone on with: it needs the seconds that it lacks, and bytes."""
+    _check_bytes(db, row["owner"])
     left, made = _seconds_left(db, row["owner"]), row["num_frames"] / row["fps"]
     if left is not None and (max(row["seconds"] - made, 0) > left + ROUNDING or (row["endless"] and left <= 0)):
         raise QuotaError(f"seconds = {row['seconds']:g}: you have {left:g} s of film left; delete some")
@@ -456,11 +467,11 @@ def _again(db: sqlite3.Connection, row: sqlite3.Row) -> sqlite3.Row:
 
 
 def _usage(db: sqlite3.Connection, owner: str) -> Usage:
-    return Usage(**dict(_rows(db, _USAGE, owner)[0]))
+    return Usage(**dict(rows_of(db, _USAGE, owner)[0]))
 
 
 def _seconds_left(db: sqlite3.Connection, owner: str) -> float | None:
-    for quota in _rows(db, "SELECT * FROM owners WHERE name = ?", owner):
+    for quota in rows_of(db, "SELECT * FROM owners WHERE name = ?", owner):
         if quota["seconds"] is None and quota["bytes"] is None:
             break
         used = _usage(db, owner)
@@ -471,17 +482,9 @@ def _seconds_left(db: sqlite3.Connection, owner: str) -> float | None:
     return None
 
 
-def _check_quota(owner: Owner, used: Usage, seconds: float, uploaded: int) -> None:
-    most = owner.quota
-    if most.films is not None and used.films >= most.films:
-        raise QuotaError(f"films = {used.films}: you may have {most.films} at once; delete some")
-    if most.seconds is not None and (used.seconds + seconds > most.seconds + ROUNDING or used.seconds >= most.seconds):
-        left = max(0.0, most.seconds - used.seconds)
-        rule = f"you may have {most.seconds:g} s of film and have {used.seconds:g} s"
-        raise QuotaError(f"seconds = {seconds:g}: {rule}; " + (f"{left:g} works" if left else "delete some"))
-    if most.bytes is not None and used.bytes + uploaded >= most.bytes:
-        rule = f"you may have {most.bytes} of films and uploads"
-        raise QuotaError(f"bytes = {used.bytes + uploaded}: {rule}; delete some")
+def _check_bytes(db: sqlite3.Connection, owner: str, uploaded: int = 0) -> None:
+    for quota in rows_of(db, "SELECT bytes FROM owners WHERE name = ? AND bytes IS NOT NULL", owner):
+        Quota(bytes=quota["bytes"]).check_bytes(_usage(db, owner), uploaded)
 
 
 def _resting(wanted: str) -> Status:

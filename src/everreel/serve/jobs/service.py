@@ -223,9 +223,13 @@ class Jobs:
 
         found = inspect(source, self.limits)
         most, size = owner.quota.bytes, source.stat().st_size
-        if most is not None and self.queue.usage(owner.name).bytes + self.store.uploads(owner.name) + size > most:
-            raise QuotaError(f"upload = {size} bytes: you may have {most} bytes of films and uploads; delete some")
-        return replace(found, id=self.store.keep(source, owner.name, found.suffix), num_bytes=size)
+        left = None if most is None else most - self.queue.usage(owner.name).bytes
+        try:
+            upload_id = self.store.keep(source, owner.name, found.suffix, left)
+        except QuotaError:
+            rule = f"you may have {most} bytes of films and uploads; delete some"
+            raise QuotaError(f"upload = {size} bytes: {rule}") from None
+        return replace(found, id=upload_id, num_bytes=size)
 
     async def watch(self, job_id: str, owner: Owner | None = None) -> AsyncIterator[Job]:
         """The job now, and again after every change, until it is over or gone."""

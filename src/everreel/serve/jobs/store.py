@@ -19,10 +19,12 @@ from errno import EDQUOT, ENOSPC, EXDEV
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
+from filelock import FileLock
+
 from everreel.media import sync_folder
 from everreel.serve.jobs.age import Age
 from everreel.serve.jobs.database import FULL_DISK
-from everreel.serve.jobs.job import DiskFullError, NotFoundError, Part
+from everreel.serve.jobs.job import DiskFullError, NotFoundError, Part, QuotaError
 
 FILM_ID, UPLOAD_ID = r"video_[0-9a-f]{32}", r"file_[0-9a-f]{32}"
 RESERVE = 200_000_000
@@ -98,7 +100,7 @@ class FolderStore:
         """See `FilmStore`. It lies in the home, as a file can only be moved within one file system in one moment."""
         return self._incoming
 
-    def keep(self, source: Path, owner: str, suffix: str) -> str:
+    def keep(self, source: Path, owner: str, suffix: str, most: int | None = None) -> str:
         """See `FilmStore`. From elsewhere than `incoming` it may have to be copied."""
         assert re.fullmatch(r"\.[a-z0-9]{1,8}", suffix), suffix
         if not stat.S_ISREG(source.lstat().st_mode):
@@ -112,7 +114,10 @@ class FolderStore:
             folder.mkdir(mode=0o700, exist_ok=True)
             with _moved_into(source, self.incoming()) as inside:
                 _sync(inside)
-                inside.replace(path)
+                with FileLock(self._home / "uploads.lock", mode=0o600):  # two at once would both find room
+                    if most is not None and self.uploads(owner) + _size(inside) > most:
+                        raise QuotaError(f"upload = {_size(inside)} bytes: at most {most} of all together")
+                    inside.replace(path)
             sync_folder(folder)
             sync_folder(self._uploads)
         except OSError as error:

@@ -102,8 +102,9 @@ def open_upload(path: Path) -> SourceFilm:
 
 
 def upload_options(path: Path) -> dict[str, str]:
-    """What keeps FFmpeg to what an uploaded film was taken for, as for `SourceFilm.open`, and to one thread: so every
-    later look at it takes no more memory and time than the reader had, where the same was decoded within its limits.
+    """What keeps FFmpeg to what an uploaded film was taken for, as for `SourceFilm.open` or `Video`, and to one thread:
+    so every later look at it takes no more memory and time than the reader had, where the same was decoded within its
+    limits. A film that was made here has its packets too, where it goes on with such a one.
     """
     from everreel.serve.jobs.reader import film_options
 

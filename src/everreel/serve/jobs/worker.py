@@ -28,7 +28,18 @@ from everreel.film.pipeline import Progress
 from everreel.film.request import RequestError
 from everreel.media import FilmWriter
 from everreel.memory import is_out_of_memory, keep_freed_memory
-from everreel.serve.jobs.job import HELD, DiskFullError, Failure, FilmStore, Job, JobQueue, LostJobError, Report, Wanted
+from everreel.serve.jobs.job import (
+    HELD,
+    DiskFullError,
+    Failure,
+    FilmStore,
+    Job,
+    JobQueue,
+    LostJobError,
+    QuotaError,
+    Report,
+    Wanted,
+)
 from everreel.serve.jobs.produce import Film, Models
 from everreel.serve.jobs.queue import SqliteQueue
 from everreel.serve.jobs.service import pathless
@@ -62,14 +73,22 @@ class Worker:
         """Make the film of a claimed job, or as much as is wanted of it."""
         watch = _Watch(self, job)
         film: Film | None = None
+
+        def seconds_left() -> float | None:
+            if film is not None:
+                watch.made(*film.standing())  # a piece's last frames are written after its last row was told
+            return self.queue.seconds_left(job.owner)
+
         try:
             with self._alone(job):
-                film = Film(job, self.store, self.models, lambda: self.queue.seconds_left(job.owner))
-                while not self._made(film, watch):
+                film = Film(job, self.store, self.models, seconds_left)
+                while not self._made(job, film, watch):
                     watch.wait_for_room()
                 watch.settle(lambda: self.queue.finish(job.id, self.name, "completed"))
-        except LostJobError:
+        except (LostJobError, _GaveWayError):
             return
+        except QuotaError as error:
+            self._fail(job, watch, Failure("invalid_request", f"{error}, then go on with this film"))
         except _Left as left:
             wanted = left.wanted
             watch.settle(lambda: self._leave(job, film, watch, wanted))
@@ -82,10 +101,25 @@ class Worker:
             traceback.print_exc()
             self._fail(job, watch, Failure("internal_error", "the film could not be made; the server's log says why"))
 
-    def _made(self, film: Film, watch: _Watch) -> bool:
-        """Whether the film is finished; if not, the disk is full."""
+    def _made(self, job: Job, film: Film, watch: _Watch) -> bool:
+        """Whether the film is finished; if not, the disk is full.
+
+        Raises:
+            QuotaError: its owner has as many bytes as are allowed, whatever they were when it was ordered, and there
+                is nothing of it yet.
+            _GaveWayError: it is in the queue again, and nobody's.
+        """
+        models = list(self.models.served)
         try:
-            film.make(watch.control, lambda progress, writer: watch(progress, writer, film))
+            if not film.standing()[0]:
+                self.queue.check_bytes(job.owner, self.store.uploads(job.owner))
+            made = film.make(
+                watch.control,
+                lambda progress, writer: watch(progress, writer, film),
+                lambda: self.queue.give_way(job.id, self.name, models),
+            )
+            if not made:
+                raise _GaveWayError
             film.show()
             watch.made(*film.standing())
         except CancelledError:
@@ -124,6 +158,10 @@ class _Left(Exception):  # no error: somebody wants the film left as it is
     def __init__(self, wanted: Wanted) -> None:
         super().__init__(wanted)
         self.wanted = wanted
+
+
+class _GaveWayError(Exception):
+    """An endless film was put back into the queue, as others wait."""
 
 
 class _Watch:

@@ -22,6 +22,10 @@ from everreel.serve.jobs.service import Jobs, Outlook
 LONGEST_PREVIEW = 200_000  # bytes
 _OF_EXTEND = ("num_frames", "seconds", "seed", "fps", "num_inference_steps", "overlap_history")
 _NOT_EXTENDED = ("height", "width", "resolution", "aspect", "loop")
+NEEDS_JOURNAL = (
+    "The JSON makes exactly this film. The command does where film.mp4 has its journal beside it, as in the server's "
+    "own folder; of a film that was downloaded it makes another one, which goes on from its last moments."
+)
 STATUS = {
     "queued": "Waiting for its turn",
     "in_progress": "Being made",
@@ -60,6 +64,7 @@ def screen_of(job: Job, jobs: Jobs, token: str) -> dict[str, Any]:
         "can": can(job),
         "can_extend": job.whole and not request.loop,
         "command": command_of(job.order, jobs.models.get(job.order.model), job.num_frames),
+        "note": NEEDS_JOURNAL if job.order.extends else "",
         "address": address_of(job.order),
         "body": json.dumps(body_of(job.order), indent=2, ensure_ascii=False),
     }
@@ -94,7 +99,8 @@ def card_of(job: Job, jobs: Jobs, token: str) -> dict[str, Any]:
 def command_of(order: Order, model: ModelOptions | None = None, made: int = 0) -> str:
     """The command line that makes this film; pictures and other files are named by what they are for.
 
-    `model` is how the server runs the order's model, and `made` how many frames an endless film has come to.
+    `model` is how the server runs the order's model, and `made` how many frames an endless film has come to. Of a film
+    that goes on with one made here it needs that one's journal, which says all else; see `NEEDS_JOURNAL`.
     """
     request = _given(order)
     prompt: str = request.pop("prompt")
@@ -119,8 +125,7 @@ def command_of(order: Order, model: ModelOptions | None = None, made: int = 0) -
             words += ["--end-image", "end.png"]
         words += ["--model", order.model]
     if model is not None and not order.extends:
-        words += [part for lora in model.lora for part in ("--lora", Path(lora).name)]
-        words += ["--quantization", model.quantization] if model.quantization else []
+        words += _run_with(model)
     for name, value in request.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
@@ -213,6 +218,15 @@ def _preview(job: Job, jobs: Jobs) -> str:
         return ""
     with jobs.store.open(job.id, "preview.jpg") as file:
         return "data:image/jpeg;base64," + base64.b64encode(file.read()).decode()
+
+
+def _run_with(model: ModelOptions) -> list[str]:
+    """The options of a command that runs a model as the server does; of files their last names, as no path is shown."""
+    given = model.model_dump(mode="json", exclude_defaults=True, exclude={"model", "lora", "compile", "parts"})
+    words = [part for lora in model.lora for part in ("--lora", Path(lora).name)]
+    words += ["--parts", model.parts.name] if model.parts else []
+    words += [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    return [*words, "--compile"] if model.compile else words
 
 
 def _given(order: Order) -> dict[str, Any]:

@@ -49,7 +49,8 @@ everreel.screen = ({ element, trigger, props, watch }) => {
   };
   const [command, commandBox] = block("Command", "er-command");
   const [body, bodyBox, where] = block("", "er-body");
-  const made = el("details", { className: "er-made" }, el("summary", { textContent: "How to make it again" }), commandBox, bodyBox);
+  const note = el("p", { className: "er-note", id: "er-note" });
+  const made = el("details", { className: "er-made" }, el("summary", { textContent: "How to make it again" }), commandBox, note, bodyBox);
 
   const act = (action, rest = {}) => {
     for (const press of [...Object.values(presses), go]) press.disabled = true;
@@ -145,6 +146,8 @@ everreel.screen = ({ element, trigger, props, watch }) => {
     title.textContent = film.prompt;
     extend.hidden = !film.can_extend;
     command.textContent = film.command;
+    note.textContent = film.note;
+    note.hidden = !film.note;
     where.textContent = `JSON for POST ${film.address}`;
     body.textContent = film.body;
     drawButtons();
