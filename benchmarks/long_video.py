@@ -39,24 +39,30 @@ from everreel.world.render import render
 
 PAGE = Path(__file__).parents[1] / "docs" / "long-video.md"
 WAYS: dict[str, dict[str, Any]] = {
-    "blockwise": {"schedule": "blockwise", "sink": 0, "anchor_color": 0},
-    "blockwise, anchored": {"schedule": "blockwise", "sink": 0, "anchor_color": 1},
-    "blockwise, sink, anchored": {"schedule": "blockwise", "sink": 5, "anchor_color": 1},
+    "blockwise": {"schedule": "blockwise", "addnoise_condition": 0, "sink": 0, "anchor_color": 0},
+    "blockwise, anchored": {"schedule": "blockwise", "addnoise_condition": 0, "sink": 0, "anchor_color": 1},
+    "blockwise, sink, anchored": {"schedule": "blockwise", "addnoise_condition": 0, "sink": 5, "anchor_color": 1},
     "blockwise, noise 20": {"schedule": "blockwise", "addnoise_condition": 20, "sink": 0, "anchor_color": 0},
-    "rolling": {"schedule": "rolling", "anchor_color": 0},
-    "rolling, anchored": {"schedule": "rolling", "anchor_color": 1},
-    "rolling, cache and sink, anchored": {"schedule": "rolling", "cache": True, "sink": 5, "anchor_color": 1},
-    "windows, carry": {"schedule": "windows", "join": "carry", "anchor_color": 0},
-    "windows, carry, asynchronous": {
-        "schedule": "windows", "join": "carry", "ar_step": 5, "causal_block_size": 5, "anchor_color": 0,
+    "blockwise, noise 20, sink, anchored": {
+        "schedule": "blockwise", "addnoise_condition": 20, "sink": 5, "anchor_color": 1,
     },
-    "windows, hybrid": {"schedule": "windows", "join": "hybrid", "anchor_color": 0},
-    "windows, reencode": {"schedule": "windows", "join": "reencode", "anchor_color": 0},
+    "rolling": {"schedule": "rolling", "addnoise_condition": 0, "anchor_color": 0},
+    "rolling, anchored": {"schedule": "rolling", "addnoise_condition": 0, "anchor_color": 1},
+    "rolling, cache and sink, anchored": {
+        "schedule": "rolling", "addnoise_condition": 0, "cache": True, "sink": 5, "anchor_color": 1,
+    },
+    "windows, carry": {"schedule": "windows", "join": "carry", "addnoise_condition": 0, "anchor_color": 0},
+    "windows, carry, asynchronous": {
+        "schedule": "windows", "join": "carry", "ar_step": 5, "causal_block_size": 5, "addnoise_condition": 0,
+        "anchor_color": 0,
+    },
+    "windows, hybrid": {"schedule": "windows", "join": "hybrid", "addnoise_condition": 0, "anchor_color": 0},
+    "windows, reencode": {"schedule": "windows", "join": "reencode", "addnoise_condition": 0, "anchor_color": 0},
     "windows, reencode, noise 20": {
         "schedule": "windows", "join": "reencode", "addnoise_condition": 20, "anchor_color": 0,
     },
     "windows, reencode, faded, anchored": {
-        "schedule": "windows", "join": "reencode", "blend_overlap": True, "anchor_color": 1,
+        "schedule": "windows", "join": "reencode", "addnoise_condition": 0, "blend_overlap": True, "anchor_color": 1,
     },
 }  # fmt: skip
 DRAWN = "drawn by the world"

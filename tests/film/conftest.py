@@ -13,6 +13,7 @@ def pipe(tiny_pipe):
     """A random model with a window of 7 latent frames and blocks of 2, so that short films are long ones."""
     tiny_pipe.card = replace(
         tiny_pipe.card, num_frames=25, block_size=2, context=4, height=96, width=160, sink=0, anchor_color=0.0,
+        addnoise_condition=0.0,
     )  # fmt: skip
     return tiny_pipe
 

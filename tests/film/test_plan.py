@@ -21,6 +21,22 @@ FAST = {"prompt": "a red fox", "num_inference_steps": 2, "height": 32, "width": 
 
 
 @pytest.mark.parametrize(
+    ("model", "options", "noise"),
+    [
+        ("tiny", {}, None),  # all in sight at once
+        ("tiny", {"num_frames": 98}, 20),
+        ("tiny", {"num_frames": 98, "schedule": "rolling"}, 20),
+        ("tiny", {"num_frames": 98, "addnoise_condition": 0}, 0),
+        ("tiny", {"addnoise_condition": 5}, 5),
+        ("DF-1.3B-540P", {"num_frames": 257}, 0),
+    ],
+)
+def test_noise_on_what_a_long_film_looks_back_at_is_the_models_own(model, options, noise):
+    plan = make_plan(make_request(prompt="a red fox", **options), find_model(model, here=False))
+    assert plan.request.addnoise_condition == noise
+
+
+@pytest.mark.parametrize(
     ("options", "mode"),
     [
         ({}, "synchronous"),

@@ -29,7 +29,9 @@ FILMS = {
 
 def small(pipe):
     """Blocks of 2 latent frames that look back at 2 and at a sink of 1."""
-    pipe.card = replace(pipe.card, num_frames=25, block_size=2, context=2, sink=1, anchor_color=0.0, causal=True)
+    pipe.card = replace(
+        pipe.card, num_frames=25, block_size=2, context=2, sink=1, anchor_color=0.0, addnoise_condition=0.0, causal=True
+    )
     return pipe
 
 

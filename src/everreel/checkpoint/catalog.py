@@ -61,6 +61,7 @@ class ModelCard:
     block_size: int = 5  # latent frames of a block
     context: int = 20  # latent frames a block looks back at, beyond one window
     anchor_color: float = 0.0  # how firmly brightness and colours of a long film are held at those it began with
+    addnoise_condition: float = 0.0  # thousandths of noise on what a long film looks back at
     sink: int = 0  # of the first latent frames, that stay in sight beyond one window
     negative_prompt: str = ""
     solver: SolverName = "unipc"  # as the released loop of these models runs it
@@ -134,13 +135,13 @@ _TINY = ModelCard(
     dim=256,
     ffn_dim=1024,
     num_layers=10,
-    # Blocks, so that the first is there early; sink and anchor by what docs/long-video.md measures. Windows that are
-    # encoded again, faded and anchored show more of what was asked there, and drift less in 20 seconds.
+    # All by what docs/long-video.md measures.
     schedule="blockwise",
     join="carry",
     causal=True,
     sink=5,
     anchor_color=1.0,
+    addnoise_condition=20.0,
 )
 # The same weights and a LoRA that makes a student of few steps of them.
 _TINY_FAST = replace(
@@ -396,7 +397,10 @@ def _most_alike(kind: Kind, dim: int, name: str) -> ModelCard:
         card = replace(_TINY, kind=kind, size="unknown", needs="unknown", licence="unknown")
         if dim != _TINY.dim:  # when guidance works was measured with that model alone
             card = replace(card, guidance_level=1.0, guidance_until=0.0)
-        return card if card.forcing else replace(card, solver="unipc_exact", causal=False, sink=0, anchor_color=0.0)
+        if card.forcing:
+            return card
+        unguarded = replace(card, sink=0, anchor_color=0.0, addnoise_condition=0.0)
+        return replace(unguarded, solver="unipc_exact", causal=False)
     alike = [card for card in CATALOG if card.released and (card.kind, card.dim) == (kind, dim)]
     sharp = [card for card in alike if ("720" in name) == (card.height == 720)]
     if not alike:  # nobody released a T2V model of 1.3 B

@@ -1,10 +1,11 @@
 """A guard against drift: brightness and colours of a long film are held at those that each part of it began with.
 
-Source: the mean and deviation of each channel, as in adaptive instance normalisation (Huang and Belongie 2017), of
-latents. The one invariant: it is the same whether frames come one by one or many at a time, but for the first ones,
-and neither the film's very first latent nor a film that is finished at once is touched.
+Source: the mean and deviation of each channel, as in adaptive instance normalisation (Huang and Belongie 2017), and how
+channels go together, by the map between two normal distributions that moves least (Dowson and Landau 1982), of latents:
+saturation is in no channel alone. The one invariant: it is the same whether frames come one by one or many at a time,
+but for the first ones, and neither the film's very first latent nor a film that is finished at once is touched.
 
-Shape suffixes: C channels, T latent frames, H W latent height and width.
+Shape suffixes: C channels (twice where they are paired, D), N values, T latent frames, H W latent height and width.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from torch import Tensor
 
 from everreel.film.device import widest_dtype
 
-SMALLEST_DEVIATION = 1e-4
+SMALLEST_VARIANCE = 1e-6  # of any mixture of channels: what is flat is not blown up
 
 
 class ColorAnchor:
     """What a film does with its finished latents.
 
     Args:
-        strength: 0 leaves each channel's mean and deviation in every latent frame as they are, 1 makes them those of
-            the first frames that were finished together.
+        strength: 0 leaves the channels' means and covariances in every latent frame as they are, 1 makes them those
+            of the first frames that were finished together.
         turns: latent frames at which a part of the story takes over, first to last; it has colours of its own.
     """
 
@@ -33,7 +34,7 @@ class ColorAnchor:
         self.strength = strength
         self.turns = tuple(turns)
         self.reference: Tensor | None = None
-        """(3, C), `widest_dtype`: the mean and deviation that frames are held at, and the frame where they begin."""
+        """(1 + C + 1, C), `widest_dtype`: the means and covariances that frames are held at, and where they begin."""
 
     def __call__(self, start: int, latents_CTHW: Tensor) -> Tensor:
         """The next finished latents, the first of them frame `start` of the film, held at what the first ones were."""
@@ -47,26 +48,55 @@ class ColorAnchor:
         if start == 0:
             return latents_CTHW
         began = max((turn for turn in self.turns if turn <= start), default=0)
-        if self.reference is None or self.reference[2, 0] != began:
+        channels = latents_CTHW.shape[0]
+        # Of another height are those of journals that knew no covariances.
+        if self.reference is None or len(self.reference) != channels + 2 or self.reference[-1, 0] != began:
             self.reference = colors_of(latents_CTHW, began)
-        return self._hold(latents_CTHW, *self.reference[:2, :, None, None])
+        return self._hold(latents_CTHW, self.reference[0, :, None], self.reference[1:-1])
 
-    def _hold(self, latents_CTHW: Tensor, mean_C11: Tensor, deviation_C11: Tensor) -> Tensor:
-        values_CTN = latents_CTHW.flatten(2).to(widest_dtype(latents_CTHW.device))
-        own_CT1 = values_CTN.mean(2, keepdim=True)
-        spread_CT1 = values_CTN.std(2, correction=0, keepdim=True).clamp(min=SMALLEST_DEVIATION)
-        scale_CT1 = torch.lerp(torch.ones_like(own_CT1), deviation_C11 / spread_CT1, self.strength)
-        centre_CT1 = torch.lerp(own_CT1, mean_C11.expand_as(own_CT1), self.strength)
-        return ((values_CTN - own_CT1) * scale_CT1 + centre_CT1).to(latents_CTHW).view_as(latents_CTHW)
+    def _hold(self, latents_CTHW: Tensor, mean_C1: Tensor, covariance_CD: Tensor) -> Tensor:
+        values_TCN = latents_CTHW.flatten(2).to(widest_dtype(latents_CTHW.device)).movedim(1, 0)
+        own_TC1 = values_TCN.mean(2, keepdim=True)
+        same_CD = torch.eye(len(covariance_CD), dtype=values_TCN.dtype, device=values_TCN.device)
+        map_TCD = torch.lerp(
+            same_CD.expand(len(own_TC1), -1, -1), _least(_covariance(values_TCN), covariance_CD), self.strength
+        )
+        centre_TC1 = torch.lerp(own_TC1, mean_C1.expand_as(own_TC1), self.strength)
+        held_TCN = map_TCD @ (values_TCN - own_TC1) + centre_TC1
+        return held_TCN.movedim(0, 1).to(latents_CTHW).reshape(latents_CTHW.shape)
 
 
 def colors_of(latents_CTHW: Tensor, began: int = 0) -> Tensor:
-    """A reference (3, C) made of these latents, for the part of a film that begins at frame `began`."""
+    """A reference (C + 2, C) made of these latents, for the part of a film that begins at frame `began`."""
     values_CN = latents_CTHW.flatten(1).to(widest_dtype(latents_CTHW.device))
-    mean_C, deviation_C = values_CN.mean(1), values_CN.std(1, correction=0)
-    return torch.stack([mean_C, deviation_C, torch.full_like(mean_C, began)])
+    mean_1C = values_CN.mean(1)[None]
+    return torch.cat([mean_1C, _covariance(values_CN), torch.full_like(mean_1C, began)])
 
 
-def carried_on(reference_3C: Tensor) -> Tensor:
+def carried_on(reference: Tensor) -> Tensor:
     """A reference of one film for the one that goes on with it, and counts its frames anew."""
-    return torch.cat([reference_3C[:2], torch.zeros_like(reference_3C[2:])])
+    return torch.cat([reference[:-1], torch.zeros_like(reference[-1:])])
+
+
+def _covariance(values_CN: Tensor) -> Tensor:
+    """(..., C, D) of values (..., C, N)."""
+    apart_CN = values_CN - values_CN.mean(-1, keepdim=True)
+    return apart_CN @ apart_CN.mT / values_CN.shape[-1]
+
+
+def _least(own_TCD: Tensor, wanted_CD: Tensor) -> Tensor:
+    """The symmetric maps that give values of one covariance another and move them least, (T, C, D).
+
+    Found on the CPU in float64, for not every device knows eigenvalues; the matrices are small.
+    """
+    own, wanted = (each.cpu().double() for each in (own_TCD, wanted_CD))
+    least = SMALLEST_VARIANCE * torch.eye(len(wanted), dtype=torch.float64)
+    half, inverse = _power(own + least, 0.5), _power(own + least, -0.5)
+    return (inverse @ _power(half @ (wanted + least) @ half, 0.5) @ inverse).to(own_TCD)
+
+
+def _power(positive_CD: Tensor, exponent: float) -> Tensor:
+    """Of symmetric matrices (..., C, D) without negative eigenvalues."""
+    values, vectors = torch.linalg.eigh(positive_CD)
+    power_CD: Tensor = (vectors * values.clamp(min=SMALLEST_VARIANCE**2).pow(exponent)[..., None, :]) @ vectors.mT
+    return power_CD

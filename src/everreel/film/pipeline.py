@@ -325,7 +325,7 @@ class VideoPipeline:
             solver,
             Conditioning(
                 known,
-                request.addnoise_condition / 1000,
+                (request.addnoise_condition or 0) / 1000,
                 request.seed,
                 beginning.offset,
                 decoder.join,

@@ -10,7 +10,7 @@ import bisect
 import itertools
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from everreel.checkpoint.catalog import CATALOG, Join, ModelCard
 from everreel.checkpoint.configs import Kind
@@ -203,7 +203,10 @@ def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: i
         raise RequestError(str(error)) from None
     shape = LatentShape.from_pixels(video_frames(frames), height, width)
     turns, told_from = _turns(resolved, frames - bool(ring), history, spare)
-    return Plan(resolved, shape, **vars(made), ring=ring, turns=turns, told_from=told_from)
+    plan = Plan(resolved, shape, **vars(made), ring=ring, turns=turns, told_from=told_from)
+    if resolved.addnoise_condition is not None or not plan.is_long:
+        return plan  # and who goes on with a short film may look back at more
+    return replace(plan, request=resolved.model_copy(update={"addnoise_condition": card.addnoise_condition}))
 
 
 def _known(request: VideoRequest, card: ModelCard, block: int) -> tuple[int, frozenset[int], Ring | None]:

@@ -169,8 +169,8 @@ class VideoRequest(BaseModel):
     image: Path | None = Field(None, description="The picture that the film begins with.")
     end_image: Path | None = Field(None, description="The picture that the film ends with.")
     keyframes: dict[int, Path] = Field({}, description="Pictures by the number of their frame, the first is 0.")
-    addnoise_condition: Annotated[float, _at_least(0, 100)] = Field(
-        0, description="Noise on what is looked back at, in thousandths: 20 against drift."
+    addnoise_condition: Annotated[float | None, _at_least(0, 100)] = Field(
+        None, description="Noise on what is looked back at, in thousandths: 20 against drift."
     )
 
     @model_validator(mode="after")

@@ -40,7 +40,7 @@ class FilmState:
     held: Tensor | None = None
     """Frames (C, T, H, W) that are made and not shown yet, because the next window is going to fade into them."""
     anchor: Tensor | None = None
-    """(3, C): what the film's colours are held at, see `ColorAnchor`."""
+    """(C + 2, C): what the film's colours are held at, see `ColorAnchor`."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Beginning:
     image_tokens: Tensor | None = None
     """Tokens (1, N, D) of the picture that both branches of guidance read; only for I2V models."""
     anchor: Tensor | None = None
-    """(3, C): what the colours of the film that goes on were held at, see `ColorAnchor`."""
+    """(C + 2, C): what the colours of the film that goes on were held at, see `ColorAnchor`."""
 
 
 @dataclass(frozen=True)
