@@ -180,7 +180,8 @@ def load_section(times: Times, clients: int, requests: int, pause: float, comman
     about = (
         f"{clients} clients ask for {requests} films and look at what there is, each {pause:g} s after the last "
         f"answer on average, while a worker makes films on the same cores: {times.frames} frames in the "
-        f"{times.took:.0f} s. Goal: 99 of 100 answers within {1000 * P99_GOAL:g} ms. Answers by status: {statuses}."
+        f"{times.took:.0f} s. Nobody is told to come later (`--requests-per-minute 0`), and nobody has the page open. "
+        f"Goal: 99 of 100 answers within {1000 * P99_GOAL:g} ms. Answers by status: {statuses}."
     )
     lines = ["## Many clients", "", *paragraph(about), "", f"    {command}", ""]
     head = ("what", "answers", "median", "99 of 100", "slowest", "")
