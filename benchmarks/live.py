@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plan = server.client.post(
             "/v1/videos/plan", json={"prompt": "a red fox", "num_frames": options.num_frames}
         ).json()
-        watch(server, -1 % 1000, 17)  # the worker has its model then
+        watch(server, -1 % 1000, options.num_frames)  # the worker has its model then
         found = []
         for number in range(options.films):
             found.append(watch(server, number, options.num_frames))
