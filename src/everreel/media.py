@@ -264,6 +264,14 @@ class Frames:
                         return
 
 
+def in_one_thread(stream: av.VideoStream, options: Mapping[str, str]) -> bool:
+    """Whether the options say so, and the stream is decoded so; some decoders heed nothing but the number."""
+    if options.get("threads") != "1":
+        return False
+    stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+    return True
+
+
 def _stream(container: InputContainer, path: Path, options: Mapping[str, str]) -> av.VideoStream:
     """The first stream with pictures, whose decoder keeps to the options: FFmpeg itself does only while it probes."""
     if not container.streams.video:
@@ -272,9 +280,7 @@ def _stream(container: InputContainer, path: Path, options: Mapping[str, str]) -
     known, decoder = options.get("codec_whitelist"), stream.codec_context.codec.name
     if known is not None and decoder not in known.split(","):
         raise ValueError(f"video = {path}: is coded as {decoder}, which is not read here; an MP4 with H.264 works")
-    if options.get("threads") == "1":
-        stream.thread_type, stream.codec_context.thread_count = "NONE", 1  # some decoders heed only the second
-    else:
+    if not in_one_thread(stream, options):
         stream.thread_type = "AUTO"
     return stream
 

@@ -25,7 +25,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
-from everreel.media import _CONVERSION, Pixels, resize_cover
+from everreel.media import _CONVERSION, Pixels, in_one_thread, resize_cover
 
 WORKS = "an MP4, MOV, MKV or WebM film works"
 _NO_MATRIX, _UNKNOWN = 0, 2  # the codes of a film that is stored as RGB, and of one that does not tell
@@ -184,7 +184,7 @@ class SourceFilm:
         options = dict(options or {})
         with open_film(path, options) as film:
             stream = picture_stream(film, path)
-            _in_one_thread(stream, options)
+            in_one_thread(stream, options)
             picture, timeline, has_sound = _read_index(film, stream, path)
             rate, codec = stream.average_rate, stream.codec.canonical_name
         times, tick = timeline.shown_at, timeline.tick
@@ -274,7 +274,7 @@ class SourceFilm:
         while True:
             with self.container() as film:
                 stream = picture_stream(film, self.path)
-                if not _in_one_thread(stream, self.options):
+                if not in_one_thread(stream, self.options):
                     stream.thread_type = "AUTO"
                 if start > first:
                     with suppress(av.error.FFmpegError):  # not every file can be jumped in
@@ -329,14 +329,6 @@ class FilmFrames:
         if self._decoded is not None:
             self._decoded.close()
         self._decoded = self._shown = None
-
-
-def _in_one_thread(stream: VideoStream, options: Mapping[str, str]) -> bool:
-    """Whether the options say so, and the stream is decoded so; some decoders heed nothing but the number."""
-    if options.get("threads") != "1":
-        return False
-    stream.thread_type, stream.codec_context.thread_count = "NONE", 1
-    return True
 
 
 @contextmanager

@@ -6,8 +6,6 @@ disturbed. The journal decides: it is written last, and what is there without on
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from everreel.film.loading import ModelOptions
 from everreel.film.pipeline import Progress, VideoPipeline
 from everreel.film.plan import Plan, make_plan
 from everreel.film.request import VideoRequest, make_request
-from everreel.media import FilmWriter, Pixels, Video, resize_cover, sync_folder
+from everreel.media import FilmWriter, Pixels, Video, resize_cover
 from everreel.serve.jobs.job import FilmStore, Job
 from everreel.serve.jobs.uploads import open_upload, upload_options
 from everreel.shapes import TEMPORAL
@@ -155,12 +153,7 @@ class Film:
         if not journal.finished:  # an endless one that was stopped
             journal = making.cut_short(journal)
         longer = making.go_on_with(pipe, journal, request)
-        copy = self.folder / f"{FILM}.copy"
-        shutil.copyfile(source, copy)
-        with copy.open("r+b") as file:  # the journal that names its bytes is on disk at once
-            os.fsync(file.fileno())
-        copy.replace(self.path)
-        sync_folder(self.folder)
+        making.copy_film(source, self.path)  # the journal that names its bytes is on disk at once
         return longer
 
     def _write(self, journal: Journal, control: Control, on_progress: OnProgress) -> None:
