@@ -16,6 +16,6 @@ FILMS = dict(load_recipe(Path(__file__).with_name("critic.py")))["films"]
 recipe = replace(
     FILMS,
     settings=replace(FILMS.settings, steps=1_000, learning_rate=1e-3),
-    network=CriticConfig(),
+    network=CriticConfig(twice=True),
     init="shipped",
 )

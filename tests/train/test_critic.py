@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from everreel.caption.critic import CriticConfig, load_critic, shipped_critic
+from everreel.caption.zoom import square_around
 from everreel.data.clips import ClipLabel, shard_writer
 from everreel.data.draws import generator_for
 from everreel.train.critic import UNSEEN, CriticRecipe, classes_of
@@ -66,9 +67,11 @@ def test_a_stage_of_pictures_alone_goes_on_with_films(tmp_path: Path) -> None:
 
 
 def test_the_shipped_critic_goes_on_as_it_is(tmp_path: Path) -> None:
-    """Which is how recipes/captioner_tiny.py fine-tunes the tiny captioner; its network is the default one."""
+    """Which is how recipes/captioner_tiny.py fine-tunes the tiny captioner; its network is the recipe's."""
     shipped = load_critic(shipped_critic()).state_dict()
-    tuned = replace(recipe(tmp_path), init="shipped", network=CriticConfig(), settings=replace(SETTINGS, steps=1))
+    tuned = replace(
+        recipe(tmp_path), init="shipped", network=CriticConfig(twice=True), settings=replace(SETTINGS, steps=1)
+    )
     begun = tuned.objective().critic.state_dict()
     assert all(torch.equal(value, begun[name]) for name, value in shipped.items()) and begun.keys() == shipped.keys()
     tuned.run(tmp_path / "run", quiet=True)
@@ -78,21 +81,38 @@ def test_the_shipped_critic_goes_on_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^init = 'gone': is no critic.safetensors and .*; shipped works$"):
         replace(tuned, init="gone").objective()
     ready = load_recipe(Path(__file__).parents[2] / "recipes/captioner_tiny.py")
-    assert (ready.init, ready.network) == ("shipped", CriticConfig())
+    assert (ready.init, ready.network) == ("shipped", CriticConfig(twice=True))
 
 
-def test_of_crops_it_learns_what_can_be_seen_there(tmp_path: Path) -> None:
-    cropped = replace(recipe(tmp_path), films=(), images=(rendered(tmp_path / "far", "long_shot"),), crops_per_step=6)
-    look, classes = cropped.objective().batch(0, generator_for(0))["crops"]
-    assert look.moments.shape == (6, 1, 9, 64, 64)
-    told = {name for name, column in zip(FIELDS, classes.unbind(1), strict=True) if (column != UNSEEN).any()}
-    assert told == {"subject", "color", "shot_position"}
-    red = look.moments[:, 0, 0] - look.moments[:, 0, 2]
-    assert (red[:, 12:52, 12:52].amax((1, 2)) > 0.4).all(), "the subject is in it"
-    assert cropped.run(tmp_path / "run", quiet=True).step == 3
-    near = replace(cropped, images=(rendered(tmp_path / "near", "close_up"),))
-    with pytest.raises(ValueError, match="crops_per_step=6: the pictures show no subjects far away"):
-        near.objective().batch(0, generator_for(0))
+def test_it_is_told_where_subjects_are_and_finds_them(tmp_path: Path) -> None:
+    """In pictures of one red car that it learns by heart; a mirror's place is that of the mirror."""
+    whole = recipe(tmp_path)
+    twice = replace(
+        whole, films=(), images=(rendered(tmp_path / "far", "long_shot"),), images_per_step=8,
+        settings=replace(SETTINGS, steps=50, learning_rate=1e-2, ema_decay=0.9, log_every=40, sample_every=200),
+        network=replace(whole.network, twice=True),
+    )  # fmt: skip
+    shown = twice.objective().batch(0, generator_for(0))["images"]
+    assert shown.covered.shape == (8, 96, 160) and shown.moment.tolist() == [0] * 8
+    red = shown.look.moments[:, 0, 0] - shown.look.moments[:, 0, 2] > 0.6
+    assert (shown.covered[red] > 0.5).float().mean() > 0.95, "what is red is the car"
+    assert twice.run(tmp_path / "run", quiet=True).finished
+    critic = load_critic(tmp_path / "run/critic")
+    _, where = critic.look(shown.look)
+    assert where is not None
+    for square, covered in zip(square_around(where[:, 0]), shown.covered > 0.5, strict=True):
+        rows, columns = covered.nonzero(as_tuple=True)
+        middle = torch.stack([columns.float().mean(), rows.float().mean()]) / 96
+        assert (square[:2] - middle).abs().max() < 0.12
+    once = replace(twice, network=whole.network)
+    assert len(once.objective().batch(0, generator_for(0))["images"].moment) == 0
+
+
+def test_of_films_it_is_told_a_moment_that_all_have(tmp_path: Path) -> None:
+    whole = replace(recipe(tmp_path), films_per_step=4)
+    shown = replace(whole, network=replace(whole.network, twice=True)).objective().batch(3, generator_for(3))["films"]
+    assert len(shown.moment) == len(shown.covered) == 4 and shown.covered.shape[1:] == shown.look.moments.shape[-2:]
+    assert int(shown.moment.max()) < shown.look.moments.shape[1]
 
 
 def rendered(path: Path, shot_type: str) -> str:
@@ -113,10 +133,10 @@ def test_a_critic_grows_out_of_a_smaller_one(tmp_path: Path) -> None:
     whole = recipe(tmp_path)
     small = replace(whole, network=replace(whole.network, depths=(1, 1), fine=0))
     small.run(tmp_path / "small", quiet=True)
-    whole = replace(whole, network=replace(whole.network, closer=True))
+    whole = replace(whole, network=replace(whole.network, twice=True))
     grown = replace(whole, init=str(tmp_path / "small/critic.safetensors")).objective().critic.eval()
     before = load_critic(tmp_path / "small/critic")
-    look, _ = small.objective().batch(0, generator_for(0))["films"]
+    look = small.objective().batch(0, generator_for(0))["films"].look
     with torch.no_grad():
         assert sum(p.numel() for p in grown.parameters()) > sum(p.numel() for p in before.parameters())
         same = (torch.allclose(grown(look)[name], scores, atol=1e-2) for name, scores in before(look).items())
@@ -155,11 +175,11 @@ def test_mirrored_left_and_right_change_places() -> None:
 def test_pictures_teach_nothing_about_motion(tmp_path: Path) -> None:
     objective = recipe(tmp_path).objective()
     batch = objective.batch(0, generator_for(0))
-    _, classes = batch["images"]
+    classes = batch["images"].classes
     for name in ("action", "direction", "camera_motion"):
         assert (classes[:, FIELDS.index(name)] == UNSEEN).all()
     assert (classes[:, FIELDS.index("subject")] != UNSEEN).all()
     loss = objective.losses(batch, generator_for(1))["critic"]
     assert torch.isfinite(loss)
     again = objective.batch(0, generator_for(0))
-    assert torch.equal(again["films"][0].moments, batch["films"][0].moments)
+    assert torch.equal(again["films"].look.moments, batch["films"].look.moments)

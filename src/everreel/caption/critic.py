@@ -2,8 +2,9 @@
 
 It looks at moments a third of a second apart. A moment is a picture, and of the frames a twelfth and a sixth of a
 second later how their brightness differs and where things moved (Lucas and Kanade, 1981): a network this small does
-not find motion in differences by itself. The one invariant: the generator never learns from the critic, and a field is
-scored only where `visible_fields` says that it can be seen.
+not find motion in differences by itself. Where it may look twice, it looks again at what it takes for the subject,
+enlarged. The one invariant: the generator never learns from the critic, and a field is scored only where
+`visible_fields` says that it can be seen.
 
 B films, K moments, C channels, H height, W width, N tokens, D width, F fields.
 """
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everreel.caption.zoom import enlarge, square_around
 from everreel.world.scene import VOCABULARY, Scene, visible_fields
 
 MOMENTS = 12
@@ -46,13 +48,13 @@ class CriticConfig:
     """Sizes of the critic; about 1.4 M parameters. A subject far away is a few pixels high.
 
     `depths` are residual convolutions of each width, `fine` is the width of what looks at half the size beside the
-    patches, and `closer` says whether what is gathered is looked for before the last halving, too.
+    patches, and `twice` says whether the same eyes look again at the subject alone.
     """
 
     widths: tuple[int, ...] = (48, 96, 160)
     depths: tuple[int, ...] = (1, 2, 2)
     fine: int = 24
-    closer: bool = False
+    twice: bool = False
     dim: int = 128
     num_heads: int = 4
     num_layers: int = 2
@@ -93,11 +95,11 @@ class Critic(nn.Module):
                 "answer": nn.MultiheadAttention(dim, heads, batch_first=True),
             }
         )
-        if config.closer:
-            before = config.widths[-2]
-            closer = nn.MultiheadAttention(dim, heads, batch_first=True, kdim=before, vdim=before)
-            nn.init.zeros_(closer.out_proj.weight)
-            self.blocks["closer"] = closer
+        if config.twice:
+            self.where = nn.Linear(config.widths[-2], 1)
+            self.again = nn.Linear(dim, dim)
+            nn.init.zeros_(self.again.weight)
+            nn.init.zeros_(self.again.bias)
         self.place = nn.Linear(16, dim)
         self.time = nn.Linear(16, dim)
         self.slots = nn.Parameter(torch.randn(config.num_slots, dim))
@@ -112,20 +114,21 @@ class Critic(nn.Module):
 
     def forward(self, look: Look) -> dict[str, Tensor]:
         """Logits (B, classes) of each field."""
+        return self.look(look)[0]
+
+    def look(self, look: Look) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Logits (B, classes) of each field; and, where it looks twice, those that the subject covers a part of a
+        picture, (B, K, h, w).
+        """
         batch, moments = look.moments.shape[:2]
         pictures = look.moments.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        eyes = cast("nn.Sequential", self.blocks["eyes"])
-        before = eyes[:-_STAGE](pictures)
-        seen = eyes[-_STAGE:](before)
-        height, width = seen.shape[-2:]
-        tokens = self.blocks["project"](seen.flatten(2).transpose(1, 2))
-        tokens = tokens + self.place(_grid(height, width, tokens))
-        slots = self.slots.to(tokens.dtype).expand(len(tokens), -1, -1)
-        # The mean beside what the slots look for is what makes the first hundred steps learn anything.
-        found = self.blocks["gather"](slots, tokens, tokens, need_weights=False)[0] + tokens.mean(1, keepdim=True)
-        if self.config.closer:
-            finer = before.flatten(2).transpose(1, 2)
-            found = found + self.blocks["closer"](slots, finer, finer, need_weights=False)[0]
+        found, before = self._gather(pictures)
+        where = None
+        if self.config.twice:
+            where = self.where(before.permute(0, 2, 3, 1)).squeeze(-1)
+            closer = enlarge(pictures, square_around(where.detach()))
+            found = found + self.again(self._gather(closer.contiguous(memory_format=torch.channels_last))[0])
+            where = where.unflatten(0, (batch, moments))
         found = found.view(batch, moments, -1, self.config.dim)
         found = found + self.time(_waves(look.seconds / 4, 8)).unsqueeze(2) + self.slots
         found = found.flatten(1, 2)
@@ -135,12 +138,25 @@ class Critic(nn.Module):
         questions = self.questions.to(found.dtype).expand(batch, -1, -1)
         answers = self.blocks["answer"](questions, found, found, need_weights=False)[0] + found.mean(1, keepdim=True)
         answers = self.dropout(answers)
-        return {name: self.heads[name](answers[:, i]) for i, name in enumerate(VOCABULARY)}
+        return {name: self.heads[name](answers[:, i]) for i, name in enumerate(VOCABULARY)}, where
+
+    def _gather(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """What the slots find in pictures, (N, slots, D), and what is seen before the last halving, (N, C, h, w)."""
+        eyes = cast("nn.Sequential", self.blocks["eyes"])
+        before = eyes[:-_STAGE](pictures)
+        seen = eyes[-_STAGE:](before)
+        height, width = seen.shape[-2:]
+        tokens = self.blocks["project"](seen.flatten(2).transpose(1, 2))
+        tokens = tokens + self.place(_grid(height, width, tokens))
+        slots = self.slots.to(tokens.dtype).expand(len(tokens), -1, -1)
+        # The mean beside what the slots look for is what makes the first hundred steps learn anything.
+        found = self.blocks["gather"](slots, tokens, tokens, need_weights=False)[0] + tokens.mean(1, keepdim=True)
+        return found, before
 
 
 def is_grown(name: str) -> bool:
-    """Whether a weight is of what adds nothing to a fresh critic: finer eyes, a closer look, residual convolutions."""
-    return ".fine." in name or ".then." in name or ".closer." in name
+    """Whether a weight is of what adds nothing to a fresh critic: finer eyes, a second look, residual convolutions."""
+    return ".fine." in name or ".then." in name or name.startswith(("where.", "again."))
 
 
 def look_at(frames: npt.NDArray[np.uint8], fps: int, first: int = 0) -> Look:

@@ -3,6 +3,9 @@
 The one invariant: a field that cannot be seen in a film adds nothing to the loss, and a single picture
 teaches nothing about motion. Films are mirrored at random; what is left and right in their labels then
 changes places.
+
+Where subjects are is told to a critic that looks twice: of one moment of each film, and of some pictures, since the
+drawing of it costs as much as theirs.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,13 +42,11 @@ from everreel.data.draws import draw_float, draw_int
 from everreel.data.latents import draw_group
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
 from everreel.world.render import coverage
-from everreel.world.scene import VOCABULARY, WIDE_SHOTS, Scene, visible_fields
+from everreel.world.scene import VOCABULARY, Scene, visible_fields
 
 SHIPPED = "shipped"
 UNSEEN = -100
-CROP = 64  # pixels a side
-CROP_FIELDS = ("subject", "color", "shot_position")
-CLEARLY = 127  # of 255: how much of a pixel is the subject
+PLACED = 8  # pictures of a step in which the place of the subject is told
 BLURRED_SHARE = 0.3
 
 
@@ -53,10 +55,8 @@ class CriticRecipe:
     """Which clips teach and which check.
 
     Each step takes one store of `films` and one of `images`, as often as the square root of its size says; a stage may
-    do without either. Of `crops_per_step` further pictures it is shown what is around a subject far away, which costs a
-    quarter and says nothing but what that is, in which colour and from which side. `init` is the `critic.safetensors`
-    of an earlier stage, a critic's folder, or "shipped"; of what `network` has and it lacks, only that may be new which
-    begins by adding nothing.
+    do without either. `init` is the `critic.safetensors` of an earlier stage, a critic's folder, or "shipped"; of what
+    `network` has and it lacks, only that may be new which begins by adding nothing.
     """
 
     settings: TrainerSettings
@@ -66,7 +66,6 @@ class CriticRecipe:
     init: str | None = None
     films_per_step: int = 24
     images_per_step: int = 96
-    crops_per_step: int = 0
     network: CriticConfig = field(default_factory=CriticConfig)
     checked: int = 100
 
@@ -100,6 +99,18 @@ class CriticRecipe:
         return outcome
 
 
+class Shown(NamedTuple):
+    """Films or pictures as a critic sees them."""
+
+    look: Look
+    classes: Tensor
+    """(B, F), `UNSEEN` for what cannot be seen."""
+    moment: Tensor
+    """Of the first of them, the moment in which the place of the subject is told, (M)."""
+    covered: Tensor
+    """How much of each pixel the subject covers there, (M, H, W)."""
+
+
 @dataclass
 class CriticObjective:
     """Looks at films and pictures → cross-entropy of every field that can be seen."""
@@ -115,28 +126,29 @@ class CriticObjective:
         """The one role."""
         return {"critic": self.critic}
 
-    def batch(self, step: int, generator: torch.Generator) -> dict[str, tuple[Look, Tensor]]:
-        """Looks and classes (B, F; -100 where unseen) of some films, and of some single pictures."""
-        batch = {}
+    def batch(self, step: int, generator: torch.Generator) -> dict[str, Shown]:
+        """What some films show, and some single pictures."""
+        recipe, batch = self.recipe, dict[str, Shown]()
+        twice = recipe.network.twice
         if self.films:
-            batch["films"] = _draw(self.films, self.recipe.films_per_step, generator)
+            batch["films"] = _draw(self.films, recipe.films_per_step, generator, recipe.films_per_step * twice)
         if self.images:
-            look, classes = _draw(self.images, self.recipe.images_per_step, generator)
+            batch["images"] = images = _draw(self.images, recipe.images_per_step, generator, PLACED * twice)
             for name in MOTION_FIELDS:
-                classes[:, list(VOCABULARY).index(name)] = UNSEEN
-            batch["images"] = look, classes
-        if self.images and self.recipe.crops_per_step:
-            batch["crops"] = _draw_crops(self.images, self.recipe.crops_per_step, generator)
+                images.classes[:, list(VOCABULARY).index(name)] = UNSEEN
         return batch
 
-    def losses(self, batch: Mapping[str, tuple[Look, Tensor]], generator: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, batch: Mapping[str, Shown], generator: torch.Generator) -> dict[str, Tensor]:
         """The sum over the fields of their cross-entropies, a field's mean taken over films and pictures
-        together.
+        together; and that of where subjects are.
         """
         sums = {name: (torch.zeros(()), 0, 0) for name in VOCABULARY}
-        for look, classes in batch.values():
-            logits = self.critic(_roughened(look, generator))
-            for name, target in zip(VOCABULARY, classes.unbind(1), strict=True):
+        places = list[Tensor]()
+        for shown in batch.values():
+            logits, where = self.critic.look(_roughened(shown.look, generator))
+            if where is not None and len(shown.moment):
+                places.append(_misplaced(where, shown))
+            for name, target in zip(VOCABULARY, shown.classes.unbind(1), strict=True):
                 scores = logits[name].float()
                 loss, hits, count = sums[name]
                 loss = loss.to(scores.device) + F.cross_entropy(scores, target, reduction="sum", ignore_index=UNSEEN)
@@ -147,7 +159,11 @@ class CriticObjective:
                     count + int(seen.sum()),
                 )
         self.metrics = {f"accuracy/{name}": hits / n for name, (_, hits, n) in sums.items() if n}
-        return {"critic": torch.stack([loss / max(count, 1) for loss, _, count in sums.values()]).sum()}
+        errors = [loss / max(count, 1) for loss, _, count in sums.values()]
+        if places:
+            errors.append(torch.stack(places).mean())
+            self.metrics["where"] = float(errors[-1].detach())
+        return {"critic": torch.stack(errors).sum()}
 
     def sample(self, folder: Path, step: int) -> None:
         """The accuracy on some held-out films as metrics, and what is taken for what in a file."""
@@ -198,59 +214,35 @@ def _draw_store(stores: Sequence[ClipStore], generator: torch.Generator) -> Clip
     return stores[int(torch.multinomial(often, 1, generator=generator))]
 
 
-def _draw(stores: Sequence[ClipStore], count: int, generator: torch.Generator) -> tuple[Look, Tensor]:
+def _draw(stores: Sequence[ClipStore], count: int, generator: torch.Generator, placed: int = 0) -> Shown:
+    """Clips of one store and size, mirrored at times; of the first `placed`, where in a moment the subject is."""
     store = _draw_store(stores, generator)
-    _, indices = draw_group(store.groups, generator, count)
-    looks, classes = [], []
+    (_, height, width), indices = draw_group(store.groups, generator, count)
+    looks, classes, views = list[Look](), list[list[int]](), list[tuple[int, int, bool]]()
     for index in indices:
         frames, fps = store.clip(index), store.fps(index)
         # Later than this the last moments would be missing.
         first = draw_int(generator, 0, max(1, len(frames) - look_length(fps) + 1))
-        look, seen = _mirrored_at_times(look_at(frames, fps, first), store.scene(index), generator)
-        looks.append(look)
-        classes.append(seen)
+        look, mirrored = look_at(frames, fps, first), draw_float(generator) < 0.5
+        looks.append(look.mirrored() if mirrored else look)
+        classes.append(classes_of(store.scene(index), mirrored))
+        views.append((index, first, mirrored))
     shortest = min(look.moments.shape[1] for look in looks)
-    cut = [Look(look.moments[:, :shortest], look.seconds[:, :shortest]) for look in looks]
-    return stack_looks(cut), torch.tensor(classes)
+    look = stack_looks([Look(look.moments[:, :shortest], look.seconds[:, :shortest]) for look in looks])
+    moments = [draw_int(generator, 0, shortest) for _ in views[:placed]]
+    covered = np.zeros((len(moments), height, width), np.float32)
+    for row, (moment, (index, first, mirrored)) in enumerate(zip(moments, views, strict=False)):
+        start = store.start(index) + first / store.fps(index) + float(look.seconds[row, moment])
+        seen = coverage(store.scene(index), 1, height=height, width=width, fps=store.fps(index), start=start)[0]
+        covered[row] = (seen[:, ::-1] if mirrored else seen) / 255
+    return Shown(look, torch.tensor(classes), torch.tensor(moments, dtype=torch.long), torch.from_numpy(covered))
 
 
-def _draw_crops(stores: Sequence[ClipStore], count: int, generator: torch.Generator) -> tuple[Look, Tensor]:
-    """Looks at squares of single pictures, each around a subject far away.
-
-    Raises:
-        ValueError: hardly any picture shows one.
-    """
-    looks, classes = list[Look](), list[list[int]]()
-    for _ in range(100 * count):
-        store = _draw_store(stores, generator)
-        index = draw_int(generator, 0, len(store))
-        scene, frames = store.scene(index), store.clip(index)[:1]
-        if scene.shot_type not in WIDE_SHOTS:
-            continue
-        height, width = frames.shape[1:3]
-        size = min(CROP, height, width)
-        covered = coverage(scene, 1, height=height, width=width, fps=store.fps(index), start=store.start(index))[0]
-        places = [np.flatnonzero(covered.max(axis) > CLEARLY) for axis in (1, 0)]
-        if not len(places[0]):  # the camera has passed it
-            continue
-        corner = [
-            min(max(int(place.mean()) - size // 2 + draw_int(generator, -size // 8, size // 8 + 1), 0), side - size)
-            for place, side in zip(places, (height, width), strict=True)
-        ]
-        crop = frames[:, corner[0] : corner[0] + size, corner[1] : corner[1] + size]
-        look, seen = _mirrored_at_times(look_at(crop, store.fps(index)), scene, generator)
-        looks.append(look)
-        told = zip(VOCABULARY, seen, strict=True)
-        classes.append([value if name in CROP_FIELDS else UNSEEN for name, value in told])
-        if len(looks) == count:
-            return stack_looks(looks), torch.tensor(classes)
-    raise ValueError(f"crops_per_step={count}: the pictures show no subjects far away; 0 works")
-
-
-def _mirrored_at_times(look: Look, scene: Scene, generator: torch.Generator) -> tuple[Look, list[int]]:
-    """A look as it is or in a mirror, and the classes of the scene as it is seen so."""
-    mirrored = draw_float(generator) < 0.5
-    return look.mirrored() if mirrored else look, classes_of(scene, mirrored)
+def _misplaced(where: Tensor, shown: Shown) -> Tensor:
+    """How wrong the critic is about where subjects are: binary cross-entropy by cell."""
+    told = where[torch.arange(len(shown.moment), device=where.device), shown.moment].float()
+    covered = F.adaptive_avg_pool2d(shown.covered[:, None], (told.shape[1], told.shape[2]))[:, 0]
+    return F.binary_cross_entropy_with_logits(told, covered.to(told.device))
 
 
 def _roughened(look: Look, generator: torch.Generator) -> Look:
