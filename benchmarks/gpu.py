@@ -6,7 +6,7 @@
     PYTHONPATH=src python -m benchmarks.gpu --models 14b --films 720p --repeats 1 --ways auto,compiled,fp8
     PYTHONPATH=src python -m benchmarks.gpu --models 14b --films 720p --repeats 1 --ways diffusers,24GB
     PYTHONPATH=src python -m benchmarks.gpu --models 14b --films 540p --repeats 1 --ways film,film-24GB
-    PYTHONPATH=src python -m benchmarks.gpu --models 1.3b --repeats 1 --ways sdpa,cudnn,flash,sage
+    PYTHONPATH=src python -m benchmarks.gpu --models 1.3b --repeats 1 --ways sdpa,cudnn,flash,sage,flex
 
 Whole films take what the package does. For the rest it needs torch alone, not this package installed either: what else
 is installed (flash_attn_interface, flash_attn, sageattention, torchao, diffusers) gets a row of its own, and what is
@@ -67,8 +67,8 @@ ROUNDED = ("sage", "fp8")
 # not installed: measured by themselves they would be one kernel three times.
 DEFAULT_WAYS = ("auto", "compiled", "fp8", "diffusers", "24GB")
 FILM, FILM_24GB = "film", "film-24GB"  # text, two steps and decoding, of which the second is compared with the first
-WAYS = (*DEFAULT_WAYS, "sdpa", "cudnn", "flash", "sage", FILM, FILM_24GB)
-KERNELS = ("flash", "cudnn", "sage")
+WAYS = (*DEFAULT_WAYS, "sdpa", "cudnn", "flash", "sage", "flex", FILM, FILM_24GB)
+KERNELS = ("flash", "cudnn", "sage", "flex")
 BUDGET = 24e9  # bytes: what `--memory 24GB` means
 # Blocks that stay on the device (None: all), and whether guidance is one batch: what `everreel.film.budget.place` gives
 # for 24e9 bytes and a film of one window. Noted here because `everreel.film` needs `av`; a test compares them.

@@ -1,6 +1,6 @@
 """A kernel of attention is used where it is there and right, and dropped with one warning where it is not.
 
-The kernels are stand-ins: modules of the right names, which compute on the CPU.
+The kernels are stand-ins: modules of the right names, which compute on the CPU. FlexAttention is torch's, not compiled.
 """
 
 import copy
@@ -8,9 +8,11 @@ import pickle
 import sys
 import types
 import warnings
+from functools import partial
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from everreel.model import backends
 from everreel.model.attention import attend, attend_blocks
@@ -56,6 +58,25 @@ def device(monkeypatch):
     return device
 
 
+@pytest.fixture
+def programs(monkeypatch):
+    """What torch would compile; it runs as it is, for a compiler takes up to a minute to see what a test is after."""
+    torch._dynamo.reset()
+    made: list[torch.fx.GraphModule] = []
+
+    def backend(graph, inputs):
+        made.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    yield made
+    torch._dynamo.reset()
+
+
+def no_compiler(*tensors):
+    raise RuntimeError("No working C++ compiler found\n  target: flex_attention")
+
+
 @torch.no_grad()
 def choose(choice="auto", dtype=torch.bfloat16, head_dim=128):
     return Attention(choice).kernel(CPU, dtype, head_dim)
@@ -90,7 +111,7 @@ def test_a_kernel_that_is_right_is_used(device, choice, module, spoil):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda out: out * 1.1, r"flash3 is 10.\d% off torch's own, at most 2% is allowed"),
+        (lambda out: out * 1.1, r"flash3 is 10.\d\d% off torch's own, at most 2% is allowed"),
         (lambda out: out * torch.nan, r"flash3 is nan% off"),
         (lambda out: out.transpose(1, 2), r"flash3 gives \(2, 2, 333, 128\), not"),
     ],
@@ -131,6 +152,40 @@ def test_cudnn_is_asked_for_as_torch_has_it(device):
     device(BLACKWELL)
     with pytest.warns(RuntimeWarning, match="'cudnn': cudnn raises RuntimeError"):
         assert choose("cudnn") is None
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 1e-2), (torch.float32, 1e-4)])
+def test_flex_makes_two_programs_for_all_films(programs, dtype, tolerance):
+    """Of all batches, heads, lengths and slices: torch would make eight, and then refuse."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        kernel = choose("flex", dtype, 16)
+        made = len(programs)
+        assert kernel.name == "flex" and kernel.oblong and made <= 2
+        generator = torch.Generator().manual_seed(1)
+        for batch, heads, older in ((2, 4, 0), (1, 4, 50), (3, 2, 7), (1, 3, 0)):
+            q, k, v = (torch.randn(batch, 90 + more, heads, 16, generator=generator) for more in (0, older, older))
+            want = attend_blocks(q, k, v, (40, 20, 30))
+            got = attend_blocks(*(x.to(dtype) for x in (q, k, v)), (40, 20, 30), kernel)
+            assert got.dtype == dtype and (got - want).norm() < tolerance * want.norm()
+    assert len(programs) == made and not kernel.broken
+
+
+@pytest.mark.parametrize(
+    ("compiled", "said"),
+    [
+        (no_compiler, "flex raises RuntimeError: No working C.. compiler found; torch's own is used"),
+        (
+            lambda q, k, v: F.scaled_dot_product_attention(q, k, v) * 1.001,
+            "flex is 0.10% off torch's own, at most 0.01%",
+        ),
+    ],
+)
+def test_flex_gives_way_where_torch_cannot_compile_it_and_where_it_is_wrong(monkeypatch, compiled, said):
+    monkeypatch.setattr(torch, "compile", lambda program, **_: compiled)
+    with pytest.warns(RuntimeWarning, match=said) as caught:
+        assert choose("flex", torch.float32) is None
+    assert [str(warning.message).count("\n") for warning in caught] == [0]
 
 
 def test_a_kernel_that_breaks_later_gives_way_once_and_for_all(device):
@@ -193,8 +248,8 @@ def test_the_table_of_preferences(capability, dtype, head_dim, order):
     assert backends._preferred(capability, dtype, head_dim) == order
 
 
-def test_no_kernel_that_rounds_to_eight_bits_is_chosen_unasked():
-    assert not [entry for entry in backends.PREFERENCES if "sage" in entry.order]
+def test_no_kernel_that_rounds_to_eight_bits_or_is_slower_is_chosen_unasked():
+    assert not [entry for entry in backends.PREFERENCES if {"sage", "flex"} & {*entry.order}]
 
 
 def test_a_device_that_is_no_card_of_nvidia_takes_torchs_own(monkeypatch):
@@ -207,11 +262,14 @@ def test_a_device_that_is_no_card_of_nvidia_takes_torchs_own(monkeypatch):
 
 def test_gradients_take_torchs_own(device):
     device(HOPPER, flash_attn_interface=Fake())
-    assert Attention().kernel(CPU, torch.bfloat16, 128) is None
+    assert (
+        Attention().kernel(CPU, torch.bfloat16, 128) is None
+        and Attention("flex").kernel(CPU, torch.bfloat16, 128) is None
+    )
 
 
 def test_an_unknown_choice_is_refused():
-    with pytest.raises(ValueError, match="attention = 'fast': must be one of auto, sdpa, flash, sage, cudnn"):
+    with pytest.raises(ValueError, match="attention = 'fast': must be one of auto, sdpa, flash, sage, cudnn, flex"):
         Attention("fast")
 
 

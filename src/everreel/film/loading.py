@@ -55,7 +55,7 @@ class ModelOptions(BaseModel):
     quantization: Quantization | None = Field(
         None, description="The transformer's weights in int8, fp8, int8_dynamic, fp8_dynamic, q8_0 or q4_0."
     )
-    attention: AttentionKernel = Field("auto", description="auto, sdpa, flash, sage or cudnn.")
+    attention: AttentionKernel = Field("auto", description="auto, sdpa, flash, sage, cudnn or flex.")
     compile: bool = Field(False, description="Let torch compile the transformer: slower to start, then faster.")
 
     _settled: bool = PrivateAttr(False)  # the type is what suits the device, and nobody asked for it

@@ -1,13 +1,15 @@
 """Kernels of attention beside torch's own: which is tried on which device, and that it is right before it is used.
 
 Sources: `flash_attn` (FlashAttention 2), `flash_attn_interface` (FlashAttention 3) and `sageattention` as they are
-installed, and cuDNN's kernel as torch has it. The one invariant: no kernel touches a film that has not agreed with
-torch's own on this device, in this type and at this head width; whatever is amiss with it, torch's own takes its place.
+installed, cuDNN's kernel as torch has it, and FlexAttention as torch's compiler makes it. The one invariant: no kernel
+touches a film that has not agreed with torch's own on this device, in this type and at this head width; whatever is
+amiss with it, torch's own takes its place.
 
-torch's `scaled_dot_product_attention` is what runs everywhere: CPU, CUDA, ROCm and MPS. FlexAttention is not here: all
-it could do for us is a mask over blocks, which slices of the sequence say already.
+torch's `scaled_dot_product_attention` is what runs everywhere: CPU, CUDA, ROCm and MPS. FlexAttention takes slices of
+the sequence, as all kernels here do, and no mask over blocks: slices leave no work that a mask could spare. On a CPU
+one call took 32 ms for the 40 of five slices (24 by torch's own), and torch 2.13 compiles it anew for every length.
 
-Shape suffixes: B batch, L query tokens, S key tokens, H heads, D head width.
+Shape suffixes: B batch, L query tokens, S key tokens, H heads, D head width, N heads of the whole batch.
 """
 
 from __future__ import annotations
@@ -40,8 +42,9 @@ class Preference:
 
 
 # The first entry that fits says what "auto" tries before torch's own; where none fits, nothing is. Sage is in none: it
-# rounds to 8 bits, so it has to be asked for. No entry was measured here, for want of a GPU: `python -m benchmarks.gpu`
-# measures them all, and an entry that loses there should go.
+# rounds to 8 bits, so it has to be asked for. Nor is FlexAttention: on a CPU it takes 1.7 times as long as torch's own
+# in bfloat16 and 2.9 times in float32 (1,500 tokens in blocks of 300). No entry was measured here, for want of a GPU:
+# `python -m benchmarks.gpu` measures them all, and an entry that loses there should go.
 PREFERENCES = (
     # Hopper, not measured here. The FlashAttention 3 paper (arXiv 2407.08608) has its forward at head width 128 about
     # twice as fast as FlashAttention 2, and level with cuDNN's or ahead of it. cuDNN's is not in the list: torch's own
@@ -50,7 +53,9 @@ PREFERENCES = (
     # Ampere, Ada and the Blackwells: torch's own is FlashAttention 2 or cuDNN already; nothing to gain.
     Preference((8, 0), (12, 1), 256, ()),
 )
+# What each choice tries: on NVIDIA devices in half precision, and what torch compiles anywhere that its compiler can.
 ASKED_FOR: Mapping[str, tuple[str, ...]] = {"flash": ("flash3", "flash2"), "sage": ("sage",), "cudnn": ("cudnn",)}
+COMPILED: Mapping[str, tuple[str, ...]] = {"flex": ("flex",)}
 
 
 def sdpa(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, bias_BS: Tensor | None = None) -> Tensor:
@@ -66,8 +71,8 @@ class Attention:
     """How a transformer attends among its video tokens: a choice, and what was found when it was first used.
 
     Args:
-        choice: "auto" takes the fastest exact kernel that is there and right, by `PREFERENCES`; "flash", "sage" or
-            "cudnn" that kernel, or torch's own with one warning where it does not work; "sdpa" torch's own.
+        choice: "auto" takes the fastest exact kernel that is there and right, by `PREFERENCES`; "flash", "sage",
+            "cudnn" or "flex" that kernel, or torch's own with one warning where it does not work; "sdpa" torch's own.
 
     Raises:
         ValueError: the choice is none of these.
@@ -96,6 +101,8 @@ class Attention:
         capability = _capability(device)
         if self.choice == "auto":
             names = _preferred(capability, dtype, head_dim)
+        elif self.choice in COMPILED:
+            names = COMPILED[self.choice]
         else:
             names = ASKED_FOR[self.choice] if capability is not None and dtype in HALVES else ()
         reasons = {}
@@ -185,14 +192,48 @@ def _cudnn() -> Run:
     return run
 
 
+def _flex() -> Run:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    def program(q_N1LD: Tensor, k_N1SD: Tensor, v_N1SD: Tensor) -> Tensor:
+        out: Any = flex_attention(q_N1LD, k_N1SD, v_N1SD)
+        out_N1LD: Tensor = out
+        return out_N1LD
+
+    # All of it or nothing: what is not compiled holds all scores at once.
+    compiled = torch.compile(program, dynamic=True, fullgraph=True)
+
+    def run(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
+        out_N1LD = compiled(*(_heads_as_batch(x) for x in (q_BLHD, k_BSHD, v_BSHD)))
+        return out_N1LD.view(q_BLHD.shape[0], -1, *out_N1LD.shape[2:]).transpose(1, 2)
+
+    # No part of a compiled transformer's own program: what fails in that ends the film.
+    apart: Run = torch.compiler.disable(run)
+    return apart
+
+
+def _heads_as_batch(x_BSHD: Tensor) -> Tensor:
+    """A copy for torch's compiler, (N, 1, S, D), with which all films take the two programs that the check has made.
+
+    It makes one for each number of heads, for a batch of one and for each way in which slices lie in memory, and gives
+    up after the eighth.
+    """
+    B, S, H, D = x_BSHD.shape
+    x_N1SD = x_BSHD.new_empty(B * H, 1, S, D)  # no view of another tensor: that is a program of its own, too
+    x_N1SD.view(B, H, S, D).copy_(x_BSHD.transpose(1, 2))
+    return x_N1SD
+
+
 # How to get each, and how far from torch's own in float32 it may be, root mean square, relative. The exact ones differ
-# from it by the rounding of their type, some 0.4 %; Sage by that of 8 bits, some 4 %.
+# from it by the rounding of their type, some 0.4 % of a half; Sage by that of 8 bits, some 4 %.
 _KERNELS: Mapping[str, tuple[Callable[[], Run], float]] = {
     "flash3": (_flash3, 0.02),
     "flash2": (_flash2, 0.02),
     "cudnn": (_cudnn, 0.02),
     "sage": (_sage, 0.1),
+    "flex": (_flex, 0.02),
 }
+_FLOAT32_TOLERANCE = 1e-4
 _PROBE_QUERIES, _PROBE_KEYS = 200, 333  # no multiples of what kernels cut sequences into, as films are none
 
 
@@ -204,10 +245,12 @@ def _checked(name: str, device: torch.device, dtype: torch.dtype, head_dim: int)
         _Wrong: it is not right. Whatever it raises itself is passed on.
     """
     load, tolerance = _KERNELS[name]
+    if dtype not in HALVES:
+        tolerance = _FLOAT32_TOLERANCE
     run = load()
     off = _deviation(run, _PROBE_KEYS, device, dtype, head_dim)
     if not off <= tolerance:
-        raise _Wrong(f"is {off:.1%} off torch's own, at most {tolerance:.0%} is allowed")
+        raise _Wrong(f"is {off:.2%} off torch's own, at most {100 * tolerance:g}% is allowed")
     try:
         oblong = _deviation(run, _PROBE_QUERIES, device, dtype, head_dim) <= tolerance
     except Exception:  # what a kernel that cannot raises

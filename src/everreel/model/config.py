@@ -11,7 +11,7 @@ from typing import Literal
 
 Quantization = Literal["int8", "fp8", "int8_dynamic", "fp8_dynamic", "q8_0", "q4_0"]
 """How the weights of linear layers may be kept; "dynamic": their products are computed so, too."""
-AttentionKernel = Literal["auto", "sdpa", "flash", "sage", "cudnn"]
+AttentionKernel = Literal["auto", "sdpa", "flash", "sage", "cudnn", "flex"]
 """What computes attention among video tokens, see `backends.Attention`."""
 
 
