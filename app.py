@@ -28,6 +28,7 @@ from everreel.film.loading import ModelOptions, model_options
 from everreel.serve.api.app import make_app
 from everreel.serve.api.settings import Settings
 from everreel.serve.api.tokens import Tokens
+from everreel.serve.jobs.home import open_home
 from everreel.serve.jobs.job import (
     FilmStore,
     Job,
@@ -42,9 +43,7 @@ from everreel.serve.jobs.job import (
     Wanted,
 )
 from everreel.serve.jobs.order import Order
-from everreel.serve.jobs.queue import SqliteQueue
 from everreel.serve.jobs.service import Jobs, serve_options
-from everreel.serve.jobs.store import FolderStore
 from everreel.serve.jobs.supervisor import Supervisor
 from everreel.serve.ui.page import mount
 from everreel.serving import cleaning
@@ -101,8 +100,7 @@ class Crowd(Jobs):
 
     def upload(self, source: Path, owner: Owner) -> Upload:
         """As `Jobs.upload`. Raises: as `submit`."""
-        there = sum(path.stat().st_size for path in self.store.incoming().parent.glob("uploads/*/*"))
-        if there > UPLOADED:
+        if self.store.uploads(None) > UPLOADED:
             raise QuotaError(f"upload: everybody's pictures together are as many as this page keeps; {LATER}")
         return super().upload(source, owner)
 
@@ -131,14 +129,13 @@ def visitor(session: str) -> Owner:
 
 def make(home: Path) -> tuple[Any, Jobs, Supervisor]:
     """The application, its films, and who looks after its worker."""
-    inbox = home / "inbox"
-    inbox.mkdir(parents=True, exist_ok=True)
     models = serve_options(model_options())
-    queue = SqliteQueue(home)
-    jobs = Crowd(queue, FolderStore(home), models, LIMITS)
+    queue, store = open_home(home)
+    jobs = Crowd(queue, store, models, LIMITS)
     supervisor = Supervisor(home, queue, models)
     tokens = Tokens.of(home)
-    app = make_app(jobs, _Nobody(), Settings(inbox, page=True, requests_per_minute=600), tokens, supervisor.pids)
+    settings = Settings(store.incoming(), page=True, requests_per_minute=600)
+    app = make_app(jobs, _Nobody(), settings, tokens, supervisor.pids)
     mount(app, jobs, lambda key: None, tokens, visitor=visitor, parents=PARENTS)
     return app, jobs, supervisor
 

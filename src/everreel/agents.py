@@ -62,16 +62,14 @@ def mcp(
         import mcp as sdk  # noqa: F401 -- only whether it is there
     except ImportError:
         raise ValueError("mcp: needs the extra serve; pip install 'everreel[serve]'") from None
-    from everreel.serve.jobs.queue import SqliteQueue
+    from everreel.serve.jobs.home import default_home, open_home
     from everreel.serve.jobs.service import Jobs, serve_options
-    from everreel.serve.jobs.store import FolderStore, default_home
     from everreel.serve.jobs.supervisor import Supervisor
 
     folders = _folders(files)
     home = home or default_home()
-    home.mkdir(parents=True, exist_ok=True)
-    queue = SqliteQueue(home)
-    jobs = Jobs(queue, FolderStore(home), serve_options(model), enhancer=enhancer)
+    queue, store = open_home(home)
+    jobs = Jobs(queue, store, serve_options(model), enhancer=enhancer)
     supervisor = Supervisor(home, queue, jobs.models, workers) if workers else None
     if http:
         _over_http(jobs, supervisor, home, host or "127.0.0.1", PORT if port is None else port)

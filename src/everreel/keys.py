@@ -30,10 +30,9 @@ def add(
     home: Home = None,
 ) -> None:
     """Make a key, and show it this once. It works at once, in a server that is running too."""
-    from everreel.serve.jobs.job import Owner, Quota
+    from everreel.serve.jobs.home import default_home
+    from everreel.serve.jobs.job import PRIORITIES, Owner, Quota
     from everreel.serve.jobs.keys import Keys, check_name
-    from everreel.serve.jobs.queue import PRIORITIES
-    from everreel.serve.jobs.store import default_home
 
     check_name(name)
     if films is not None and films < 1:
@@ -53,8 +52,8 @@ def add(
 @app.command("list")
 def list_keys(*, home: Home = None) -> None:
     """Say who has a key, and how much they may have."""
+    from everreel.serve.jobs.home import default_home
     from everreel.serve.jobs.keys import Keys
-    from everreel.serve.jobs.store import default_home
 
     keys = Keys(home or default_home()).list()
     for key in keys:
@@ -66,8 +65,8 @@ def list_keys(*, home: Home = None) -> None:
 @app.command()
 def remove(name: Name, *, home: Home = None) -> None:
     """Let the holder of a key in no more, at once; their films stay."""
+    from everreel.serve.jobs.home import default_home
     from everreel.serve.jobs.keys import Keys
-    from everreel.serve.jobs.store import default_home
 
     Keys(home or default_home()).remove(name)
     typer.echo(f"{name} has no key any more")

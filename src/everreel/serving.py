@@ -91,15 +91,14 @@ def _serve(
     workers: int,
     enhancer: EnhanceOptions,
 ) -> None:
+    from everreel.serve.jobs.home import default_home, open_home
     from everreel.serve.jobs.keys import Keys
-    from everreel.serve.jobs.queue import SqliteQueue
     from everreel.serve.jobs.service import Jobs, serve_options
-    from everreel.serve.jobs.store import FolderStore, default_home
     from everreel.serve.jobs.supervisor import Supervisor
 
     folder = home or default_home()
-    store = FolderStore(folder)
-    queue, keys = SqliteQueue(folder), Keys(folder)
+    queue, store = open_home(folder)
+    keys = Keys(folder)
     check_host(where.host, keys.any())
     jobs = Jobs(queue, store, serve_options(model, also), limits, enhancer)
     with ExitStack() as stack:

@@ -101,6 +101,13 @@ def test_in_serve_only_jobs_sees_the_pipeline(project: Any) -> None:
     assert not wrong
 
 
+def test_a_home_alone_names_its_queue_and_its_store(project: Any) -> None:
+    """All others know their interfaces, so that a distributed engine can take their place."""
+    named = ("serve.jobs.queue.", "serve.jobs.store.")
+    who = {path for path, name in edges(project) if f"{name}.".startswith(named)}
+    assert who == {"serve/jobs/home.py"}
+
+
 def test_the_package_does_not_import_what_only_tests_need(project: Any) -> None:
     wrong = []
     for path, tree in project.trees.items():

@@ -6,10 +6,9 @@ import sqlite3
 
 import pytest
 
-from everreel.serve.jobs.job import DiskFullError, Failure
+from everreel.serve.jobs.job import DiskFullError, Failure, new_id
 from everreel.serve.jobs.order import Order
 from everreel.serve.jobs.queue import SqliteQueue
-from everreel.serve.jobs.store import new_id
 from tests.serve.jobs.orders import put, report
 
 

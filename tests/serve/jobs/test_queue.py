@@ -15,10 +15,10 @@ from everreel.serve.jobs.job import (
     NotFoundError,
     Once,
     QuotaError,
+    new_id,
 )
 from everreel.serve.jobs.order import make_order
 from everreel.serve.jobs.queue import SqliteQueue
-from everreel.serve.jobs.store import new_id
 from tests.serve.jobs.orders import ANNA, BEN, order, owner, put, report
 
 ONCE = Once("\ud800 ключ" * 1000, "a digest")

@@ -25,10 +25,13 @@ class Queue(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
+        self.model, self.turns, self.calls = {}, {}, 0
+        self.open()
+
+    def open(self):
         self.folder = tempfile.TemporaryDirectory()
         # Two of them, as two processes would have.
         self.queues = [SqliteQueue(Path(self.folder.name), max_attempts=MAX_ATTEMPTS) for _ in range(2)]
-        self.model, self.turns, self.calls = {}, {}, 0
 
     def teardown(self):
         for queue in self.queues:

@@ -1,13 +1,15 @@
 """A film that somebody asked for, where it stands, and what the two interfaces behind the server must be able to do.
 
 `JobQueue` knows what is to be made and `FilmStore` holds what is made; both have one implementation here
-(`queue.SqliteQueue`, `store.FolderStore`), and a distributed engine may put others in their place. The one invariant: a
-job in progress belongs to one worker, and whatever another worker reports of it is refused, so no film is made twice.
+(`queue.SqliteQueue`, `store.FolderStore`), which `home.open_home` alone names, and a distributed engine may put others
+in their place. The one invariant: a job in progress belongs to one worker, and whatever another worker reports of it is
+refused, so no film is made twice.
 """
 
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +26,13 @@ HELD = "paused"
 ROUNDING = 1e-6  # seconds: sums of thirds are no whole numbers
 LOCAL = "local"
 """Who asks where no key is needed."""
+PRIORITIES = range(-1000, 1001)
+FILM_ID, UPLOAD_ID = r"video_[0-9a-f]{32}", r"file_[0-9a-f]{32}"
+
+
+def new_id(kind: Literal["video", "file"]) -> str:
+    """128 bits drawn at random, so that nobody guesses another's."""
+    return f"{kind}_{secrets.token_hex(16)}"
 
 
 class JobError(Exception):
@@ -251,7 +260,7 @@ class JobQueue(Protocol):
         `uploaded` is how many bytes of uploads the owner has.
 
         Raises:
-            RequestError: no queue has such a priority.
+            RequestError: the priority is none of `PRIORITIES`.
             NotFoundError: the film that this one goes on with is gone.
             QuotaError: with the quota and what works.
             ConflictError: the key of idempotency belongs to another request.
@@ -300,13 +309,14 @@ class JobQueue(Protocol):
         ...
 
     def release(self, worker: str | None = None) -> int:
-        """A worker is gone (all are: None): its jobs wait for another, are paused or cancelled as was wanted, and fail
-        after too many attempts without a new frame; that all are gone counts for none. How many there were.
+        """A worker is gone (all of this home are: None): its jobs wait for another, are paused or cancelled as was
+        wanted, and fail after too many attempts without a new frame; that all are gone counts for none. How many there
+        were.
         """
         ...
 
     def want(self, job_id: str, wanted: Wanted, owner: str | None = None) -> Job:
-        """Pause, cancel, or go on with a job that is paused, failed or cancelled.
+        """Pause, cancel, or go on with a job that is paused, failed or cancelled. To ask twice is no conflict.
 
         Raises:
             NotFoundError: as from `get`.
@@ -316,7 +326,10 @@ class JobQueue(Protocol):
         ...
 
     def remove(self, job_id: str, owner: str | None = None) -> None:
-        """Cancel if need be, and forget: from now on it is not found. Raises: NotFoundError."""
+        """Cancel if need be, and forget: from now on it is not found, and its key of idempotency is free again.
+
+        Raises: NotFoundError.
+        """
         ...
 
     def removed(self) -> Sequence[str]:
@@ -328,7 +341,10 @@ class JobQueue(Protocol):
         ...
 
     def expire(self, seconds: float) -> int:
-        """Remove films that were completed, failed or cancelled so long ago by a clock that jumps; how many."""
+        """Remove films that were completed, failed or cancelled so long ago, by no clock that jumps; how many.
+
+        From then on, films tell when they will expire.
+        """
         ...
 
     def usage(self, owner: str) -> Usage:
@@ -359,7 +375,7 @@ class JobQueue(Protocol):
         ...
 
     def counts(self) -> Mapping[Status, int]:
-        """Jobs by status."""
+        """Jobs by status; every status is there."""
         ...
 
 
@@ -367,11 +383,22 @@ class FilmStore(Protocol):
     """Films and uploads by id. An id is checked before it becomes part of a path: it is what `new_id` draws."""
 
     def workplace(self, job_id: str) -> Path:
-        """A folder of this machine in which a worker makes the film; it is there."""
+        """A folder of this machine in which a worker makes the film; it is there.
+
+        What a worker writes there is what `open` and `size` read at once, each part by its name. And of a film that
+        exists already all its files are there, its journal too: a worker takes it up from them, and a later film goes
+        on with them. So a store that spans machines is a folder that they share, or brings the files there. Whoever
+        makes a film holds the file `lock` there; in a folder that machines share, a lock must hold for all of them.
+
+        Raises: NotFoundError, where that is no id.
+        """
         ...
 
     def open(self, job_id: str, part: Part) -> BinaryIO:
-        """A part of a film, as far as it is there. Raises: NotFoundError."""
+        """A part of a film, as far as it is there. It can be sought in, and read to its end though the film is deleted.
+
+        Raises: NotFoundError.
+        """
         ...
 
     def size(self, job_id: str, part: Part) -> int:
@@ -379,7 +406,7 @@ class FilmStore(Protocol):
         ...
 
     def wish(self, job_id: str) -> None:
-        """Somebody watches, and would like a new preview."""
+        """Somebody watches, and would like a new preview. A film that was not begun need not remember it."""
         ...
 
     def take_wish(self, job_id: str) -> bool:
@@ -405,11 +432,14 @@ class FilmStore(Protocol):
         ...
 
     def upload(self, upload_id: str, owner: str | None = None) -> Path:
-        """An upload's file. Raises: NotFoundError; with `owner`, also where it is somebody else's."""
+        """An upload's file on this machine. Its name begins with the id, by which errors tell of it; then its suffix.
+
+        Raises: NotFoundError; with `owner`, also where it is somebody else's.
+        """
         ...
 
-    def uploads(self, owner: str) -> int:
-        """Bytes of an owner's uploads."""
+    def uploads(self, owner: str | None) -> int:
+        """Bytes of an owner's uploads (of everybody's: None)."""
         ...
 
     def drop_uploads(self, but: set[str]) -> None:

@@ -20,7 +20,9 @@ from everreel.film.request import RequestError
 from everreel.serve.jobs.age import Age
 from everreel.serve.jobs.database import Database, in_any_case, rows_of
 from everreel.serve.jobs.job import (
+    FILM_ID,
     OVER,
+    PRIORITIES,
     ROUNDING,
     ConflictError,
     DiskFullError,
@@ -36,12 +38,11 @@ from everreel.serve.jobs.job import (
     Status,
     Usage,
     Wanted,
+    new_id,
 )
 from everreel.serve.jobs.order import Order
-from everreel.serve.jobs.store import FILM_ID, new_id
 
 FILE, VERSION = "queue.sqlite3", 2
-PRIORITIES = range(-1000, 1001)
 LONGEST_PAGE = 1000
 _SCHEMA = """
 CREATE TABLE jobs (
@@ -269,8 +270,8 @@ class SqliteQueue:
 
     @in_any_case
     def want(self, job_id: str, wanted: Wanted, owner: str | None = None) -> Job:
-        """See `JobQueue`. What is wanted already is no conflict. A cancelled film is cancelled, and only then can be
-        gone on with: its worker may have stopped already.
+        """See `JobQueue`. A cancelled film is cancelled, and only then can be gone on with: its worker may have stopped
+        already.
         """
         with self._db.writing(lasting=True) as db:
             row = self._find(db, job_id, owner)
@@ -293,7 +294,7 @@ class SqliteQueue:
 
     @in_any_case
     def remove(self, job_id: str, owner: str | None = None) -> None:
-        """See `JobQueue`. Its key of idempotency is free again."""
+        """See `JobQueue`."""
         with self._db.writing(lasting=True) as db:
             row = self._find(db, job_id, owner)
             _change(db, row["number"], removed=1, wanted="cancel", idempotency=None)
@@ -311,7 +312,7 @@ class SqliteQueue:
 
     @in_any_case
     def expire(self, seconds: float) -> int:
-        """See `JobQueue`. From then on, films tell when they will expire."""
+        """See `JobQueue`."""
         self._retention = seconds
         now, over = self._age.now(), "status IN ('completed', 'failed', 'cancelled') AND removed = 0"
         with self._db.reading() as db:
@@ -353,7 +354,7 @@ class SqliteQueue:
             return [self._job(row) for row in rows_of(db, query)]
 
     def counts(self) -> Mapping[Status, int]:
-        """See `JobQueue`; every status is there."""
+        """See `JobQueue`."""
         counts: dict[Status, int] = dict.fromkeys(get_args(Status), 0)
         with self._db.reading() as db:
             for row in rows_of(db, "SELECT status, count(*) AS jobs FROM jobs WHERE removed = 0 GROUP BY status"):

@@ -13,35 +13,23 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from errno import EDQUOT, ENOSPC, EXDEV
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import BinaryIO, get_args
 
 from filelock import FileLock
 
 from everreel.media import sync_folder
 from everreel.serve.jobs.age import Age
 from everreel.serve.jobs.database import FULL_DISK
-from everreel.serve.jobs.job import DiskFullError, NotFoundError, Part, QuotaError
+from everreel.serve.jobs.job import FILM_ID, UPLOAD_ID, DiskFullError, NotFoundError, Part, QuotaError, new_id
 
-FILM_ID, UPLOAD_ID = r"video_[0-9a-f]{32}", r"file_[0-9a-f]{32}"
 RESERVE = 200_000_000
 """Bytes of the disk that are left alone: for the queue, for journals, and for others."""
 UPLOAD_AGE, SPOOL_AGE = 24 * 3600.0, 3600.0
 WISH = "wish"
-
-
-def new_id(kind: Literal["video", "file"]) -> str:
-    """128 bits drawn at random, so that nobody guesses another's."""
-    return f"{kind}_{secrets.token_hex(16)}"
-
-
-def default_home() -> Path:
-    """Where films are kept if nothing else is said: $XDG_DATA_HOME/everreel, or ~/.local/share/everreel."""
-    given = os.environ.get("XDG_DATA_HOME", "")
-    return (Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "share") / "everreel"
 
 
 class FolderStore:
@@ -129,21 +117,21 @@ class FolderStore:
     def upload(self, upload_id: str, owner: str | None = None) -> Path:
         """See `FilmStore`."""
         if re.fullmatch(UPLOAD_ID, upload_id):
-            folders = self._uploads.iterdir() if owner is None else [self._uploads / _hash(owner)]
-            for folder in folders:
+            for folder in self._folders(owner):
                 for entry in _files(folder):
                     if entry.name.startswith(f"{upload_id}."):
                         return Path(entry.path)
         raise NotFoundError(f"upload = {upload_id[:80]!a}: there is no such upload; it may have been deleted")
 
-    def uploads(self, owner: str) -> int:
+    def uploads(self, owner: str | None) -> int:
         """See `FilmStore`."""
-        return sum(_size(Path(entry.path)) for entry in _files(self._uploads / _hash(owner)))
+        folders = self._folders(owner)
+        return sum(_size(Path(entry.path)) for folder in folders for entry in _files(folder))
 
     def drop_uploads(self, but: set[str]) -> None:
         """See `FilmStore`. What was being received and was forgotten, as the server was killed, goes as well."""
         now = self._age.now()
-        for folder in self._uploads.iterdir():
+        for folder in self._folders(None):
             for entry in _files(folder):
                 name, _, rest = entry.name.partition(".")
                 born = rest.partition(".")[0]
@@ -170,6 +158,10 @@ class FolderStore:
                     _unlink(Path(entry.path))
                 else:
                     self._spooled[entry.name] = (found.st_size, found.st_mtime_ns, since)
+
+    def _folders(self, owner: str | None) -> Iterable[Path]:
+        """Of uploads: an owner's, there or not, or everybody's."""
+        return self._uploads.iterdir() if owner is None else [self._uploads / _hash(owner)]
 
     def _film(self, job_id: str) -> Path:
         """Its folder, there or not."""

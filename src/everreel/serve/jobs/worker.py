@@ -28,6 +28,7 @@ from everreel.film.pipeline import Progress
 from everreel.film.request import RequestError
 from everreel.media import FilmWriter
 from everreel.memory import is_out_of_memory, keep_freed_memory
+from everreel.serve.jobs.home import open_home
 from everreel.serve.jobs.job import (
     HELD,
     DiskFullError,
@@ -41,9 +42,7 @@ from everreel.serve.jobs.job import (
     Wanted,
 )
 from everreel.serve.jobs.produce import Film, Models
-from everreel.serve.jobs.queue import SqliteQueue
 from everreel.serve.jobs.service import pathless
-from everreel.serve.jobs.store import FolderStore
 
 IDLE, LOOK, FULL = 0.2, 0.25, 1.0  # seconds between two looks: for a job, while paused, while the disk is full
 REPORT = 0.2
@@ -244,7 +243,7 @@ def _end_with_the_server() -> None:
 
 def main() -> None:
     """Serve films until the server is gone."""
-    home, name = Path(sys.argv[1]), sys.argv[2]
+    folder, name = Path(sys.argv[1]), sys.argv[2]
     told = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_the_server, daemon=True).start()
     with contextlib.suppress(OSError, AttributeError):
@@ -257,7 +256,8 @@ def main() -> None:
     first = next(iter(served))
     if not served[first].memory:
         models.load(first)
-    Worker(name, SqliteQueue(home), FolderStore(home), models).run()
+    home = open_home(folder)
+    Worker(name, home.queue, home.store, models).run()
 
 
 if __name__ == "__main__":
