@@ -1,13 +1,12 @@
 """`kill -9` of workers and of the server at random, under load: `python -m benchmarks.kills`.
 
 The one invariant: the films of a server that was killed fifty times are, byte for byte, those of one that never was,
-and there are as many as were asked for.
+and there are as many as were asked for, whoever asked.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import random
 import signal
@@ -24,12 +23,12 @@ from typing import Any
 
 import httpx2
 
+from benchmarks.crowd import Crowd, Ledger, Order, Tally
 from benchmarks.measure import machine, say
-from benchmarks.served import PAGE, Server, put_section
+from benchmarks.served import LONGEST, PAGE, Server, digest, put_section, settled
 from everreel.evaluate.markdown import paragraph, table, verdict
 
 QUEUED = 6  # films that wait or are made while there are kills
-LONGEST = 900.0  # seconds that a film may take after the last kill
 
 
 @dataclass
@@ -46,12 +45,15 @@ class Result:
     """Kills of a worker while it made a film."""
     seconds: float = 0
     undisturbed: float = 0
+    pictures: int = 0
+    """Films that begin with a picture that was sent."""
+    crowd: Tally = field(default_factory=Tally)
 
     @property
     def good(self) -> bool:
         """Whether all is as it must be."""
         whole = self.listed == self.asked and self.ends == Counter({"completed": self.asked})
-        return whole and not self.other
+        return whole and not self.other and self.crowd.good
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,14 @@ class Setting:
     """Seconds between two kills."""
     servers: float = 0.3
     """The share of kills that are the server's."""
+    crowd: int = 8
+    """Clients at work meanwhile."""
+    every: float = 10.0
+    """Seconds between two orders of each of them that orders."""
     seed: int = 0
 
-    def order(self, number: int) -> dict[str, Any]:
-        """The fields of a film."""
+    def fields(self, number: int) -> dict[str, Any]:
+        """Of a film."""
         return {
             "prompt": f"a red fox runs through forest number {number}",
             "num_frames": self.frames,
@@ -81,47 +87,57 @@ class Setting:
 
 def run(setting: Setting) -> Result:
     """The disturbed server first, then another for the same films."""
-    result, draw = Result(), random.Random(setting.seed)
+    result, ledger = Result(), Ledger()
     with tempfile.TemporaryDirectory() as name:
-        home = Path(name)
         start = time.monotonic()
-        with Server(setting.workers, home) as server:
-            keys: dict[str, str] = {}  # the film of each key
-            while sum(result.killed.values()) < setting.kills:
-                fill(server, setting, keys)
-                pause(server, setting, draw)
-                kill(server, setting, draw, keys, result)
-            fill(server, setting, keys, all_known=True)
-            films = wait(server)
+        with Server(setting.workers, Path(name), page=True) as server:
+            disturb(server, setting, ledger, result)
+            films = settled(server)
             result.seconds = time.monotonic() - start
-            result.asked, result.listed = len(keys), len(films)
+            result.asked, result.listed = len(ledger.orders), len(films)
+            result.pictures = sum(order.picture is not None for order in ledger.orders.values())
             result.ends = Counter(film["status"] for film in films.values())
-            found = {key: digest(server, film) for key, film in keys.items() if film in films}
+            found = {key: digest(server, film) for key, film in ledger.films.items() if film in films}
     start = time.monotonic()
     with Server(setting.workers) as server:
-        truth = {key: server.order(key, **setting.order(int(key))) for key in found}
-        wait(server)
-        result.other = [key for key, film in truth.items() if digest(server, film) != found[key]]
-    result.other += [key for key in keys if key not in found]
+        truth = ledger.repeat(server)
+        settled(server)
+        result.other = [key for key, film in truth.items() if found.get(key) != digest(server, film)]
     result.undisturbed = time.monotonic() - start
     return result
 
 
-def fill(server: Server, setting: Setting, keys: dict[str, str], *, all_known: bool = False) -> None:
-    """Ask for films until some wait. What is not known to have been taken is asked for again, by its key."""
+def disturb(server: Server, setting: Setting, ledger: Ledger, result: Result) -> None:
+    """Kill it while it is at work, and leave it with all that was ordered known to be taken."""
+    draw, own = random.Random(setting.seed), list[str]()
+    with Crowd(server, ledger, setting.crowd, every=setting.every, seed=setting.seed) as crowd:
+        while sum(result.killed.values()) < setting.kills:
+            fill(server, setting, ledger, own)
+            pause(server, setting, draw)
+            kill(crowd, setting, draw, own, result)
+    for key in ledger.unknown():
+        ledger.order(server, key)
+    settled(server)
+    crowd.settle()
+    result.crowd = crowd.tally
+
+
+def fill(server: Server, setting: Setting, ledger: Ledger, own: list[str]) -> None:
+    """Order films until some wait. What is not known to have been taken is ordered again, by its key."""
     for _ in range(1000):
         with suppress(httpx2.TransportError):
-            for key in [key for key, film in keys.items() if not film]:
-                keys[key] = server.order(key, **setting.order(int(key)))
-            if all_known:
-                return
+            for key in ledger.unknown(own):
+                ledger.order(server, key)
             going = sum(film["status"] in ("queued", "in_progress") for film in server.films().values())
             if going >= QUEUED:
                 return
-            key = str(len(keys))
-            keys[key] = ""
-            keys[key] = server.order(key, **setting.order(int(key)))
+            own.append(ordered(setting, ledger))
     raise ValueError("server: takes no orders any more")
+
+
+def ordered(setting: Setting, ledger: Ledger) -> str:
+    """Another film in the ledger; its key."""
+    return ledger.add(Order(setting.fields(len(ledger.orders))))
 
 
 def pause(server: Server, setting: Setting, draw: random.Random) -> None:
@@ -140,11 +156,13 @@ def in_the_making(server: Server) -> bool:
     return any(film["status"] == "in_progress" and film["progress"] for film in server.films().values())
 
 
-def kill(server: Server, setting: Setting, draw: random.Random, keys: dict[str, str], result: Result) -> None:
+def kill(crowd: Crowd, setting: Setting, draw: random.Random, own: list[str], result: Result) -> None:
     """End one process, and start the server again if it was that one."""
+    server = crowd.server
     workers = server.workers()
     if not workers or draw.random() < setting.servers:
-        kill_while_asked(server, setting, draw, keys)
+        own.append(ordered(setting, crowd.ledger))
+        kill_while_asked(crowd, draw, own[-1])
         result.killed["server"] += 1
         server.start()
     else:
@@ -155,45 +173,20 @@ def kill(server: Server, setting: Setting, draw: random.Random, keys: dict[str, 
     say(f"killed {dict(result.killed)}")
 
 
-def kill_while_asked(server: Server, setting: Setting, draw: random.Random, keys: dict[str, str]) -> None:
+def kill_while_asked(crowd: Crowd, draw: random.Random, key: str) -> None:
     """End the server while it takes an order, so that its client cannot know whether it has."""
-    key = str(len(keys))
-    keys[key] = ""
 
     def ask() -> None:
         with suppress(httpx2.TransportError):
-            keys[key] = server.order(key, **setting.order(int(key)))
+            answer = crowd.ledger.ask(crowd.server.client, key)
+            if answer.status_code != 200:
+                crowd.note(f"orders: {answer.status_code} {answer.text[:200]}")
 
     thread = threading.Thread(target=ask)
     thread.start()
     time.sleep(draw.uniform(0, 0.05))
-    server.kill()
+    crowd.server.kill()
     thread.join()
-
-
-def wait(server: Server) -> dict[str, Any]:
-    """All films, when nothing more will happen to any of them.
-
-    Raises:
-        ValueError: nothing happens for too long.
-    """
-    before, deadline = "", time.monotonic() + LONGEST
-    while True:
-        films = dict(server.films())
-        if all(film["status"] in ("completed", "failed", "cancelled") for film in films.values()):
-            return films
-        now = str([(film["status"], film["progress"]) for film in films.values()])
-        if now != before:
-            before, deadline = now, time.monotonic() + LONGEST
-        if time.monotonic() > deadline:
-            raise ValueError(f"server: nothing happens any more: {Counter(film['status'] for film in films.values())}")
-        time.sleep(0.5)
-
-
-def digest(server: Server, film: str) -> str:
-    """Of a film's bytes, as a client gets them."""
-    answer = server.client.get(f"/v1/videos/{film}/content")
-    return hashlib.sha256(answer.content).hexdigest() if answer.status_code == 200 else f"status {answer.status_code}"
 
 
 def section(result: Result, setting: Setting, command: str) -> list[str]:
@@ -202,18 +195,21 @@ def section(result: Result, setting: Setting, command: str) -> list[str]:
     ends = ", ".join(f"{count} {end}" for end, count in sorted(result.ends.items()))
     rows = [
         ("kills", str(setting.kills), f"{kills}; {result.midway} with a film in the making", ""),
-        ("films asked for", "", str(result.asked), ""),
+        ("films asked for", "", f"{result.asked}, {result.pictures} of them from a picture that is sent", ""),
         ("films there are", str(result.asked), str(result.listed), verdict(result.listed == result.asked)),
         ("how they ended", "all completed", ends, verdict(result.ends == Counter({"completed": result.asked}))),
         ("films with other bytes than undisturbed", "0", str(len(result.other)), verdict(not result.other)),
+        *result.crowd.rows(),
         ("time, restarts and what was made again included", "", f"{result.seconds:.0f} s", ""),
         ("time for the same films undisturbed", "", f"{result.undisturbed:.0f} s", ""),
     ]
     about = (
         f"Films of {setting.frames} frames in {setting.steps} steps, {setting.workers} workers, a kill -9 of the "
         f"server or of a worker, {setting.shortest:g} to {setting.longest:g} seconds after the last or when a film is "
-        "in the making. A client whose request was cut off asks again with the same key of idempotency. Then the "
-        "same films are made by a server that nobody kills, and compared byte for byte."
+        f"in the making. Meanwhile {setting.crowd} clients list, poll, follow live streams and events, send pictures "
+        "to begin films with, fetch films whole and in ranges, and have the page open. A client whose request was cut "
+        "off asks again with the same key of idempotency. Then the same films are made by a server that nobody kills, "
+        "and compared byte for byte."
     )
     lines = ["## Killed at random", "", *paragraph(about), "", f"    {command}", ""]
     return [*lines, *table(("what", "goal", "measured", ""), rows), "", *table(("machine", ""), machine().items())]
@@ -223,9 +219,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run it, and write the page's section where it is asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__)
     whole = Setting()
-    for name in ("kills", "workers", "frames", "steps", "seed"):
+    for name in ("kills", "workers", "frames", "steps", "crowd", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(whole, name))
-    for name in ("shortest", "longest", "servers"):
+    for name in ("shortest", "longest", "servers", "every"):
         parser.add_argument(f"--{name}", type=float, default=getattr(whole, name))
     parser.add_argument("--write", action="store_true", help=f"put the figures into {PAGE.name}")
     given = vars(parser.parse_args(arguments))
@@ -236,6 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     say("\n".join(lines))
     for key in result.other:
         say(f"film {key}: is not what it is undisturbed")
+    for line in result.crowd.wrong:
+        say(line)
     if write:
         put_section("kills", lines)
     if not result.good:

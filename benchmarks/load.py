@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx2
 
+from benchmarks.crowd import Crowd, Ledger, Order, Tally
 from benchmarks.measure import machine, say
 from benchmarks.served import ANSWER, PAGE, Server, put_section, resident
 from everreel.evaluate.markdown import paragraph, table, verdict
@@ -59,6 +60,13 @@ class Soak:
     memory: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     films: int = 0
     failed: int = 0
+    crowd: Tally = field(default_factory=Tally)
+
+    @property
+    def flat(self) -> bool:
+        """Whether the memory of every process stays what it is."""
+        ends = [self.growth(who) for who in self.memory]
+        return all(abs(last - first) < GROWTH_GOAL * first for first, last, _ in ends)
 
     def growth(self, who: str) -> tuple[float, float, float]:
         """The first and the last of a line through what is counted, in bytes, and its slope in bytes an hour."""
@@ -123,7 +131,7 @@ def made_frames(server: Server) -> int:
 
 def run_load(clients: int, requests: int, pause: float, seed: int) -> Times:
     """A server of its own, with a film in the making when the first client comes."""
-    with Server(workers=1) as server:
+    with Server(workers=1, page=True) as server:
         server.order("first", **order(0))
         deadline = time.monotonic() + ANSWER
         while not made_frames(server) and time.monotonic() < deadline:
@@ -134,11 +142,11 @@ def run_load(clients: int, requests: int, pause: float, seed: int) -> Times:
     return times
 
 
-def run_soak(seconds: float, seed: int) -> Soak:
-    """A server that always has something to make, a few clients that look, and old films that go."""
-    soak, draw, start = Soak(seconds), random.Random(seed), time.monotonic()
+def run_soak(seconds: float, seed: int, clients: int, every: float) -> Soak:
+    """A server that always has something to make, a crowd at it, and old films that go."""
+    soak, ledger, draw, start = Soak(seconds), Ledger(), random.Random(seed), time.monotonic()
     over = threading.Event()
-    with Server(workers=1) as server:
+    with Server(workers=1, page=True) as server:
 
         def sample() -> None:
             while not over.wait(SAMPLE):
@@ -149,26 +157,31 @@ def run_soak(seconds: float, seed: int) -> Soak:
         thread = threading.Thread(target=sample)
         thread.start()
         try:
-            number = 0
-            while time.monotonic() - start < seconds:
-                films = server.films()
-                done = [name for name, film in films.items() if film["status"] in ("completed", "failed")]
-                for name in done[: max(len(films) - KEPT, 0)]:
-                    soak.films += 1
-                    soak.failed += films[name]["status"] == "failed"
-                    server.client.delete(f"/v1/videos/{name}")
-                if len(films) - len(done) < 5:
-                    number += 1
-                    server.order(str(number), **order(number))
-                for name in draw.sample(list(films), min(3, len(films))):
-                    server.client.get(f"/v1/videos/{name}")
-                    server.client.get(f"/v1/videos/{name}/content")
-                server.client.get("/metrics")
-                time.sleep(0.2)
+            with Crowd(server, ledger, clients, every=every, seed=seed, films_go=True) as crowd:
+                while time.monotonic() - start < seconds:
+                    turn(server, ledger, draw, soak)
+                    time.sleep(0.2)
         finally:
             over.set()
             thread.join()
+        soak.crowd = crowd.tally
     return soak
+
+
+def turn(server: Server, ledger: Ledger, draw: random.Random, soak: Soak) -> None:
+    """Delete what is too much, order what is too little, and look at some."""
+    films = server.films()
+    done = [name for name, film in films.items() if film["status"] in ("completed", "failed")]
+    for name in done[: max(len(films) - KEPT, 0)]:
+        soak.films += 1
+        soak.failed += films[name]["status"] == "failed"
+        server.client.delete(f"/v1/videos/{name}")
+    if len(films) - len(done) < 5:
+        ledger.order(server, ledger.add(Order(order(len(ledger.orders)))))
+    for name in draw.sample(list(films), min(3, len(films))):
+        server.client.get(f"/v1/videos/{name}")
+        server.client.get(f"/v1/videos/{name}/content")
+    server.client.get("/metrics")
 
 
 def load_section(times: Times, clients: int, requests: int, pause: float, command: str) -> list[str]:
@@ -180,8 +193,8 @@ def load_section(times: Times, clients: int, requests: int, pause: float, comman
     about = (
         f"{clients} clients ask for {requests} films and look at what there is, each {pause:g} s after the last "
         f"answer on average, while a worker makes films on the same cores: {times.frames} frames in the "
-        f"{times.took:.0f} s. Nobody is told to come later (`--requests-per-minute 0`), and nobody has the page open. "
-        f"Goal: 99 of 100 answers within {1000 * P99_GOAL:g} ms. Answers by status: {statuses}."
+        f"{times.took:.0f} s. Nobody is told to come later (`--requests-per-minute 0`); the page is served, and nobody "
+        f"has it open. Goal: 99 of 100 answers within {1000 * P99_GOAL:g} ms. Answers by status: {statuses}."
     )
     lines = ["## Many clients", "", *paragraph(about), "", f"    {command}", ""]
     head = ("what", "answers", "median", "99 of 100", "slowest", "")
@@ -199,11 +212,13 @@ def soak_section(soak: Soak, command: str) -> list[str]:
         rows.append((who, span, f"{first / MB:.1f} MB", f"{last / MB:.1f} MB", f"{slope / MB:+.1f} MB", met))
     about = (
         f"{soak.seconds:g} seconds of work without a break: {soak.films} films made, looked at and deleted, "
-        f"{soak.failed} failed. After the first quarter, a straight line through the memory that the processes hold: "
-        f"its ends may differ by {GROWTH_GOAL:.0%}."
+        f"{soak.failed} failed. Meanwhile a crowd lists and polls, follows live streams and events, sends pictures to "
+        "begin films with, fetches films whole and in ranges, and has the page open. After the first quarter, a "
+        f"straight line through the memory that the processes hold: its ends may differ by {GROWTH_GOAL:.0%}."
     )
     lines = ["## Memory over time", "", *paragraph(about), "", f"    {command}", ""]
-    return [*lines, *table(("process", "held", "begins at", "ends at", "an hour", ""), rows)]
+    lines += table(("process", "held", "begins at", "ends at", "an hour", ""), rows)
+    return [*lines, "", *table(("what", "goal", "measured", ""), soak.crowd.rows())]
 
 
 def cells(seconds: list[float]) -> tuple[str, ...]:
@@ -224,6 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--requests", type=int, default=500, help="films that are asked for; 0: none, only the soak")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds between an answer and the next request")
     parser.add_argument("--soak", type=float, default=0, help="seconds")
+    parser.add_argument("--crowd", type=int, default=6, help="clients at the soak")
+    parser.add_argument("--every", type=float, default=10.0, help="seconds between two pictures that a client sends")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help=f"put the figures into {PAGE.name}")
     options = parser.parse_args(arguments)
@@ -237,10 +254,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.write:
             put_section("load", lines)
     if options.soak:
-        soak = run_soak(options.soak, options.seed)
-        lines = soak_section(soak, f"{program} --requests 0 --soak {options.soak:g}")
-        say("\n".join(lines))
-        good = good and "missed" not in "\n".join(lines) and not soak.failed
+        soak = run_soak(options.soak, options.seed, options.crowd, options.every)
+        flags = f" --requests 0 --soak {options.soak:g}"
+        for name in ("crowd", "every"):
+            if (value := getattr(options, name)) != parser.get_default(name):
+                flags += f" --{name} {value:g}"
+        lines = soak_section(soak, program + flags)
+        say("\n".join([*lines, *soak.crowd.wrong]))
+        good = good and soak.flat and soak.crowd.good and not soak.failed
         if options.write:
             put_section("soak", lines)
     if not good:

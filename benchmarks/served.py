@@ -6,6 +6,7 @@ Processes are looked at through Linux's /proc.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import select
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,16 +25,35 @@ import httpx2
 
 PAGE = Path(__file__).parents[1] / "docs" / "serving.md"
 START, ANSWER = 120.0, 60.0  # seconds that a server has to start, and to answer
+LONGEST = 900.0  # seconds in which something has to happen to a film
 LOOK = 0.1
 
 
 class Server:
-    """`everreel serve` on a free port, from entry to exit; with `home`, on films that are there already."""
+    """`everreel serve` on a free port, from entry to exit; with `home`, on films that are there already.
 
-    def __init__(self, workers: int = 1, home: Path | None = None, model: str = "tiny-fast") -> None:
+    Args:
+        page: with the page, as it is unless one says otherwise.
+        threads: how many of the processors each worker has; by default all.
+    """
+
+    def __init__(
+        self,
+        workers: int = 1,
+        home: Path | None = None,
+        model: str = "tiny-fast",
+        *,
+        page: bool = False,
+        threads: int | None = None,
+    ) -> None:
         self._made = tempfile.TemporaryDirectory() if home is None else None
         self.home = home or Path(self._made.name if self._made else "")
         self._flags = ["--home", str(self.home), "--workers", str(workers), "--model", model]
+        self._flags += [] if page else ["--no-page"]
+        self._environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+        self.address = ""
+        self.life: int | None = None
+        """Another number each time that it is started; none while nobody can count on an answer."""
         self._process: subprocess.Popen[bytes] | None = None
         self.client = httpx2.Client()
 
@@ -57,19 +78,24 @@ class Server:
         Raises:
             ValueError: it does not.
         """
-        flags = ["--port", "0", "--no-page", "--requests-per-minute", "0", *self._flags]
+        flags = ["--port", "0", "--requests-per-minute", "0", *self._flags]
         with (self.home / "server.log").open("ab") as log:
             command = [sys.executable, "-m", "everreel", "serve", *flags]
-            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
-        self.client = httpx2.Client(base_url=self._address(), timeout=ANSWER, trust_env=False)
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, start_new_session=True, env=self._environment
+            )
+        self.address = self._address()
+        self.client = httpx2.Client(base_url=self.address, timeout=ANSWER, trust_env=False)
         deadline = time.monotonic() + START
         while not self.healthy():
             if time.monotonic() > deadline:
                 raise ValueError("server: does not answer")
             time.sleep(LOOK)
+        self.life = self.pid
 
     def stop(self) -> None:
         """End it as Ctrl-C does, and its workers with it."""
+        self.life = None
         self.client.close()
         if self._process and self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
@@ -81,6 +107,7 @@ class Server:
     def kill(self) -> None:
         """End the server, and only it, without a word."""
         assert self._process
+        self.life = None  # before its clients can notice
         self._process.kill()
         self._process.wait()
         if self._process.stdout:
@@ -135,6 +162,31 @@ class Server:
                 raise ValueError(f"server: did not start: {log[-500:]}")
             said += more
         return found[0].decode()
+
+
+def settled(server: Server) -> dict[str, Mapping[str, Any]]:
+    """All films, when nothing more will happen to any of them.
+
+    Raises:
+        ValueError: nothing happens for too long.
+    """
+    before, deadline = "", time.monotonic() + LONGEST
+    while True:
+        films = server.films()
+        if all(film["status"] in ("completed", "failed", "cancelled") for film in films.values()):
+            return films
+        now = str([(film["status"], film["progress"]) for film in films.values()])
+        if now != before:
+            before, deadline = now, time.monotonic() + LONGEST
+        if time.monotonic() > deadline:
+            raise ValueError(f"server: nothing happens any more: {Counter(film['status'] for film in films.values())}")
+        time.sleep(0.5)
+
+
+def digest(server: Server, film: str) -> str:
+    """Of a film's bytes, as a client gets them."""
+    answer = server.client.get(f"/v1/videos/{film}/content")
+    return hashlib.sha256(answer.content).hexdigest() if answer.status_code == 200 else f"status {answer.status_code}"
 
 
 def resident(pid: int | None = None) -> int:
