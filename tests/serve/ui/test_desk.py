@@ -9,11 +9,13 @@ import pytest
 pytest.importorskip("gradio", reason="the extra `serve` is not installed")
 
 import gradio as gr
+from gradio.state_holder import StateHolder
 
 from everreel.enhance import EnhanceOptions
 from everreel.serve.jobs.job import HELD, JobError, Limits, NotFoundError, Owner, Report, Upload
 from everreel.serve.jobs.order import make_order
 from everreel.serve.ui.desk import FIELDS, Desk
+from everreel.serve.ui.page import OPEN_PAGES, _blocks
 from everreel.world.scene import VOCABULARY
 from tests import chat_server
 from tests.serve.ui.desks import Painter, make_jobs
@@ -277,3 +279,12 @@ def test_limits_hold_for_what_is_continued_too(tmp_path):
             assert desk.act(request(), event(action="extend", id=film, seconds=seconds), 24)[0]["notice"]
     finally:
         painter.stop()
+
+
+def test_of_pages_that_are_gone_no_more_than_so_many_are_remembered(desk):
+    """Gradio keeps what it knows of every page that was ever open, up to 10,000 if nothing else is said."""
+    holder = StateHolder()
+    holder.set_blocks(_blocks(desk))
+    for visit in range(OPEN_PAGES + 20):
+        holder[f"visit-{visit}"]
+    assert len(holder.session_data) <= OPEN_PAGES and f"visit-{OPEN_PAGES + 19}" in holder
