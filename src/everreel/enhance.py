@@ -23,7 +23,7 @@ from everreel.film.request import VideoRequest, checked, make_request
 if TYPE_CHECKING:
     from everreel.checkpoint.catalog import ModelCard
     from everreel.film.batch import Enhancing, Whole
-    from everreel.prompt.enhancer import Enhancer
+    from everreel.prompt.enhancer import Enhanced, Enhancer
 
 Backend = Literal["built-in", "endpoint", "local"]
 FEW_WORDS = 8000  # pieces of a tokenizer; the film world's have some 1500, those of umT5 are 256 000
@@ -117,16 +117,27 @@ def whole_request(
     request: VideoRequest, enhancer: Enhancer, *, goes_on: bool = False
 ) -> tuple[VideoRequest, list[str]]:
     """As `enhanced_request`, by an enhancer that is there. Raises: ValueError."""
-    pictured = goes_on or bool(request.image or request.end_image or request.keyframes)
-    lines, told = [], {}
-    for frame, prompt in {0: request.prompt, **request.story}.items():
-        # What happens later happens to what is seen by then.
-        enhanced = enhancer.enhance(prompt, has_image=pictured or frame > 0)
-        told[frame] = enhanced.text
+    whole, made = whole_prompts(request, enhancer, goes_on=goes_on)
+    lines = []
+    for frame, enhanced in made.items():
         where = f"prompt from frame {frame}" if frame else "prompt"
         lines += [f"{where}: {enhanced.text}", f"  {enhanced.describe()}"]
+    return whole, lines
+
+
+def whole_prompts(
+    request: VideoRequest, enhancer: Enhancer, *, goes_on: bool = False
+) -> tuple[VideoRequest, dict[int, Enhanced]]:
+    """As `whole_request`, with what was made of each prompt, by the number of its first frame. Raises: ValueError."""
+    pictured = goes_on or bool(request.image or request.end_image or request.keyframes)
+    made = {
+        # What happens later happens to what is seen by then.
+        frame: enhancer.enhance(prompt, has_image=pictured or frame > 0)
+        for frame, prompt in {0: request.prompt, **request.story}.items()
+    }
+    told = {frame: enhanced.text for frame, enhanced in made.items()}
     given = request.model_dump(exclude_unset=True)
-    return make_request(**given | {"prompt": told.pop(0)} | ({"story": told} if told else {})), lines
+    return make_request(**given | {"prompt": told.pop(0)} | ({"story": told} if told else {})), made
 
 
 @contextmanager

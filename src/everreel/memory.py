@@ -94,6 +94,18 @@ def device_memory(device: torch.device) -> int | None:
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
+def held_on_devices() -> int | None:
+    """Bytes of GPUs' memory that torch's allocator holds for this process; None where it computes on none.
+
+    What is freed and kept for the next tensor counts: no other process can have it.
+    """
+    import torch
+
+    if not torch.cuda.is_initialized():  # to ask would take some 500 MB of a GPU
+        return None
+    return sum(torch.cuda.memory_reserved(number) for number in range(torch.cuda.device_count()))
+
+
 def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     """torch has a class for a GPU's memory; for the computer's it only has words."""
     words = str(error).lower()

@@ -132,7 +132,8 @@ def build(jobs: Jobs, keys: Keys, where: Serving, home: Path, supervisor: Superv
         allow_fetch=where.allow_fetch,
         page=where.page,
     )
-    app = make_app(jobs, keys, settings, tokens, supervisor.pids if supervisor else None)
+    pids, held = (supervisor.pids, supervisor.device_memory) if supervisor else (None, None)
+    app = make_app(jobs, keys, settings, tokens, pids, device_memory=held)
 
     def owner_of(key: str) -> Owner | None:
         return keys.owner(key) if keys.any() else Owner()

@@ -16,7 +16,7 @@ from everreel.enhance import EnhanceOptions
 from everreel.serve.jobs.enhancer import AT_ONCE
 from everreel.world.scene import VOCABULARY
 from tests.chat_server import Reply, said, serving
-from tests.serve.agents.calls import ask, calling, order, refused, run
+from tests.serve.agents.calls import ask, calling, order, refused, run, words
 from tests.serve.agents.house import house
 
 TURTLE = json.dumps(dict.fromkeys(VOCABULARY, "") | {"subject": "turtle", "color": "red"})
@@ -52,6 +52,25 @@ def test_an_agent_sees_what_the_operators_endpoint_made_of_a_prompt(tmp_path: Pa
 
     for line in run(again()):
         assert "cannot be asked now; ask again later" in line and "127.0.0.1" not in line and "qwen" not in line
+
+
+def test_an_agent_hears_which_words_of_its_order_nobody_knows(tmp_path: Path) -> None:
+    jobs = house(tmp_path / "home")
+
+    async def go() -> Any:
+        async with calling(jobs) as client:
+            asked = {"prompt": "a quagga runs", "story": [{"at": 1, "prompt": "a snark jumps"}], "seconds": 2}
+            made = await client.call_tool("generate_film", asked | {"enhance": True})
+            later = await client.call_tool("film_status", {"film": made.structured_content["film"]})
+            return made, later, await ask(client, "generate_film", **asked)
+
+    made, later, plain = run(go())
+    film, said = made.structured_content, words(made)
+    assert "not known, kept: quagga" in film["enhanced"]["0"] and "not known, kept: snark" in film["enhanced"]["24"]
+    assert later.structured_content["enhanced"] == film["enhanced"] and "enhanced" not in plain
+    assert f"Prompt, made whole: {film['prompt']}\n({film['enhanced']['0']})" in said
+    assert f"Prompt from frame 24, made whole: {film['story']['24']}\n({film['enhanced']['24']})" in said
+    assert "made whole" not in words(later)
 
 
 def test_a_slow_endpoint_holds_up_nobody_else(tmp_path: Path) -> None:

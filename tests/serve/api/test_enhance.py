@@ -69,6 +69,23 @@ def test_prompts_and_orders_are_made_whole_by_the_endpoint_that_the_operator_cho
     assert {question["model"] for question in llm.questions} == {PATH} and len(llm.questions) == 5
 
 
+def test_words_that_nobody_knows_are_named_wherever_the_film_is_told(serve: Any) -> None:
+    server = serve(make=False)
+    asked = {"prompt": "a quagga runs", "num_frames": 5, "story": {"3": "a snark jumps"}}
+    with server.client() as client:
+        film = client.post("/v1/videos", json=asked | {"enhance": True}).json()
+        notes = film["enhanced_notes"]
+        assert "quagga" in film["enhanced_prompt"] and "not known, kept: quagga" in notes["0"]
+        assert notes.keys() == {"0", "3"} and "not known, kept: snark" in notes["3"]
+        assert client.get(f"/v1/videos/{film['id']}").json()["enhanced_notes"] == notes
+        assert client.get("/v1/videos").json()["data"][0]["enhanced_notes"] == notes
+        assert client.post("/v1/videos", json=asked).json()["enhanced_notes"] is None
+        chosen = client.post("/v1/videos", json=asked | {"enhanced_notes": {"0": "nothing"}})
+        assert chosen.status_code == 400 and chosen.json()["error"]["code"] == "unknown_field"
+        document = client.get("/openapi.json").json()["components"]["schemas"]["Video"]
+    assert "not known, kept" in document["properties"]["enhanced_notes"]["examples"][0]["0"]
+
+
 def test_the_same_order_is_asked_about_once(serve: Any) -> None:
     with serving(said(TURTLE)) as llm:
         server = serve(enhancer=options(llm), make=False)

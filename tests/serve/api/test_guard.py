@@ -253,6 +253,19 @@ def test_what_a_film_waits_for_is_no_time_of_a_block(serve, monkeypatch):
         assert told(1, frames + 8) == (have[0] + 1, have[1] + 1)
 
 
+def test_what_workers_hold_of_gpus_is_told_by_worker_and_absent_on_a_cpu(serve):
+    jobs, held = serve(make=False).jobs, {}
+    metrics = Metrics(jobs, lambda: (), lambda: held)
+    assert b"everreel_device_memory_bytes" not in metrics.text()
+    assert b"everreel_device_memory_bytes" not in Metrics(jobs, lambda: ()).text()
+    held.update({0: 3 * 2**30, 1: 0})
+    lines = metrics.text().decode().splitlines()
+    assert [line for line in lines if line.startswith("everreel_device_memory_bytes")] == [
+        'everreel_device_memory_bytes{worker="0"} 3.221225472e+09',
+        'everreel_device_memory_bytes{worker="1"} 0.0',
+    ]
+
+
 def test_a_server_without_workers_or_queue_is_not_ready(serve, monkeypatch):
     server = serve(make=False)
     with server.client() as client:

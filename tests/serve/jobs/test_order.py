@@ -21,6 +21,14 @@ def test_pictures_take_their_places(tmp_path):
     assert (request.image, request.end_image, request.keyframes) == (path, path, {4: path})
 
 
+def test_an_order_of_before_there_were_notes_is_read_and_notes_come_back():
+    old = '{"request": {"prompt": "full shot of a red fox"}, "enhance": true, "enhanced": "full shot of a red fox"}'
+    order = Order.model_validate_json(old)
+    assert order.enhanced_notes == {}
+    noted = order.model_copy(update={"enhanced_notes": {0: "built-in: added shot", 24: "not known, kept: quagga"}})
+    assert Order.model_validate_json(noted.model_dump_json(exclude_unset=True)) == noted
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

@@ -142,7 +142,18 @@ def test_an_enhanced_order_says_with_which_words_it_is_made(home):
     job, _ = home.jobs.submit(small(enhance=True), ANNA)
     assert job.order.enhanced == job.order.request.prompt != "a red fox"
     assert "red fox" in job.order.request.prompt
-    assert job.order.enhanced == home.jobs.enhanced("a red fox")[0]
+    text, note = home.jobs.enhanced("a red fox")
+    assert (job.order.enhanced, job.order.enhanced_notes) == (text, {0: note})
+    again = home.jobs.remix(job.id, "a blue fox", ANNA)
+    assert again.enhanced is None and again.enhanced_notes == {}
+
+
+def test_an_enhanced_order_keeps_what_is_said_of_each_prompt(home):
+    asked = small(prompt="a quagga runs", story={5: "a snark jumps"}, enhance=True)
+    job, _ = home.jobs.submit(asked, ANNA)
+    notes = home.jobs.get(job.id).order.enhanced_notes
+    assert notes.keys() == {0, 5} and all(note.startswith("built-in: ") for note in notes.values())
+    assert "not known, kept: quagga" in notes[0] and "not known, kept: snark" in notes[5]
 
 
 def test_priorities_are_allowed_or_not(home):

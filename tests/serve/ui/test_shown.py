@@ -104,6 +104,18 @@ def test_the_command_has_every_option_of_the_model_that_is_set(tmp_path, order):
     assert not any(f"--{name}" in plain for name in (*how, "parts", "lora"))
 
 
+def test_of_a_film_whose_prompts_were_made_whole_one_sees_what_was_added(tmp_path):
+    jobs = make_jobs(tmp_path)
+    asked = {"prompt": "a quagga runs", "num_frames": 49, "story": {36: "a snark jumps"}}
+    film = jobs.submit(make_order(**asked, enhance=True), Owner())[0]
+    told = shown.screen_of(film, jobs, "token")
+    first, second = told["added"].split("\n")
+    assert first.startswith("Built-in: ") and first.endswith("not known, kept: quagga")
+    assert second.startswith("From 1.5 s: built-in: ") and second.endswith("not known, kept: snark")
+    plain = jobs.submit(make_order(**asked), Owner())[0]
+    assert shown.screen_of(plain, jobs, "token")["added"] == ""
+
+
 def test_of_a_longer_film_it_is_said_that_the_command_needs_the_journal(tmp_path):
     jobs = make_jobs(tmp_path)
     first = jobs.submit(make_order(prompt="a fox", num_frames=5), Owner())[0]

@@ -25,6 +25,10 @@ class Film(BaseModel):
     progress: Annotated[int | None, Field(description="Percent; none of a film without an end.")] = None
     prompt: str
     story: Annotated[dict[int, str], Field(description="Prompts that take over later, by frame.")] = {}
+    enhanced: Annotated[
+        dict[int, str] | None,
+        Field(description="Where prompts were made whole: what was added to each, and words nobody knew, by frame."),
+    ] = None
     model: str
     seed: int
     fps: int
@@ -111,6 +115,7 @@ def film_of(job: Job, *, content: str | None, path: str | None) -> Film:
         progress=None if order.endless else job.progress,
         prompt=request.prompt,
         story=request.story,
+        enhanced=None if order.enhanced is None else order.enhanced_notes,
         model=order.model,
         seed=request.seed,
         fps=request.fps,
@@ -134,13 +139,17 @@ def address(film: str, part: str = "") -> str:
     return f"film://{film}" + (f"/{part}" if part else "")
 
 
-def told_film(film: Film) -> CallToolResult:
-    """A film with a sentence, and a link to it once there is something to see."""
+def told_film(film: Film, *, ordered: bool = False) -> CallToolResult:
+    """A film with a sentence, and a link to it once there is something to see.
+
+    An answer to an order also says in words what was made of its prompts: some clients show their users nothing else.
+    """
     where = f" File: {film.path}." if film.path else ""
     link = []
     if film.frames_ready:
         link = [ResourceLink(uri=film.resource, name=film.film, mime_type="video/mp4", description=film.prompt)]
-    return told(film, f"{in_words(film)}{where} {film.next}", *link)
+    sentence = f"{in_words(film)}{where} {film.next}"
+    return told(film, "\n".join([sentence, *(_made_whole(film) if ordered else [])]), *link)
 
 
 def in_words(film: Film) -> str:
@@ -177,6 +186,16 @@ def plan_of(outlook: Outlook) -> FilmPlan:
         takes_seconds=_known(outlook.takes),
         memory_bytes=_known(outlook.memory),
     )
+
+
+def _made_whole(film: Film) -> list[str]:
+    """Each prompt as it is sent, with what was added to it; nothing where they are sent as they were given."""
+    prompts = {0: film.prompt, **film.story}
+    return [
+        f"{f'Prompt from frame {frame}' if frame else 'Prompt'}, made whole: {prompts[frame]}\n({note})"
+        for frame, note in (film.enhanced or {}).items()
+        if frame in prompts
+    ]
 
 
 def _known(value: float) -> float | None:

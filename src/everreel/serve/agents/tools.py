@@ -166,7 +166,7 @@ class Tools:
         await ctx.notify_resources_changed()
         if wait:
             job = await self._over(job.id, owner, WAIT, ctx)
-        return told_film(self.film(job))
+        return told_film(self.film(job), ordered=True)
 
     async def _ask(self, make: Callable[[], R]) -> R:
         """Make prompts whole; a language model, if it is one that does, takes no thread of others meanwhile."""

@@ -27,7 +27,7 @@ try:
     from everreel.serve.api.desk import Desk, owner_of
     from everreel.serve.api.errors import ApiError, add_handlers, documented
     from everreel.serve.api.guard import Guard, Keys
-    from everreel.serve.api.metrics import Metrics
+    from everreel.serve.api.metrics import DeviceMemory, Metrics
     from everreel.serve.api.openapi import ABOUT, ENDLESS, body_of, describe, page
     from everreel.serve.api.orders import fields_of
     from everreel.serve.api.schema import EnhanceBody, Enhanced, FileCreate, FileObject, Model, ModelList
@@ -42,9 +42,17 @@ logging.getLogger("python_multipart").setLevel(logging.ERROR)  # what is wrong w
 Pids = Callable[[], Sequence[int]]
 
 
-def make_app(jobs: Jobs, keys: Keys, settings: Settings, tokens: Tokens, pids: Pids | None = None) -> FastAPI:
-    """The app. `pids` tells the workers that are alive; None: nobody here looks after them."""
-    metrics, desk = Metrics(jobs, pids or (lambda: ())), Desk(jobs, settings)
+def make_app(
+    jobs: Jobs,
+    keys: Keys,
+    settings: Settings,
+    tokens: Tokens,
+    pids: Pids | None = None,
+    *,
+    device_memory: DeviceMemory | None = None,
+) -> FastAPI:
+    """The app. `pids` tells the workers that are alive; None: nobody here looks after them. The last: see `Metrics`."""
+    metrics, desk = Metrics(jobs, pids or (lambda: ()), device_memory), Desk(jobs, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

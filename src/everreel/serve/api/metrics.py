@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ LOOK = 0.5  # seconds between two looks at films in progress
 RECENT = 60.0  # seconds over which frames a second are counted
 _QUICK = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2.5, 5, 10)
 _BLOCKS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600, 1800)
+DeviceMemory = Callable[[], Mapping[int, int]]
 log = logging.getLogger(__name__)
 
 
@@ -39,10 +40,12 @@ class _Seen:
 
 
 class Metrics:
-    """Counters of one server. `pids` tells its workers."""
+    """Counters of one server. `pids` tells its workers, `device_memory` what they hold of GPUs, by their numbers."""
 
-    def __init__(self, jobs: Jobs, pids: Callable[[], Sequence[int]]) -> None:
-        self._jobs, self._pids = jobs, pids
+    def __init__(
+        self, jobs: Jobs, pids: Callable[[], Sequence[int]], device_memory: DeviceMemory | None = None
+    ) -> None:
+        self._jobs, self._pids, self._device_memory = jobs, pids, device_memory
         self.registry = CollectorRegistry()
         self._frames = Counter("everreel_frames", "Frames that were made.", registry=self.registry)
         self._blocks = Histogram(
@@ -121,6 +124,12 @@ class Metrics:
         memory.add_metric(["server"], resident(os.getpid()))
         memory.add_metric(["workers"], sum(map(resident, pids)))
         yield memory
+        if self._device_memory and (told := self._device_memory()):  # where films are made without a GPU there is none
+            name, what = "everreel_device_memory_bytes", "Memory of GPUs that torch's allocator holds, by worker."
+            held = GaugeMetricFamily(name, what, labels=["worker"])
+            for number, num_bytes in told.items():
+                held.add_metric([str(number)], num_bytes)
+            yield held
         free = self._jobs.store.free_bytes()
         yield GaugeMetricFamily("everreel_disk_free_bytes", "Room for films.", value=free)
 

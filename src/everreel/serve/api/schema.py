@@ -186,6 +186,11 @@ class Video(BaseModel):
     enhanced_story: dict[str, str] | None = Field(
         description="The story's parts as they were made whole, by the number of their first frame; else null."
     )
+    enhanced_notes: dict[str, str] | None = Field(
+        description="What was added to each prompt, and which of its words are not known and kept, by the number of "
+        "its first frame, which is 0 for the film's own; else null.",
+        examples=[{"0": "built-in: added shot, light; not known, kept: quagga"}],
+    )
 
 
 class VideoList(BaseModel):
@@ -302,6 +307,7 @@ def video_of(job: Job, jobs: Jobs) -> Video:
         extended_from_video_id=order.extends,
         enhanced_prompt=order.enhanced,
         enhanced_story=_enhanced_story(order),
+        enhanced_notes=_enhanced_notes(order),
     )
 
 
@@ -315,6 +321,11 @@ def wire_status(job: Job) -> WireStatus:
 def _enhanced_story(order: Order) -> dict[str, str] | None:
     """All prompts of an order are made whole together, or none."""
     return None if order.enhanced is None else {str(frame): told for frame, told in order.request.story.items()}
+
+
+def _enhanced_notes(order: Order) -> dict[str, str] | None:
+    """Empty where a server made the prompts whole that wrote none down."""
+    return None if order.enhanced is None else {str(frame): note for frame, note in order.enhanced_notes.items()}
 
 
 def _size(job: Job, jobs: Jobs) -> str:

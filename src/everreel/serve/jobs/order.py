@@ -40,6 +40,9 @@ class Order(BaseModel):
     enhanced: str | None = Field(
         default=None, description="The prompt as it was made whole; written down by the server."
     )
+    enhanced_notes: dict[int, str] = Field(
+        default={}, description="What was added to each prompt, and which words nobody knew, by its first frame."
+    )
     endless: bool = Field(default=False, description="Go on until it is cancelled, or the owner's quota is used up.")
 
     @field_validator("request")

@@ -196,6 +196,7 @@ class Jobs:
         old = self.get(job_id, owner).order
         given = old.request.model_dump(exclude_unset=True) | {"prompt": prompt, "story": {}}
         changed = {"request": make_request(**given), "remixed_from": job_id, "enhanced": None}
+        changed["enhanced_notes"] = {}
         return Order(**old.model_dump(exclude={"request"}) | changed)
 
     def extension(self, job_id: str, owner: Owner, **values: Any) -> Order:  # noqa: ANN401 -- fields of a request
@@ -357,15 +358,17 @@ class Jobs:
 
     def _whole(self, order: Order, owner: Owner) -> tuple[Order, Plan]:
         """An order as it is made, and how: as long as is meant, with the prompts that are sent."""
-        from everreel.enhance import whole_request
+        from everreel.enhance import whole_prompts
 
         order = self._as_long_as_meant(order)
         if not order.enhance or order.enhanced is not None:
             return order, self._check(order, owner)
         with self.enhancer.at_work(self._only_the_world(self._known(order.model))) as enhancer:
             self._check(order, owner)  # nobody is asked about what cannot be made anyway
-            request, _ = whole_request(order.request, enhancer, goes_on=bool(order.uploads or order.extends))
-        whole = order.model_copy(update={"request": request, "enhanced": request.prompt})
+            request, made = whole_prompts(order.request, enhancer, goes_on=bool(order.uploads or order.extends))
+        notes = {frame: enhanced.describe() for frame, enhanced in made.items()}
+        changed = {"request": request, "enhanced": request.prompt, "enhanced_notes": notes}
+        whole = order.model_copy(update=changed)
         try:
             return whole, self._check(whole, owner)  # what was made whole is longer
         except RequestError as error:

@@ -20,6 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from everreel.film.loading import ModelOptions
+from everreel.serve.jobs.held import file_of, held_by
 from everreel.serve.jobs.job import DiskFullError, JobQueue
 
 LOOK = 0.2  # seconds between two looks at the workers
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 class _Place:
     """Where a worker is, or will be again."""
 
+    number: int
     device: str | None
     process: subprocess.Popen[bytes] | None = None
     name: str = ""
@@ -56,7 +58,7 @@ class Supervisor:
         self._home, self._queue, self._models, self._threads = home, queue, models, threads
         self._lock = FileLock(home / "workers.lock")
         self._stopping = threading.Event()
-        self._places = [_Place(_device(models, number)) for number in range(workers)]
+        self._places = [_Place(number, _device(models, number)) for number in range(workers)]
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
 
     def start(self) -> None:
@@ -73,6 +75,12 @@ class Supervisor:
     def pids(self) -> list[int]:
         """The processes that are alive."""
         return [one.process.pid for one in self._places if one.process and one.process.poll() is None]
+
+    def device_memory(self) -> dict[int, int]:
+        """Bytes of GPUs' memory that the workers hold, by their places; without those that compute on none."""
+        alive = [one for one in self._places if one.process and one.process.poll() is None]
+        told = {one.number: held_by(file_of(self._home, one.number), one.name) for one in alive}
+        return {number: held for number, held in told.items() if held is not None}
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -130,9 +138,10 @@ class Supervisor:
             )
             for name, options in self._models.items()
         }
+        told = {"models": models, "threads": self._threads, "place": place.number}
         assert place.process.stdin is not None
         try:
-            place.process.stdin.write(json.dumps({"models": models, "threads": self._threads}).encode() + b"\n")
+            place.process.stdin.write(json.dumps(told).encode() + b"\n")
             place.process.stdin.flush()
         except BrokenPipeError:
             pass  # it is lost already, which is seen at the next look

@@ -28,6 +28,7 @@ from everreel.film.pipeline import Progress
 from everreel.film.request import RequestError
 from everreel.media import FilmWriter
 from everreel.memory import is_out_of_memory, keep_freed_memory
+from everreel.serve.jobs.held import file_of, start_telling
 from everreel.serve.jobs.home import open_home
 from everreel.serve.jobs.job import (
     HELD,
@@ -251,6 +252,7 @@ def main() -> None:
     if told["threads"]:
         torch.set_num_threads(told["threads"])
     keep_freed_memory()
+    start_telling(file_of(folder, told["place"]), name)
     served = {model: model_options(**options) for model, options in told["models"].items()}
     models = Models(served)
     first = next(iter(served))

@@ -48,6 +48,7 @@ def screen_of(job: Job, jobs: Jobs, token: str) -> dict[str, Any]:
         "status": job.state,
         "label": _label(job),
         "prompt": request.prompt,
+        "added": added_to(job.order),
         "percent": job.progress,
         "shape": f"{request.width or 16} / {request.height or 9}",
         "made": round(job.num_frames / request.fps, 2),
@@ -68,6 +69,14 @@ def screen_of(job: Job, jobs: Jobs, token: str) -> dict[str, Any]:
         "address": address_of(job.order),
         "body": json.dumps(body_of(job.order), indent=2, ensure_ascii=False),
     }
+
+
+def added_to(order: Order) -> str:
+    """What the enhancer added to the prompts of a film, and which words it did not know: a line for each prompt."""
+    return "\n".join(
+        f"From {frame / order.request.fps:g} s: {note}" if frame else f"{note[:1].upper()}{note[1:]}"
+        for frame, note in order.enhanced_notes.items()
+    )
 
 
 def can(job: Job) -> list[str]:

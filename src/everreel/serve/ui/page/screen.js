@@ -25,6 +25,7 @@ everreel.screen = ({ element, trigger, props, watch }) => {
   const facts = el("span", { id: "er-facts" });
   const wrong = el("p", { className: "er-wrong", role: "alert" });
   const title = el("p", { className: "er-title" });
+  const added = el("p", { className: "er-note er-lines", id: "er-made-whole" });
   const download = el("a", { className: "er-download", textContent: "Download" });
   const next = el("textarea", { rows: 2, id: "er-next", placeholder: "What happens next? Empty: more of the same" });
   next.setAttribute("aria-label", "What happens next");
@@ -144,6 +145,8 @@ everreel.screen = ({ element, trigger, props, watch }) => {
     wrong.textContent = film.notice || film.error || "";
     wrong.hidden = !wrong.textContent;
     title.textContent = film.prompt;
+    added.textContent = film.added;
+    added.hidden = !film.added;
     extend.hidden = !film.can_extend;
     command.textContent = film.command;
     note.textContent = film.note;
@@ -153,7 +156,7 @@ everreel.screen = ({ element, trigger, props, watch }) => {
     drawButtons();
   };
 
-  const below = el("div", { className: "er-below" }, progress, el("div", { className: "er-state" }, label, facts), wrong, title, buttons, extend, made);
+  const below = el("div", { className: "er-below" }, progress, el("div", { className: "er-state" }, label, facts), wrong, title, added, buttons, extend, made);
   element.replaceChildren(el("div", { className: "er-screen" }, stage, below));
   watch("value", draw);
   draw();
