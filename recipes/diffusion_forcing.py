@@ -99,6 +99,12 @@ WORDS = replace(
     sample_frames=9,
 )  # fmt: skip
 
+# What 2,050 steps more of the like (films-4 and images-4, windows ((1, .3), (5, .06), (9, .3), (13, .14), (25, .2)),
+# weight 6, shift 3 and spread 1.3 of the levels, 6e-4 falling from the 1,000th step on) were worth, read off 48 other
+# films by one critic: nothing. Subject 52 % for 62, camera motion 21 for 12, shot type 65 for 69, action 32 for 32; all
+# within the intervals, so they do not ship. What words say of the camera it knows at levels below 0.9 alone: of nine
+# sentences that differ in it, the true one has the least loss in 42 % of 45 films at 0.85, in 20 to 24 % above.
+
 recipe = staged(
     ("images", IMAGES), ("films", FILMS), ("more", MORE), ("known", KNOWN), ("subjects", SUBJECTS), ("words", WORDS),
     run_dir="runs/diffusion_forcing",
