@@ -56,9 +56,10 @@ GROWN = replace(
 # on 6,760 other films bring the training loss from 4.7 to 0.9 and leave held-out films where they were: two thirds of
 # the wrong subjects are in long shots, and of pictures that they were trained on they read 42 % of those, and 82 % of
 # the others. They had not learnt by heart, they saw too little. So it looks twice, the second time at what it takes for
-# the subject, enlarged. This was trained with the gradients put right, without reconstructions and with fewer pictures
-# a step; and at first with a square around the subject that was nearly the whole picture, as what is a little likely
-# everywhere was counted as well. The stage `closer` is what followed when it was not.
+# the subject. This was trained with the gradients put right, without reconstructions, 48 pictures a step, and with a
+# cosine of its own. Of held-out subjects it reads 88 % for 87, of positions 93 for 85, of places 95 for 91; of subjects
+# in long shots still but 36 of 55. There the square is nearly the whole picture, as what is a little likely everywhere
+# counts as well. With one that is as small as the subject, 820 steps more read 34 of 55, and 87 % of all: no gain yet.
 TWICE = replace(
     GROWN,
     settings=replace(GROWN.settings, steps=2_200, ema_decay=0.995, seed=9, threads=1),
@@ -68,10 +69,5 @@ TWICE = replace(
     network=CriticConfig(twice=True),
     init="runs/critic/grown/critic.safetensors",
 )
-CLOSER = replace(
-    TWICE,
-    settings=replace(TWICE.settings, steps=820, learning_rate=1.8e-3, warmup=20, ema_decay=0.99, seed=10),
-    init="runs/critic/twice/critic.safetensors",
-)
 
-recipe = (("images", IMAGES), ("films", FILMS), ("grown", GROWN), ("twice", TWICE), ("closer", CLOSER))
+recipe = (("images", IMAGES), ("films", FILMS), ("grown", GROWN), ("twice", TWICE))
