@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,16 +95,28 @@ def device_memory(device: torch.device) -> int | None:
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
-def held_on_devices() -> int | None:
-    """Bytes of GPUs' memory that torch's allocator holds for this process; None where it computes on none.
+@dataclass(frozen=True)
+class Held:
+    """Bytes of a device's memory that torch's allocator has for one process."""
 
-    What is freed and kept for the next tensor counts: no other process can have it.
-    """
+    allocated: int
+    """What tensors take now."""
+    most_reserved: int | None = None
+    """The most that was ever taken from the device, which is more: what is freed is kept for the next tensor. None
+    where the allocator does not count it."""
+
+
+def held_on_devices() -> dict[str, Held]:
+    """What this process has of each device that it computes on, by the device's name; empty on a CPU."""
     import torch
 
-    if not torch.cuda.is_initialized():  # to ask would take some 500 MB of a GPU
-        return None
-    return sum(torch.cuda.memory_reserved(number) for number in range(torch.cuda.device_count()))
+    if torch.cuda.is_initialized():  # to begin only in order to ask would take some 500 MB of a GPU
+        numbers = range(torch.cuda.device_count())
+        held = {f"cuda:{n}": Held(torch.cuda.memory_allocated(n), torch.cuda.max_memory_reserved(n)) for n in numbers}
+        return {name: one for name, one in held.items() if one.most_reserved}
+    if torch.backends.mps.is_available() and (allocated := torch.mps.current_allocated_memory()):
+        return {"mps": Held(allocated)}
+    return {}
 
 
 def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:

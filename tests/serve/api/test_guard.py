@@ -4,6 +4,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
+from everreel.memory import Held
 from everreel.serve.api.guard import Buckets, Polite
 from everreel.serve.api.metrics import Metrics
 from everreel.serve.api.tokens import LASTS, Tokens
@@ -256,14 +257,17 @@ def test_what_a_film_waits_for_is_no_time_of_a_block(serve, monkeypatch):
 def test_what_workers_hold_of_gpus_is_told_by_worker_and_absent_on_a_cpu(serve):
     jobs, held = serve(make=False).jobs, {}
     metrics = Metrics(jobs, lambda: (), lambda: held)
-    assert b"everreel_device_memory_bytes" not in metrics.text()
-    assert b"everreel_device_memory_bytes" not in Metrics(jobs, lambda: ()).text()
-    held.update({0: 3 * 2**30, 1: 0})
+    assert b"everreel_device_memory" not in metrics.text()
+    assert b"everreel_device_memory" not in Metrics(jobs, lambda: ()).text()
+    held[1] = {"mps": Held(2)}
+    assert "_peak_" not in metrics.text().decode()
+    held[0] = {"cuda:0": Held(0, 3 * 2**30)}
     lines = metrics.text().decode().splitlines()
-    assert [line for line in lines if line.startswith("everreel_device_memory_bytes")] == [
-        'everreel_device_memory_bytes{worker="0"} 3.221225472e+09',
-        'everreel_device_memory_bytes{worker="1"} 0.0',
-    ]
+    assert {line for line in lines if line.startswith("everreel_device_memory")} == {
+        'everreel_device_memory_bytes{device="cuda:0",worker="0"} 0.0',
+        'everreel_device_memory_bytes{device="mps",worker="1"} 2.0',
+        'everreel_device_memory_peak_bytes{device="cuda:0",worker="0"} 3.221225472e+09',
+    }
 
 
 def test_a_server_without_workers_or_queue_is_not_ready(serve, monkeypatch):

@@ -84,6 +84,7 @@ orders = st.fixed_dictionaries(
         "keyframes": st.dictionaries(st.integers(0, 10**7), upload_ids, max_size=3),
         "enhance": st.booleans(),
         "enhanced": st.text(st.characters(codec="utf-8")),
+        "enhanced_notes": st.dictionaries(st.integers(0, 10**7), st.text(st.characters(codec="utf-8")), max_size=3),
         "remixed_from": st.integers(0, 9).map(lambda number: f"video_{number:032x}"),
     },
 )

@@ -378,6 +378,17 @@ def test_what_is_wrong_is_said_before_the_button_and_the_prompt_is_made_whole(ho
         assert newest(jobs).order.endless
 
 
+def test_of_a_film_that_a_client_had_made_whole_one_reads_what_was_added(home, jobs, visit):
+    jobs.submit(make_order(prompt="a fox runs", num_frames=5), LOCAL)
+    jobs.submit(make_order(prompt="a quagga runs", num_frames=5, enhance=True), LOCAL)
+    with at_desk(visit, make_app(jobs, home)) as url:
+        page = visit(url)
+        expect(page, "#er-made-whole", "not known, kept: quagga")
+        page.click(".er-card:nth-child(2)")
+        expect(page, ".er-title", "a fox runs")
+        playwright.expect(page.locator("#er-made-whole")).to_be_hidden(timeout=SLOW)
+
+
 def test_with_keys_the_desk_asks_for_one_and_shows_only_its_owners_films(home, jobs, browser, visit):
     class Keys:
         def any(self):

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from starlette.types import Scope
 
+from everreel.memory import Held
 from everreel.serve.jobs.job import Job, NotFoundError
 from everreel.serve.jobs.service import Jobs
 
@@ -27,7 +28,7 @@ LOOK = 0.5  # seconds between two looks at films in progress
 RECENT = 60.0  # seconds over which frames a second are counted
 _QUICK = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2.5, 5, 10)
 _BLOCKS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600, 1800)
-DeviceMemory = Callable[[], Mapping[int, int]]
+DeviceMemory = Callable[[], Mapping[int, Mapping[str, Held]]]
 log = logging.getLogger(__name__)
 
 
@@ -40,7 +41,7 @@ class _Seen:
 
 
 class Metrics:
-    """Counters of one server. `pids` tells its workers, `device_memory` what they hold of GPUs, by their numbers."""
+    """Counters of one server. `pids` tells its workers, `device_memory` what each has of each GPU."""
 
     def __init__(
         self, jobs: Jobs, pids: Callable[[], Sequence[int]], device_memory: DeviceMemory | None = None
@@ -124,12 +125,7 @@ class Metrics:
         memory.add_metric(["server"], resident(os.getpid()))
         memory.add_metric(["workers"], sum(map(resident, pids)))
         yield memory
-        if self._device_memory and (told := self._device_memory()):  # where films are made without a GPU there is none
-            name, what = "everreel_device_memory_bytes", "Memory of GPUs that torch's allocator holds, by worker."
-            held = GaugeMetricFamily(name, what, labels=["worker"])
-            for number, num_bytes in told.items():
-                held.add_metric([str(number)], num_bytes)
-            yield held
+        yield from _of_devices(self._device_memory() if self._device_memory else {})
         free = self._jobs.store.free_bytes()
         yield GaugeMetricFamily("everreel_disk_free_bytes", "Room for films.", value=free)
 
@@ -149,6 +145,21 @@ class Metrics:
                 self.look()
             except Exception:
                 log.exception("films in progress could not be counted")
+
+
+def _of_devices(told: Mapping[int, Mapping[str, Held]]) -> Iterable[Metric]:
+    """The memory of GPUs that workers have; nothing at all where films are made without one."""
+    labels = ["worker", "device"]
+    allocated = GaugeMetricFamily("everreel_device_memory_bytes", "Memory of a GPU that tensors take.", labels=labels)
+    most = GaugeMetricFamily(
+        "everreel_device_memory_peak_bytes", "The most memory of a GPU that torch has reserved.", labels=labels
+    )
+    for number, devices in told.items():
+        for name, held in devices.items():
+            allocated.add_metric([str(number), name], held.allocated)
+            if held.most_reserved is not None:  # not counted for mps
+                most.add_metric([str(number), name], held.most_reserved)
+    yield from (family for family in (allocated, most) if family.samples)
 
 
 def resident(pid: int) -> int:

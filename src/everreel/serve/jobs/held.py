@@ -1,6 +1,6 @@
-"""How much of a GPU's memory each worker has, told to the server that looks after it.
+"""What each worker has of the memory of GPUs, told to the server that looks after it.
 
-Resident memory of a process is read from the system by its id; what torch's allocator holds only the process itself
+Resident memory of a process is read from the system by its id; what torch's allocator has only the process itself
 knows, so it writes that down, in a file for each worker's place. The one invariant: what a worker wrote that is gone
 counts for none, and nothing is written where films are made without a GPU.
 """
@@ -8,11 +8,13 @@ counts for none, and nothing is written where films are made without a GPU.
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
-import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
-from everreel.memory import held_on_devices
+from everreel.memory import Held, held_on_devices
 
 EVERY = 1.0  # seconds between two looks at the allocator
 
@@ -22,35 +24,46 @@ def file_of(home: Path, place: int) -> Path:
     return home / f"worker-{place}.memory"
 
 
-def start_telling(path: Path, worker: str) -> None:
-    """Write down what this process holds, from a thread that ends with it."""
+def start_telling(path: Path, worker: str) -> Callable[[], None]:
+    """Write down what this process has, from a thread, until that is called which comes back or the process ends."""
+    stopping = threading.Event()
 
     def run() -> None:
-        last: int | None = None
-        while True:
+        last: Mapping[str, Held] = {}
+        while not stopping.is_set():
             last = tell(path, worker, last)
-            time.sleep(EVERY)
+            stopping.wait(EVERY)
 
-    threading.Thread(target=run, name="memory", daemon=True).start()
+    thread = threading.Thread(target=run, name="memory", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        stopping.set()
+        thread.join()
+
+    return stop
 
 
-def tell(path: Path, worker: str, last: int | None) -> int | None:
-    """Write down what this process holds now, unless that is still the `last` that was; what was written last."""
-    held = held_on_devices()
-    if held is None or held == last:
+def tell(path: Path, worker: str, last: Mapping[str, Held]) -> Mapping[str, Held]:
+    """Write down what this process has now, unless that is still the `last` that was; what was written last."""
+    now = held_on_devices()
+    if now == last:
         return last
+    told = {"worker": worker, "devices": {name: asdict(held) for name, held in now.items()}}
     new = path.with_suffix(".new")
-    with contextlib.suppress(OSError):  # a full disk: the figure before stays, and films wait anyway
-        new.write_text(f"{worker} {held}")
-        new.replace(path)  # whoever reads meanwhile has one figure or the other
-        return held
+    with contextlib.suppress(OSError):  # a full disk: the figures before stay, and films wait anyway
+        new.write_text(json.dumps(told))
+        new.replace(path)  # whoever reads meanwhile has the old ones or the new
+        return now
     return last
 
 
-def held_by(path: Path, worker: str) -> int | None:
-    """What a worker said last; None where it said nothing, as on a CPU."""
+def held_by(path: Path, worker: str) -> dict[str, Held]:
+    """What a worker said last, by device; empty where it said nothing, as on a CPU."""
     try:
-        name, held = path.read_text().split()
-        return int(held) if name == worker else None
-    except (OSError, ValueError):
-        return None
+        told = json.loads(path.read_text())
+        if told["worker"] == worker:
+            return {str(name): Held(**held) for name, held in told["devices"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # or no file of ours
+        pass
+    return {}

@@ -20,6 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from everreel.film.loading import ModelOptions
+from everreel.memory import Held
 from everreel.serve.jobs.held import file_of, held_by
 from everreel.serve.jobs.job import DiskFullError, JobQueue
 
@@ -76,11 +77,11 @@ class Supervisor:
         """The processes that are alive."""
         return [one.process.pid for one in self._places if one.process and one.process.poll() is None]
 
-    def device_memory(self) -> dict[int, int]:
-        """Bytes of GPUs' memory that the workers hold, by their places; without those that compute on none."""
+    def device_memory(self) -> dict[int, dict[str, Held]]:
+        """What the workers have of each device's memory, by their places; without those that compute on a CPU."""
         alive = [one for one in self._places if one.process and one.process.poll() is None]
         told = {one.number: held_by(file_of(self._home, one.number), one.name) for one in alive}
-        return {number: held for number, held in told.items() if held is not None}
+        return {number: held for number, held in told.items() if held}
 
     def _run(self) -> None:
         while not self._stopping.is_set():
