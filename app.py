@@ -135,7 +135,7 @@ def make(home: Path) -> tuple[Any, Jobs, Supervisor]:
     supervisor = Supervisor(home, queue, models)
     tokens = Tokens.of(home)
     settings = Settings(store.incoming(), page=True, requests_per_minute=600)
-    app = make_app(jobs, _Nobody(), settings, tokens, supervisor.pids)
+    app = make_app(jobs, _Nobody(), settings, tokens, supervisor.pids, device_memory=supervisor.device_memory)
     mount(app, jobs, lambda key: None, tokens, visitor=visitor, parents=PARENTS)
     return app, jobs, supervisor
 

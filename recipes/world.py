@@ -6,9 +6,9 @@
 from everreel.data.clips import StoreLayout
 from everreel.train.run import WorldRecipe
 
-# 97 frames are 25 latent frames: windows of up to 24 can be cut from inside a film. Disk: 57 GB.
 WIDE = ((96, 160, 0.9), (160, 96, 0.05), (128, 128, 0.05))
 
+# 97 frames are 25 latent frames: windows of up to 24 can be cut from inside a film. Disk: 69 GB.
 recipe = WorldRecipe(
     stores=(
         ("films-held-out", StoreLayout(count=256, num_frames=97, split="held_out", seed=2, shard_clips=32)),
