@@ -1,6 +1,6 @@
-"""A disk that fills while twenty films are made: `python -m benchmarks.full_disk FOLDER`, on a disk of 300 MB or so.
+"""A disk that fills while twenty films are made: `python -m benchmarks.full_disk FOLDER`, on a disk of 800 MB or so.
 
-    mount -t tmpfs -o size=300m tmpfs FOLDER
+    mount -t tmpfs -o size=800m tmpfs FOLDER
 
 The one invariant: the disk is really full, to the last byte, until it is not; films that waited are, byte for byte,
 those of a disk that never was. It fills when every worker is at a film, and stays full until every film has met that.
@@ -23,7 +23,9 @@ from benchmarks.crowd import Ledger, Order, place
 from benchmarks.measure import machine, say
 from benchmarks.served import LONGEST, PAGE, Server, digest, put_section, settled
 from everreel.evaluate.markdown import paragraph, table, verdict
+from everreel.serve.jobs.store import RESERVE
 
+FILM_BYTES = 16_000_000  # what a film in the making has on the disk: its journal, most of all
 FULL, LONGEST_FULL = 25.0, 300.0  # seconds that it stays full at least, and at most
 WAITS = "the disk is full"  # a film that does so
 
@@ -131,6 +133,9 @@ def ask(server: Server, number: int, result: Result) -> None:
 def run(folder: Path, setting: Setting) -> Result:
     """Films on a disk that fills, and the same ones on one that does not."""
     result, ledger, home = Result(), Ledger(), folder / "everreel-full-disk"
+    needed = RESERVE + setting.films * FILM_BYTES  # with less the films fill it, and wait for one another for ever
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise ValueError(f"folder={folder}: {free // 10**6} MB free; {setting.films} films need {needed // 10**6} MB")
     home.mkdir()
     try:
         with Server(setting.workers, home, page=True, threads=setting.threads) as server:
