@@ -53,6 +53,25 @@ def test_a_full_disk_loses_nothing(tmp_path):
     put(queue, negative_prompt=long)
 
 
+def test_on_a_full_disk_the_log_begins_anew(tmp_path):
+    """Else it cannot grow, and with it nothing that a film says on its way."""
+    queue, log = Full(tmp_path), tmp_path / "queue.sqlite3-wal"
+    job = put(queue)
+    queue.claim("maker")
+    for frames in range(5):
+        queue.report(job.id, "maker", report(frames))
+    size = log.stat().st_size
+    queue.report(job.id, "maker", report(5))
+    assert log.stat().st_size > size, "it grows as long as nobody looks"
+    queue.fill()
+    with pytest.raises(DiskFullError):
+        queue.report(job.id, "maker", report(6, waiting="x" * 1_000_000))
+    size = log.stat().st_size
+    for frames in range(6, 9):
+        queue.report(job.id, "maker", report(frames))
+    assert log.stat().st_size == size and queue.get(job.id).num_frames == 8
+
+
 @pytest.mark.parametrize("how", ["want", "finish", "release", "remove", "forget"])
 def test_on_a_full_disk_there_is_room_to_let_go(tmp_path, monkeypatch, how):
     queue, spare = Full(tmp_path), tmp_path / "queue.sqlite3-spare"

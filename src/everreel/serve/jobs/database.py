@@ -16,7 +16,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -76,12 +76,19 @@ class Database:
         with self._turn, self._in_line(), self._lent() as db, _plain():
             db.execute(f"PRAGMA synchronous={'FULL' if lasting else 'NORMAL'}")
             db.execute("BEGIN IMMEDIATE")
+            full = False
             try:
                 yield db
                 db.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                full = _is_full(error)
+                raise
             finally:
                 if db.in_transaction:  # some errors of SQLite's have ended it already
                     db.execute("ROLLBACK")
+                if full:  # the log cannot grow: what is in it goes to its places, so that it can begin anew
+                    with suppress(sqlite3.OperationalError):
+                        db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def keep_spare(self) -> None:
         """Keep some room for when the disk is full, when the most important thing to write down is what may go.
@@ -232,13 +239,17 @@ def _use_log(db: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
+def _is_full(error: sqlite3.OperationalError) -> bool:
+    return error.sqlite_errorcode in _FULL or error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
+
+
 @contextmanager
 def _plain() -> Iterator[None]:
     """Errors of SQLite's that have a name here."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode in _FULL or error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
+        if _is_full(error):
             raise DiskFullError(FULL_DISK) from error
         if error.sqlite_errorcode & 0xFF in _BUSY:
             raise TimeoutError(f"the queue was in use for {PATIENCE:g} s; try again") from error

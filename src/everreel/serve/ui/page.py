@@ -32,7 +32,7 @@ from everreel.serve.ui.gate import Gate, key_in
 
 SECOND = 1.0
 AT_ONCE = 16  # events that are worked on at the same time; the other threads are for the rest of the server
-OPEN_PAGES = 300  # that Gradio remembers, at 0.13 MB each; of one that is forgotten, Undo is lost and nothing else
+OPEN_PAGES = 100  # that Gradio remembers, at 0.13 MB each; of one that is forgotten, Undo is lost and nothing else
 LARGEST_PICTURE = 32_000_000  # bytes
 SCRIPTS = ("common.js", "live.js", "timeline.js", "screen.js", "gallery.js")
 DICE = "() => Math.floor(Math.random() * 2 ** 31)"
