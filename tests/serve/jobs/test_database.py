@@ -72,6 +72,16 @@ def test_on_a_full_disk_the_log_begins_anew(tmp_path):
     assert log.stat().st_size == size and queue.get(job.id).num_frames == 8
 
 
+def test_the_file_has_the_places_of_all_that_was_ordered(tmp_path):
+    """What is in the log alone would need room on a full disk, and the log could not begin anew."""
+    queue = Full(tmp_path)
+    for _ in range(30):
+        put(queue, negative_prompt="x" * 3000)
+        with queue._db.reading() as db:
+            (pages,), (size,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+        assert (tmp_path / "queue.sqlite3").stat().st_size == pages * size
+
+
 @pytest.mark.parametrize("how", ["want", "finish", "release", "remove", "forget"])
 def test_on_a_full_disk_there_is_room_to_let_go(tmp_path, monkeypatch, how):
     queue, spare = Full(tmp_path), tmp_path / "queue.sqlite3-spare"

@@ -80,6 +80,8 @@ class Database:
             try:
                 yield db
                 db.execute("COMMIT")
+                if lasting:
+                    self._grow(db)
             except sqlite3.OperationalError as error:
                 full = _is_full(error)
                 raise
@@ -87,8 +89,7 @@ class Database:
                 if db.in_transaction:  # some errors of SQLite's have ended it already
                     db.execute("ROLLBACK")
                 if full:  # the log cannot grow: what is in it goes to its places, so that it can begin anew
-                    with suppress(sqlite3.OperationalError):
-                        db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                    _empty_log(db)
 
     def keep_spare(self) -> None:
         """Keep some room for when the disk is full, when the most important thing to write down is what may go.
@@ -126,6 +127,12 @@ class Database:
         while self._idle:
             self._idle.pop().close()
         self._door.close()
+
+    def _grow(self, db: sqlite3.Connection) -> None:
+        """Have the file as long as it will be, so that on a full disk what is in the log finds its places there."""
+        (pages,), (size,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+        if self._path.stat().st_size < pages * size:
+            _empty_log(db)
 
     @contextmanager
     def _in_line(self) -> Iterator[None]:
@@ -237,6 +244,12 @@ def _use_log(db: sqlite3.Connection) -> None:
             if error.sqlite_errorcode & 0xFF not in _BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
+
+
+def _empty_log(db: sqlite3.Connection) -> None:
+    """As far as nobody reads it, and as there is room; waits for nobody."""
+    with suppress(sqlite3.OperationalError):
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 def _is_full(error: sqlite3.OperationalError) -> bool:
