@@ -37,7 +37,7 @@ from benchmarks.measure import (
 from everreel.checkpoint.catalog import ModelCard, find_model
 from everreel.checkpoint.load import load_text_encoder, load_tokenizer, load_transformer, load_vae
 from everreel.diffusion.conditioning import FPS_INDEX
-from everreel.diffusion.denoiser import Branch, Denoiser
+from everreel.diffusion.denoiser import Branch, Denoiser, Guidance
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
 from everreel.film.request import VideoRequest, make_request
@@ -172,7 +172,7 @@ class _Bench:
             transformer = load_transformer(self.folder, dtype=dtype)
             context = transformer.encode_context(text_BSD, lengths)
             denoiser = Denoiser(
-                transformer, [Branch(context)], self.guidance_scale, fps_index=FPS_INDEX[self.request.fps]
+                transformer, [Branch(context)], Guidance(self.guidance_scale), fps_index=FPS_INDEX[self.request.fps]
             )
             blocks = (self.plan.shape.frames,)
             forms.append(Form(name, dtype, partial(denoiser, self.latents_CTHW, self.timestep_T, blocks)))

@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,14 +100,35 @@ def all_begun(server: Server, workers: int) -> int:
         time.sleep(0.2)
 
 
+@contextmanager
+def filling(junk: Path, result: Result) -> Iterator[None]:
+    """Take every byte that there is, at once again where one becomes free: as films that fail drop what they wrote."""
+    over, full = threading.Event(), threading.Event()
+
+    def take() -> None:
+        with junk.open("wb", buffering=0) as file:
+            while not over.wait(0.002):
+                with suppress(OSError):
+                    while True:
+                        result.filled += file.write(b"x" * 65536) or 0
+                full.set()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    try:
+        full.wait()
+        yield
+    finally:
+        over.set()
+        thread.join()
+        junk.unlink()
+
+
 def fill(server: Server, setting: Setting, junk: Path, result: Result) -> None:
-    """Take every byte that there is, again and again, until all films in progress have met that."""
+    """Have the disk full until all films in progress have met that, and order and look meanwhile."""
     began, number = time.monotonic(), setting.films
-    with junk.open("wb", buffering=0) as file:
+    with filling(junk, result):
         while result.full < setting.longest:
-            with suppress(OSError):
-                while True:
-                    result.filled += file.write(b"x" * 65536) or 0
             result.full, number = time.monotonic() - began, number + 1
             ask(server, number, result)
             films = server.films()
@@ -117,7 +139,6 @@ def fill(server: Server, setting: Setting, junk: Path, result: Result) -> None:
             if result.full > FULL and result.waited == result.running:
                 break
             time.sleep(0.5)
-    junk.unlink()
 
 
 def ask(server: Server, number: int, result: Result) -> None:

@@ -45,7 +45,7 @@ from benchmarks.gpu_film import random_model, short_film
 from benchmarks.measure import machine, peak_bytes, say
 from everreel.checkpoint.offload import offload
 from everreel.checkpoint.quantize import quantize
-from everreel.diffusion.denoiser import Branch, Denoiser
+from everreel.diffusion.denoiser import Branch, Denoiser, Guidance
 from everreel.evaluate.markdown import paragraph, table, verdict
 from everreel.model.backends import Attention, Checked
 from everreel.model.config import AttentionKernel, TransformerConfig, VAEConfig
@@ -333,7 +333,7 @@ def _ours(
     x_CTHW, text_BSD = _inputs(config, shape, device)
     rows = [[PROMPT_TOKENS, 1]] if together else [[PROMPT_TOKENS], [1]]
     contexts = [model.encode_context(text_BSD.expand(len(lengths), -1, -1), lengths) for lengths in rows]
-    denoiser = Denoiser(model, [Branch(context) for context in contexts], GUIDANCE)
+    denoiser = Denoiser(model, [Branch(context) for context in contexts], Guidance(GUIDANCE))
     timestep_T = torch.full((shape.frames,), 500)
     work = partial(denoiser, x_CTHW, timestep_T, (shape.frames,))
     return work if kernel is None else partial(_by_kernel, kernel, work)

@@ -1,8 +1,9 @@
-"""Between which noise levels guidance is needed: films of the same prompts and seeds, and what each level costs.
+"""Between which noise levels guidance is needed, and what a pass without some layers adds to it: films of the same
+prompts and seeds, and what each way costs.
 
-`python -m benchmarks.guidance` makes them with the embedded model, every prompt by all pairs of levels in turn, and
-writes docs/guidance.md; a run that was stopped goes on behind the films that are there. The one invariant: a pair is
-held against guidance in all steps film by film, and its interval is drawn over films.
+`python -m benchmarks.guidance` makes them with the embedded model, every prompt by all ways in turn, and writes
+docs/guidance.md; a run that was stopped goes on behind the films that are there. The one invariant: a way is held
+against guidance in all steps film by film, and its interval is drawn over films.
 """
 
 from __future__ import annotations
@@ -31,28 +32,31 @@ from everreel.memory import keep_freed_memory
 PAGE = Path(__file__).parents[1] / "docs" / "guidance.md"
 SECONDS = "seconds.json"
 
-Levels = tuple[float, float]
-"""That which guidance begins at, and that which it ends at."""
-ALWAYS: Levels = 1.0, 0.0
+Levels = tuple[float, float, float]
+"""That which guidance begins at, that which it ends at, and how far it goes away from a pass without some layers."""
+ALWAYS: Levels = 1.0, 0.0, 0.0
 Evaluations = Mapping[Levels, Evaluation]
 
 
 def levels_of(text: str) -> Levels:
-    """As "0.85-0.5" says them."""
-    level, _, until = text.partition("-")
-    return float(level), float(until or 0)
+    """As "0.85-0.5" says them, or "0.85-0.5-2"."""
+    level, until, skip = [*map(float, text.split("-")), 0.0, 0.0][:3]
+    return level, until, skip
 
 
 def name_of(levels: Levels) -> str:
     """As `levels_of` reads it."""
-    return f"{levels[0]:g}-{levels[1]:g}"
+    level, until, skip = levels
+    return f"{level:g}-{until:g}" + (f"-{skip:g}" if skip else "")
 
 
 def evaluations(card: ModelCard, settings: FilmSettings, pairs: Sequence[Levels], output: Path) -> Evaluations:
     """The films of each pair of levels, guidance in all steps first."""
     return {
         pair: Evaluation(
-            card, replace(settings, guidance_level=pair[0], guidance_until=pair[1]), output / name_of(pair)
+            card,
+            replace(settings, guidance_level=pair[0], guidance_until=pair[1], skip_layer_guidance_scale=pair[2]),
+            output / name_of(pair),
         )
         for pair in (ALWAYS, *pairs)
     }
@@ -94,7 +98,7 @@ def page(films: Evaluations, read: Reader, card: ModelCard, settings: FilmSettin
         told = "" if pair == ALWAYS else f"{gain.gain:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})"
         subject = fields["subject"].accuracy
         cells = f"{halves(card, settings, pair):.0%}", f"{statistics.median(seconds):.1f}", f"{gain.after:.1f} %"
-        rows.append((f"{pair[0]:g}", f"{pair[1]:g}", *cells, told, f"{subject:.0%}"))
+        rows.append((*(f"{value:g}" for value in pair), *cells, told, f"{subject:.0%}"))
     about = (
         f"{len(films[ALWAYS].films)} films of {settings.num_frames} frames by {card.name} for each pair of levels, of "
         "prompts that it was never trained on. Above the one and below the other a frame goes without guidance, and a "
@@ -109,11 +113,16 @@ def page(films: Evaluations, read: Reader, card: ModelCard, settings: FilmSettin
         "an average of all films of the words; at the lowest what is to be seen is settled, and guidance draws hard "
         "edges into it (Kynkäänniemi et al., arXiv 2404.07724)."
     )
-    levels = "--guidance-level", "--guidance-until"
+    skipping = (
+        "With --skip-layer-guidance-scale one more pass is made where there is guidance, without the layers "
+        f"{' and '.join(map(str, card.skip_guidance_layers))}, and velocities go away from what it says (Hyung et al., "
+        "arXiv 2411.18664)."
+    )
+    levels = "--guidance-level", "--guidance-until", "skip scale"
     head = (*levels, "steps of one row", "seconds a film", "all fields", "gain", "subject")
-    lines = page_head("The levels that guidance begins and ends at", command)
-    lines += [*paragraph(about), "", *paragraph(source), ""]
-    return "\n".join([*lines, *table(head, rows, "llrrrlr"), ""])
+    lines = page_head("The levels that guidance begins and ends at, and a pass without some layers", command)
+    lines += [*paragraph(about), "", *paragraph(source), "", *paragraph(skipping), ""]
+    return "\n".join([*lines, *table(head, rows, "lllrrrlr"), ""])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -124,8 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--num-films", type=int, default=64, help="prompts, each made with every level")
     parser.add_argument("--num-frames", type=int, default=25, help="frames of a film")
     parser.add_argument("--steps", type=int, help="denoising steps")
-    pairs = [(1.0, 0.5), (0.85, 0.0), (0.85, 0.5)]
-    parser.add_argument("--levels", type=levels_of, nargs="+", default=pairs, help="as 0.85-0.5; beside 1-0, all steps")
+    pairs = [(1.0, 0.5, 0.0), (0.85, 0.0, 0.0), (0.85, 0.5, 0.0), (0.85, 0.5, 2.0)]
+    told = "as 0.85-0.5, or 0.85-0.5-2 with a skip scale; beside 1-0, all steps"
+    parser.add_argument("--levels", type=levels_of, nargs="+", default=pairs, help=told)
     parser.add_argument("--output", type=Path, default=Path("runs/guidance"), help="the folder of the films")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page")
     options = parser.parse_args(arguments)

@@ -298,9 +298,11 @@ def test_every_flag_arrives(tiny_folder, tmp_path, run, monkeypatch):
         "seconds": 2.5, "resolution": "720P", "aspect": "9:16", "num_inference_steps": 7, "guidance_scale": 2.5,
         "shift": 3.0, "seed": 11, "negative_prompt": "a dog", "ar_step": 7, "causal_block_size": 4, "fps": 16,
         "image": picture, "end_image": picture, "addnoise_condition": 20.0, "anchor_color": 0.5,
-        "step_cache": 0.1, "guidance_level": 0.9, "guidance_until": 0.4,
+        "step_cache": 0.1, "guidance_level": 0.9, "guidance_until": 0.4, "skip_layer_guidance_scale": 2.0,
+        "skip_guidance_layers": "1,0",
     }  # fmt: skip
     arguments = [part for flag, value in flags.items() for part in (f"--{flag.replace('_', '-')}", value)]
+    flags["skip_guidance_layers"] = (0, 1)
     load = ("--model", tiny_folder, "--device", "cpu", "--dtype", "float32")
     keyframes = ("--keyframe", f"9={picture}", "--keyframe", f"20={picture}")
     switches = ("--cache", "--blend-overlap")

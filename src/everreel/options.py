@@ -21,6 +21,8 @@ from everreel.film.loading import EMBEDDED, ModelOptions, model_options
 from everreel.film.request import MOST_FRAMES, VideoRequest, make_request
 from everreel.memory import take_large_pages
 
+LISTS = {"causal_block_size": "latent frames", "skip_guidance_layers": "a layer"}
+"""Options that take several numbers with commas, and what they are numbers of."""
 PART = "TIME: WORDS, as in '5s: it jumps': what the film shows from then on; any number of them."
 
 
@@ -34,7 +36,8 @@ def takes_request(command: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:  # noqa: ANN401 -- each has the type of its field
         asked = {option.name: values.pop(option.name) for option in options}
         asked["keyframes"] = _keyframes(asked.pop("keyframe") or [])
-        asked["causal_block_size"] = _blocks(asked["causal_block_size"])
+        for name in LISTS:
+            asked[name] = _numbers(name, asked[name])
         asked |= prompts_of(asked["prompt"], asked.pop("part") or [], asked.pop("story"), asked["fps"])
         command(make_request(**asked), **values)
 
@@ -89,7 +92,7 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
         text = "FRAME=PATH: a picture for a frame, the first is 0; any number of them."
         return _parameter("keyframe", list[str] | None, None, typer.Option(help=text))
     kind: Any = field.annotation
-    if name == "causal_block_size":
+    if name in LISTS:
         kind = str | None
     elif any(get_origin(part) is Literal for part in (kind, *get_args(kind))):
         kind = str | None  # the request itself says what it may be
@@ -133,14 +136,14 @@ def prompts_of(prompt: str | None, parts: list[str], story: Path | None, fps: in
     return {"prompt": told.pop(0), "story": told}
 
 
-def _blocks(asked: str | None) -> int | list[int] | None:
-    """The size of all blocks, or from sizes with commas those of one after the other."""
+def _numbers(name: str, asked: str | None) -> int | list[int] | None:
+    """Several numbers with commas; of sizes of blocks one stands for all."""
     if asked is None:
         return None
     if re.fullmatch(r"\s*-?\d{1,9}\s*(,\s*-?\d{1,9}\s*)*", asked) is None:
-        raise ValueError(f"causal_block_size = {asked}: must be one number of latent frames or several, as in 1,4,4")
-    sizes = [int(size) for size in asked.split(",")]
-    return sizes[0] if len(sizes) == 1 else sizes
+        raise ValueError(f"{name} = {asked}: must be one number of {LISTS[name]} or several, as in 1,4,4")
+    numbers = [int(number) for number in asked.split(",")]
+    return numbers[0] if len(numbers) == 1 and name == "causal_block_size" else numbers
 
 
 def _keyframes(asked: list[str]) -> dict[int, Path]:

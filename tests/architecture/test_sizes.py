@@ -18,6 +18,8 @@ MANY_ARGUMENTS: dict[str, str] = {
     "src/everreel/benches.py::vbench_films": "a flag of the command line is an argument",
     "src/everreel/rating.py::make": "a flag of the command line is an argument",
     "src/everreel/serving.py::serve": "a flag of the command line is an argument",
+    "src/everreel/model/dit.py::forward": "what a pass sees is given to it: the model keeps nothing",
+    "src/everreel/parallel/part.py::forward": "all that a pass of the model is given",
 }
 
 

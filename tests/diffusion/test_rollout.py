@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from everreel.diffusion.conditioning import Conditioning
-from everreel.diffusion.denoiser import Branch, Denoiser
+from everreel.diffusion.denoiser import Branch, Denoiser, Guidance
 from everreel.diffusion.noise import draw_noise_frames
 from everreel.diffusion.rollout import rollout
 from everreel.diffusion.schedule import asynchronous, blockwise, rolling, synchronous
@@ -39,7 +39,7 @@ def contexts(model, data, batched=True):
 
 def generate(model, data, schedule, *, guidance=6.0, causal=False, known=None, batched=True, solver=None, **options):
     branches = [Branch(context) for context in contexts(model, data, batched)]
-    denoiser = Denoiser(model, branches, guidance, causal=causal)
+    denoiser = Denoiser(model, branches, Guidance(guidance), causal=causal)
     noise = data["noise_6frames"]
     solver = solver or solver_for("unipc", schedule.num_steps, 8.0)
     conditioning = Conditioning(known or {}, **options)
@@ -79,7 +79,7 @@ def test_released_generations(released, name, batched):
 
 def cached(model, data, schedule, max_frames, **options):
     branches = [Branch(context, KVCache(max_frames)) for context in contexts(model, data)]
-    denoiser = Denoiser(model, branches, 6.0, causal=True)
+    denoiser = Denoiser(model, branches, Guidance(6.0), causal=True)
     noise = data["noise_6frames"]
     blocks = rollout(
         schedule, denoiser, solver_for("unipc", schedule.num_steps, 8.0), Conditioning(**options),
@@ -123,7 +123,7 @@ def test_a_sink_stays_in_the_cache_of_a_rolling_film(released):
     schedule = rolling(20, 4, 2, base=4, cached=3)
     caches = [KVCache(5, sink_frames=2) for _ in contexts(model, data)]
     branches = [Branch(context, cache) for context, cache in zip(contexts(model, data), caches, strict=True)]
-    denoiser = Denoiser(model, branches, 6.0, causal=True)
+    denoiser = Denoiser(model, branches, Guidance(6.0), causal=True)
     sinks, held = [], []
     for block in rollout(
         schedule, denoiser, solver_for("euler", 4, 8.0), Conditioning(), lambda frame: noise[:, frame % 6]
@@ -148,7 +148,7 @@ def test_what_settles_is_what_is_shown_and_looked_back_at(released):
         settled.append((start, latents_CTHW.shape[1]))
         return torch.full_like(latents_CTHW, float(len(settled)))
 
-    denoiser = Denoiser(model, [Branch(c) for c in contexts(model, data)], 6.0)
+    denoiser = Denoiser(model, [Branch(c) for c in contexts(model, data)], Guidance(6.0))
     shown = []
     for block in rollout(
         schedule, denoiser, solver_for("euler", 2, 8.0), Conditioning(known, settle=settle), lambda f: noise[:, f]
@@ -165,7 +165,7 @@ def test_a_glimpse_of_the_last_row_is_the_film(released):
     model, data = released
     glimpses = []
     noise = data["noise_6frames"]
-    denoiser = Denoiser(model, [Branch(c) for c in contexts(model, data)], 6.0)
+    denoiser = Denoiser(model, [Branch(c) for c in contexts(model, data)], Guidance(6.0))
     blocks = list(
         rollout(
             synchronous(6, 5, given=[0]), denoiser, solver_for("unipc", 5, 8.0), Conditioning({0: noise[:, 0]}),
@@ -181,7 +181,7 @@ def test_a_glimpse_of_the_last_row_is_the_film(released):
 def test_finished_blocks_come_before_the_next_begins(released):
     model, data = released
     rows = []
-    denoiser = Denoiser(model, [Branch(c) for c in contexts(model, data)], 6.0)
+    denoiser = Denoiser(model, [Branch(c) for c in contexts(model, data)], Guidance(6.0))
     noise = data["noise_6frames"]
     blocks = rollout(
         blockwise(6, 4, block_size=2, context=2), denoiser, solver_for("unipc", 4, 8.0), Conditioning(),
@@ -305,7 +305,7 @@ def test_euler_runs_the_same_loop(released):
 def test_a_window_holds_no_more_than_its_frames(released):
     """A film of many blocks draws each frame's noise once, when it comes into sight."""
     model, data = released
-    denoiser = Denoiser(model, [Branch(c, KVCache(2)) for c in contexts(model, data)], 6.0)
+    denoiser = Denoiser(model, [Branch(c, KVCache(2)) for c in contexts(model, data)], Guidance(6.0))
     drawn = []
 
     def noise(frame):
@@ -321,7 +321,7 @@ def test_a_window_holds_no_more_than_its_frames(released):
 def test_a_long_given_beginning_is_handed_back_whole(released):
     model, data = released
     known = {frame: data["prefix2"][:, frame % 2] + frame for frame in range(12)}
-    denoiser = Denoiser(model, [Branch(c, KVCache(5)) for c in contexts(model, data)], 6.0, causal=True)
+    denoiser = Denoiser(model, [Branch(c, KVCache(5)) for c in contexts(model, data)], Guidance(6.0), causal=True)
     schedule = blockwise(20, 2, block_size=4, given=range(12), context=5)
     blocks = rollout(
         schedule, denoiser, solver_for("unipc", 2, 8.0), Conditioning(known),
@@ -335,7 +335,7 @@ def test_a_long_given_beginning_is_handed_back_whole(released):
 def test_guidance_needs_its_rows(released):
     model, data = released
     with pytest.raises(ValueError, match=r"guidance_scale = 1\.0"):
-        Denoiser(model, [Branch(c) for c in contexts(model, data)], 1.0)
+        Denoiser(model, [Branch(c) for c in contexts(model, data)], Guidance())
     with pytest.raises(ValueError, match=r"history_level = 0\.5"):
         Conditioning(history_level=0.5)
 
@@ -348,7 +348,7 @@ def test_behind_a_block_longer_than_its_history_the_cache_begins_anew(released):
     assert max(schedule.sizes) > 3 and any(row.ahead for row in schedule)
     caches = [KVCache(3) for _ in contexts(model, data)]
     branches = [Branch(context, cache) for context, cache in zip(contexts(model, data), caches, strict=True)]
-    denoiser = Denoiser(model, branches, 6.0, causal=True)
+    denoiser = Denoiser(model, branches, Guidance(6.0), causal=True)
     held, remember = [], denoiser.remember
 
     def watched(x_CTHW, timestep_T, start):

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from everreel.evaluate.films import Making, claim, digest
+from everreel.checkpoint.catalog import find_model
+from everreel.evaluate.films import Making, claim, common_settings, digest
 from everreel.media import FilmWriter
 
 
@@ -41,6 +42,26 @@ def test_prompts_that_were_written_down_in_order_are_still_read(tmp_path):
     claim(tmp_path, {"seed": 0}, {"a.mp4": "a fox"})
     with pytest.raises(ValueError, match="holds films of other prompts"):
         claim(tmp_path, {"seed": 0}, {"a.mp4": "a hen"})
+
+
+def test_what_could_not_be_asked_for_then_is_what_it_is_by_default(tmp_path):
+    """A folder of an earlier version is gone on with."""
+    (tmp_path / "settings.json").write_text(json.dumps({"seed": 0, "prompts": {"a.mp4": "a fox"}}))
+    film_in(tmp_path / "a.mp4")
+    claim(tmp_path, {"seed": 0, "skip_layer_guidance_scale": 0}, {"a.mp4": "a fox"})
+    (tmp_path / "settings.json").write_text(json.dumps({"seed": 0, "prompts": {"a.mp4": "a fox"}}))
+    with pytest.raises(ValueError, match="holds films with skip_layer_guidance_scale = 0, and this run has 2"):
+        claim(tmp_path, {"seed": 0, "skip_layer_guidance_scale": 2}, {"a.mp4": "a fox"})
+
+
+def test_what_is_asked_for_is_as_json_has_it(tmp_path):
+    card = find_model("tiny")
+    making = Making(skip_layer_guidance_scale=2)
+    settings = common_settings(card, making.request_for("a fox", 0).resolve(card))
+    assert settings["skip_guidance_layers"] == [3, 5]
+    claim(tmp_path, settings, {"a.mp4": "a fox"})
+    film_in(tmp_path / "a.mp4")
+    claim(tmp_path, settings, {"a.mp4": "a fox"})
 
 
 def test_only_what_a_request_has_is_asked_for():

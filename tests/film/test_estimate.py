@@ -35,6 +35,11 @@ def test_work_grows_as_it_does():
     assert cost(guidance_level=0).seconds == cost(guidance_scale=1).seconds == pytest.approx(film.seconds / 2)
     assert film.seconds / 2 < cost(guidance_level=0.5).seconds < cost().seconds < 0.9 * film.seconds
     assert cost(guidance_scale=1).seconds == pytest.approx(film.seconds / 2)
+    skips = {"skip_layer_guidance_scale": 2}
+    assert cost(**always, **skips).seconds == pytest.approx(1.5 * film.seconds)
+    assert cost().seconds < cost(**skips).seconds < 1.5 * cost().seconds
+    long = {"num_frames": 1457}  # rows that are branches of their own need not be kept in step
+    assert cost(**long, **skips).seconds < cost(**long).seconds
     assert cost(num_frames=1457).seconds > 10 * film.seconds / 2  # blocks with a cache do less each
     assert cost(num_frames=2897, schedule="windows").seconds == pytest.approx(
         2 * cost(num_frames=1457, schedule="windows").seconds, rel=0.05

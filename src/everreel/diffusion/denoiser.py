@@ -1,7 +1,8 @@
 """From a window of noisy latents to the velocity the solver follows: guidance, and what is remembered of the film.
 
-Source: classifier-free guidance as in the released pipelines; the cache of section 4c's causal model. The one
-invariant: the conditional and the unconditional branch always see the same frames, the same levels and the same past.
+Source: classifier-free guidance as in the released pipelines; guidance away from a pass that leaves layers out (Hyung
+et al., arXiv 2411.18664); the cache of section 4c's causal model. The one invariant: all passes of a step see the same
+frames, the same levels and the same past.
 
 Shape suffixes: B batch, C channels, T latent frames, H W latent height and width.
 """
@@ -48,6 +49,43 @@ class Branch:
 
 Frames = tuple[int, torch.Size, tuple[int, ...] | None, bool]
 """Which frames a pass is over: the first, the latents' shape, the blocks, and whether it is a pass without guidance."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How far velocities go beyond the conditional one, between two noise levels.
+
+    Beyond one of them a frame goes without: above `level` there is little but noise, and guidance does harm
+    (Kynkäänniemi et al., arXiv 2404.07724); below `until` what is to be seen is settled, and it draws hard edges into
+    it.
+    """
+
+    scale: float = 1.0
+    """From the unconditional velocity to the conditional one and on; 1 is off."""
+    level: float = 1.0
+    until: float = 0.0
+    skip_scale: float = 0.0
+    """On from what the network says without some of its layers, added to the rest; 0 is off."""
+    skip_layers: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Rows of context that it takes."""
+        return 1 if self.scale == 1.0 else 2
+
+    @property
+    def always(self) -> bool:
+        """Whether every frame has it at every level."""
+        return self.level >= 1 and self.until <= 0
+
+    @property
+    def skipped(self) -> tuple[int, ...]:
+        """The layers that one more pass leaves out."""
+        return self.skip_layers if self.skip_scale else ()
+
+    def at(self, timestep_T: Tensor) -> Tensor:
+        """Which frames have it."""
+        return (timestep_T <= 1000 * self.level) & (timestep_T >= 1000 * self.until)
 
 
 class StepCache:
@@ -101,12 +139,9 @@ class Denoiser:
         model: the transformer.
         branches: one branch of batch 2 (conditional, unconditional), two of batch 1 where memory is short, or one of
             batch 1 without guidance. A branch with a cache is given new frames only, one block after the other.
-        guidance_scale: 1 without guidance.
-        guidance_level: the noise level above which a frame goes without guidance, which does harm where there is little
-            but noise (Kynkäänniemi et al., arXiv 2404.07724).
-        guidance_until: the noise level below which a frame goes without it again: what is to be seen is settled there,
-            and guidance draws hard edges into it. Where no frame is left for guidance, and no cache has to hold both
-            rows, the conditional row is computed alone.
+        guidance: where no frame is left for it, and no branch with both rows has a cache, the conditional row is
+            computed alone. With layers to skip the rows have to be branches of their own: that pass reads the cache of
+            the first.
         fps_index: 0 for 16 and 1 for 24 frames a second.
         causal: block-causal attention inside the window.
         step_cache: leaves out passes where it may.
@@ -116,22 +151,21 @@ class Denoiser:
         self,
         model: Transformer,
         branches: Sequence[Branch],
-        guidance_scale: float = 1.0,
+        guidance: Guidance | None = None,
         *,
-        guidance_level: float = 1.0,
-        guidance_until: float = 0.0,
         fps_index: int = 1,
         causal: bool = False,
         step_cache: StepCache | None = None,
     ) -> None:
+        guidance = guidance or Guidance()
         rows = sum(branch.batch for branch in branches)
-        if rows != (1 if guidance_scale == 1.0 else 2):
-            raise ValueError(f"guidance_scale = {guidance_scale}: does not go with {rows} rows of context")
+        if rows != guidance.rows:
+            raise ValueError(f"guidance_scale = {guidance.scale}: does not go with {rows} rows of context")
+        if guidance.skipped and branches[0].batch != 1:
+            raise ValueError("skip_layers: needs the rows of guidance as branches of their own")
         self.model = model
         self.branches = branches
-        self.guidance_scale = guidance_scale
-        self.guidance_level = guidance_level
-        self.guidance_until = guidance_until
+        self.guidance = guidance
         self.fps_index = fps_index
         self.causal = causal
         self.step_cache = step_cache
@@ -156,34 +190,33 @@ class Denoiser:
         window is seen by itself and whole: full attention, nothing of the caches. `guess_T` says which frames move;
         where it is given the velocity may be one that was computed before.
         """
-        velocity = self._velocity(x_CTHW, timestep_T, blocks, start, guess_T, self._needed(timestep_T))
-        if velocity.shape[0] == 1:
-            return velocity[0]
-        conditional, unconditional = velocity
-        guided: Tensor = unconditional + self.guidance_scale * (conditional - unconditional)
-        if self._always:
+        velocity = self._velocity(x_CTHW, timestep_T, blocks, start, guess_T, *self._needed(timestep_T))
+        conditional, others = velocity[0], velocity[1:]
+        if not len(others):
+            return conditional
+        guided = conditional
+        if self.guidance.rows == 2:
+            guided = others[0] + self.guidance.scale * (conditional - others[0])
+        if self.guidance.skipped:
+            guided = guided + self.guidance.skip_scale * (conditional - others[-1])
+        if self.guidance.always:
             return guided
-        guided_T = self._guided(timestep_T).to(guided.device)
+        guided_T = self.guidance.at(timestep_T).to(guided.device)
         return torch.where(guided_T[None, :, None, None], guided, conditional)
 
-    @property
-    def _always(self) -> bool:
-        """Whether every frame has guidance at every level."""
-        return self.guidance_level >= 1 and self.guidance_until <= 0
-
-    def _guided(self, timestep_T: Tensor) -> Tensor:
-        return (timestep_T <= 1000 * self.guidance_level) & (timestep_T >= 1000 * self.guidance_until)
-
-    def _needed(self, timestep_T: Tensor) -> Sequence[Branch]:
-        """The conditional row alone, where no frame has guidance and it may be: what a cache holds is of both."""
-        first = self.branches[0]
+    def _needed(self, timestep_T: Tensor) -> tuple[Sequence[Branch], tuple[int, ...]]:
+        """All branches, and the layers to skip in one more pass; or, where no frame has guidance, the conditional row
+        alone if that may be: the cache of a branch with both rows holds both.
+        """
+        first, layers = self.branches[0], self.guidance.skipped
         # What is known without the timesteps comes first: to read them is to wait for a GPU.
-        if self._always or self.guidance_scale == 1.0 or first.cache is not None:
-            return self.branches
+        unguided = self.guidance.rows == 1 and not layers
+        if self.guidance.always or unguided or (first.batch == 2 and first.cache is not None):
+            return self.branches, layers
         # Clean frames do not move, at whatever level guidance ends.
-        if bool(((timestep_T > 0) & self._guided(timestep_T)).any()):
-            return self.branches
-        return self.branches[:1] if first.batch == 1 else [first.alone or first]
+        if bool(((timestep_T > 0) & self.guidance.at(timestep_T)).any()):
+            return self.branches, layers
+        return self.branches[:1] if first.batch == 1 else [first.alone or first], ()
 
     def _velocity(
         self,
@@ -193,15 +226,23 @@ class Denoiser:
         start: int,
         guess_T: Sequence[bool] | None,
         branches: Sequence[Branch],
+        skip: tuple[int, ...],
     ) -> Tensor:
-        """Of the branches, computed or kept."""
+        """Of the branches and of the pass without some layers, computed or kept."""
+
+        def run() -> Tensor:
+            velocity = self._run(x_CTHW, timestep_T, blocks, start, branches)
+            if not skip:
+                return velocity
+            return torch.cat([velocity, self._run(x_CTHW, timestep_T, blocks, start, self.branches[:1], skip=skip)])
+
         if self.step_cache is None:
-            return self._run(x_CTHW, timestep_T, blocks, start, branches)
+            return run()
         key = start, x_CTHW.shape, None if blocks is None else tuple(blocks), branches is not self.branches
         (modulation_TC,) = self.model.modulation(timestep_T.to(x_CTHW.device)[None])
         found = None if guess_T is None else self.step_cache.find(key, modulation_TC, guess_T)
         if found is None:
-            found = self._run(x_CTHW, timestep_T, blocks, start, branches)
+            found = run()
             self.step_cache.keep(key, modulation_TC, found)
         return found
 
@@ -225,6 +266,7 @@ class Denoiser:
         start: int,
         branches: Sequence[Branch],
         write_cache: bool = False,
+        skip: tuple[int, ...] = (),
     ) -> Tensor:
         out = []
         for branch in branches:
@@ -239,6 +281,7 @@ class Denoiser:
                 blocks=blocks if self.causal else None,
                 cache=None if blocks is None else branch.cache,
                 write_cache=write_cache,
+                skip=skip,
             )
             out.append(velocity)
         return torch.cat(out)

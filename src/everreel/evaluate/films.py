@@ -36,6 +36,7 @@ class Making:
     guidance_scale: float | None = None
     guidance_level: float | None = None
     guidance_until: float | None = None
+    skip_layer_guidance_scale: float = 0.0
     shift: float | None = None
     ar_step: int = 0
     causal_block_size: int | None = None
@@ -87,7 +88,7 @@ def common_settings(card: ModelCard, request: VideoRequest, loras: Sequence[tupl
     settings = {
         "model": card.name,
         "weights": digest(card.require_path()),
-        **request.model_dump(exclude=EACH_FILMS_OWN),
+        **request.model_dump(mode="json", exclude=EACH_FILMS_OWN),
     }
     if loras:
         settings["loras"] = [[digest(path), strength] for path, strength in loras]
@@ -106,7 +107,9 @@ def claim(output: Path, settings: Mapping[str, Any], prompts: Mapping[str, str])
         raise ValueError(f"output = {output}: is a file; give a folder, such as {output}-films")
     record, known = output / "settings.json", dict(prompts)
     if record.is_file() and any(output.rglob("*.mp4")):
-        there = json.loads(record.read_text(encoding="utf-8"))
+        # What an earlier version wrote lacks what could not be asked for then.
+        unasked = {name: field.default for name, field in VideoRequest.model_fields.items()}
+        there = {**unasked, **json.loads(record.read_text(encoding="utf-8"))}
         # The name may change, the files may not.
         for name in dict.fromkeys((*settings, "loras")):  # which are left out where there are none
             if name != "model" and there.get(name) != settings.get(name):

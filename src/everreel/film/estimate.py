@@ -203,15 +203,15 @@ def _seconds(run: Callable[[], object], device: torch.device) -> float:
 def _branches(plan: Plan, card: ModelCard) -> Callable[[Row], int]:
     """How many rows of guidance the pass of a row of the schedule computes."""
     request, steps = plan.request, plan.schedule.num_steps
-    if request.guidance_scale == 1.0:
-        return lambda row: 1
+    skips = bool(request.skip_layer_guidance_scale)
+    rows = (1 if request.guidance_scale == 1.0 else 2) + skips
     level, until = request.guidance_level, request.guidance_until
-    if plan.remembers or level is None or until is None:
-        return lambda row: 2
+    if rows == 1 or (plan.remembers and not skips) or level is None or until is None:
+        return lambda row: rows
     assert request.num_inference_steps and request.shift
     sigmas: list[float] = solver_for(card.solver, request.num_inference_steps, request.shift).sigmas.tolist()
     guided = [until <= sigma <= level for sigma in sigmas]
-    return lambda row: 2 if any(guided[level] for level in row.levels if level < steps) else 1
+    return lambda row: rows if any(guided[level] for level in row.levels if level < steps) else 1
 
 
 def _work(plan: Plan, card: ModelCard) -> float:

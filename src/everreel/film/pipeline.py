@@ -27,7 +27,7 @@ from everreel.checkpoint.offload import offload
 from everreel.checkpoint.quantize import quantize
 from everreel.checkpoint.source import Source
 from everreel.diffusion.conditioning import FPS_INDEX, Conditioning
-from everreel.diffusion.denoiser import Branch, Denoiser, StepCache
+from everreel.diffusion.denoiser import Branch, Denoiser, Guidance, StepCache
 from everreel.diffusion.noise import draw_noise
 from everreel.diffusion.rollout import Glimpse, LatentBlock, RolloutState, rollout
 from everreel.diffusion.solver import solver_for
@@ -300,12 +300,13 @@ class VideoPipeline:
         if state is not None:
             for cache, held in zip(caches, state.caches, strict=True):
                 cache.load(held)
+        level = 1.0 if request.guidance_level is None else request.guidance_level
+        skip = request.skip_layer_guidance_scale, request.skip_guidance_layers or ()
+        guidance = Guidance(request.guidance_scale, level, request.guidance_until or 0.0, *skip)
         denoiser = Denoiser(
             self.transformer,
             branches,
-            request.guidance_scale,
-            guidance_level=1.0 if request.guidance_level is None else request.guidance_level,
-            guidance_until=request.guidance_until or 0.0,
+            guidance,
             fps_index=FPS_INDEX[request.fps],
             causal=plan.remembers,
             step_cache=StepCache(request.step_cache) if request.step_cache else None,
@@ -395,7 +396,8 @@ class VideoPipeline:
         # A film that is taken up goes on as it began, whatever memory is free now.
         fits = self.placement.together if self.placement else None
         fits = fits_as_batch(tokens, self.transformer, self._parts) if fits is None else fits
-        together = len(state.caches) == 1 if state and state.caches else fits
+        apart = bool(request.skip_layer_guidance_scale)  # the pass without layers looks back with the conditional row
+        together = not apart and (len(state.caches) == 1 if state and state.caches else fits)
         story = zip(plan.turns, request.story.items(), strict=True)
         parts = [("prompt", 0, request.prompt), *((f"story[{frame}]", turn, told) for turn, (frame, told) in story)]
         guided = request.guidance_scale != 1.0

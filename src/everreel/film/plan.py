@@ -376,6 +376,7 @@ def opening_of(plan: Plan) -> VideoRequest:
     assert plan.ring
     alike = {"prompt", "negative_prompt", "fps", "height", "width", "seed"}
     alike |= {"num_inference_steps", "guidance_scale", "guidance_level", "guidance_until", "shift", "step_cache"}
+    alike |= {"skip_layer_guidance_scale", "skip_guidance_layers"}
     placed = plan.request.pictures().items()
     pictures = {frames_of(at)[0]: path for at, (_, path) in placed if at < plan.ring.opening}
     asked = plan.request.model_dump(include=alike)

@@ -103,6 +103,14 @@ def _blocks(value: int | tuple[int, ...] | None) -> int | tuple[int, ...] | None
     return value
 
 
+def _layers(value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if not value or min(value) < 0:
+        raise ValueError(f"must be 0 or more each; nearest that works: {','.join(str(max(n, 0)) for n in value) or 0}")
+    return tuple(sorted(set(value)))
+
+
 class VideoRequest(BaseModel):
     """A film as asked for. `None` means: as the model recommends."""
 
@@ -133,6 +141,12 @@ class VideoRequest(BaseModel):
     )
     guidance_until: Annotated[float | None, _at_least(0, 1)] = Field(
         None, description="The noise level down to which guidance works, 0 is all steps: try 0.5, for softer edges."
+    )
+    skip_layer_guidance_scale: Annotated[float, _at_least(0, 20)] = Field(
+        0, description="How far to go away from what the model says without some layers, for shapes that hold: try 2."
+    )
+    skip_guidance_layers: Annotated[tuple[int, ...] | None, AfterValidator(_layers)] = Field(
+        None, description="Those layers, the first is 0: 3,5."
     )
     shift: Annotated[float | None, _at_least(0.01, 100)] = Field(None, description="Shift of the noise levels.")
     seed: Annotated[int, _at_least(0, 2**62)] = Field(0, description="The same seed gives the same film.")
@@ -284,6 +298,7 @@ class VideoRequest(BaseModel):
             "width": width,
             "num_inference_steps": self.num_inference_steps or card.num_inference_steps,
             "guidance_scale": self.guidance_scale or card.guidance_scale,
+            "skip_guidance_layers": self._skipped(card),
             "guidance_level": level,
             "guidance_until": until,
             "shift": self.shift or card.shift,
@@ -292,6 +307,23 @@ class VideoRequest(BaseModel):
         }
         cleared = {"seconds": None, "resolution": None, "aspect": None}
         return self.model_copy(update={**cleared, **chosen})
+
+    def _skipped(self, card: ModelCard) -> tuple[int, ...] | None:
+        """The layers to guide away from, if that is asked for."""
+        asked = self.skip_guidance_layers
+        told = ",".join(map(str, asked or ()))
+        if not self.skip_layer_guidance_scale:
+            if asked is not None:
+                rule = "goes with skip_layer_guidance_scale above 0; nearest that works: 2"
+                raise RequestError(f"skip_guidance_layers = {told}: {rule}")
+            return None
+        layers, last = asked or card.skip_guidance_layers, card.num_layers - 1
+        if asked and asked[-1] > last:
+            fits = ",".join(map(str, sorted({min(layer, last) for layer in asked})))
+            raise RequestError(
+                f"skip_guidance_layers = {told}: {card.name} has layers 0..{last}; nearest that works: {fits}"
+            )
+        return tuple(sorted({min(layer, last) for layer in layers}))
 
     def size(self, card: ModelCard) -> tuple[int, int]:
         """Height and width in pixels."""

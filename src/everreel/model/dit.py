@@ -74,6 +74,7 @@ class Transformer(Protocol):
         blocks: Sequence[int] | None = None,
         cache: KVCache | None = None,
         write_cache: bool = False,
+        skip: Sequence[int] = (),
     ) -> Tensor:
         """As `DiT.forward`."""
 
@@ -122,6 +123,7 @@ class DiT(nn.Module):
         blocks: Sequence[int] | None = None,
         cache: KVCache | None = None,
         write_cache: bool = False,
+        skip: Sequence[int] = (),
         group: SequenceGroup | None = None,
     ) -> Tensor:
         """The velocity noise - data, (B, out_dim, T, H, W), in float32.
@@ -134,16 +136,16 @@ class DiT(nn.Module):
             blocks: sizes in latent frames of the blocks of block-causal attention; None is full attention.
             cache: earlier frames of the film; the frames of x follow them.
             write_cache: add the keys and values of these frames to the cache.
+            skip: layers that are left out, the first is 0; not while the cache is written.
             group: the processes that share the tokens, all of which make this call; each gets the whole velocity, and
                 keeps what it attends with of the cache. None where this process has all tokens.
 
         Raises:
             ValueError: channels, size or blocks do not fit the model, or there are too many processes for the size.
         """
+        assert not (skip and write_cache), "what is kept of a film has seen all layers"
         T, H, W = self._check(x_BCTHW, blocks)
-        past = 0 if cache is None else cache.num_frames
-        tokens = H * W
-        device = x_BCTHW.device
+        past, tokens, device = 0 if cache is None else cache.num_frames, H * W, x_BCTHW.device
         dtype = self.patch_embedding.weight.dtype
         table = rope_table(0, past + T, H, W, self.config.head_dim, device)
         table_past, table = table[: past * tokens], table[past * tokens :]
@@ -159,10 +161,11 @@ class DiT(nn.Module):
             split=split,
             kernel=self.attention.kernel(device, dtype, self.config.head_dim),
         )
-        x_BLC = self._patchify(x_BCTHW.to(dtype), mine)
+        x_BLC, texts = self._patchify(x_BCTHW.to(dtype), mine), _texts(context, T)
         time_BTC, modulation_BT6C = self._modulation(timestep_BT, fps_B)
-        texts = _texts(context, T)
         for layer, block in enumerate(self.blocks):
+            if layer in skip:
+                continue
             # Not all layers' contexts and a number: a compiler would make a program for each number.
             read = [(len(mine) * frames, text.of(layer)) for frames, text in texts]
             x_BLC = block(x_BLC, modulation_BT6C, read, layer, view)

@@ -71,6 +71,7 @@ class Part:
         blocks: Sequence[int] | None,
         cache: int | None,
         write_cache: bool,
+        skip: Sequence[int],
     ) -> Tensor:
         """See `DiT.forward`; `texts` are numbers of frames and the numbers of the contexts that they read."""
         dit, batch = self._model(model), x_BCTHW.shape[0]
@@ -87,6 +88,7 @@ class Part:
             blocks=blocks,
             cache=past,
             write_cache=write_cache,
+            skip=skip,
             group=mesh.sequence,
         )
         whole_BCTHW: Tensor = velocity if mesh.guidance is None else mesh.guidance.gather(velocity)

@@ -58,6 +58,7 @@ class SharedDiT(nn.Module):
         blocks: Sequence[int] | None = None,
         cache: SharedCache | None = None,
         write_cache: bool = False,
+        skip: Sequence[int] = (),
     ) -> Tensor:
         """See `DiT.forward`; contexts and caches are from here."""
         number = self._crew.number_of
@@ -72,6 +73,7 @@ class SharedDiT(nn.Module):
             blocks,
             None if cache is None else number(cache),
             write_cache,
+            skip,
         )
         return velocity_BCTHW
 

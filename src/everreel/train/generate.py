@@ -23,7 +23,7 @@ from everreel.checkpoint.source import Source
 from everreel.data.clips import to_bytes
 from everreel.data.text import Text
 from everreel.diffusion.conditioning import Conditioning
-from everreel.diffusion.denoiser import Branch, Denoiser, StepCache
+from everreel.diffusion.denoiser import Branch, Denoiser, Guidance, StepCache
 from everreel.diffusion.noise import draw_noise
 from everreel.diffusion.rollout import Glimpse, LatentBlock, rollout
 from everreel.diffusion.schedule import Schedule, blockwise, synchronous
@@ -120,8 +120,8 @@ def latents_of(
     cached = way.block is not None
     cache = model.new_cache(way.context) if cached else None
     denoiser = Denoiser(
-        model, [Branch(context, cache)], way.guidance_scale, guidance_level=way.guidance_level,
-        guidance_until=way.guidance_until, fps_index=wanted.fps_index, causal=cached,
+        model, [Branch(context, cache)], Guidance(way.guidance_scale, way.guidance_level, way.guidance_until),
+        fps_index=wanted.fps_index, causal=cached,
         step_cache=None if way.step_cache is None else StepCache(way.step_cache),
     )  # fmt: skip
     frames, *plane = wanted.size

@@ -77,6 +77,8 @@ orders = st.fixed_dictionaries(
         "shift": st.floats(0.01, 100) | st.none(),
         "guidance_level": st.floats(0, 1) | st.none(),
         "guidance_until": st.floats(0, 1) | st.none(),
+        "skip_layer_guidance_scale": st.floats(0, 20),
+        "skip_guidance_layers": st.sets(st.integers(0, 99), min_size=1).map(sorted).map(tuple) | st.none(),
         "step_cache": st.just(0) | st.floats(0, 1),
         "seed": st.integers(0, 2**62),
         "loop": st.just(False),
