@@ -233,6 +233,7 @@ VALUES = {
     "fps": 24,
     "cache": True,
     "blend_overlap": True,
+    "skip_guidance_layers": [1],
 }
 
 
@@ -330,6 +331,18 @@ def test_a_quota_and_a_full_disk_have_their_own_answers(serve, monkeypatch):
 
         monkeypatch.setattr(server.jobs.queue, "put", full)
         told(client.post("/v1/videos", json=ASKED), 507)
+
+
+def test_no_film_is_ordered_that_there_is_no_room_for(serve, monkeypatch):
+    """Though there may be room to write the order down."""
+    server = serve(make=False)
+    with server.client() as client:
+        once = {"Idempotency-Key": "a"}
+        film = client.post("/v1/videos", json=ASKED, headers=once).json()["id"]
+        monkeypatch.setattr(server.jobs.store, "free_bytes", lambda: 0)
+        assert "disk: is full" in told(client.post("/v1/videos", json=ASKED), 507)
+        assert client.post("/v1/videos", json=ASKED, headers=once).json()["id"] == film, "it is ordered already"
+        assert [one["id"] for one in client.get("/v1/videos").json()["data"]] == [film]
 
 
 @pytest.mark.parametrize("kind", [BusyError, TimeoutError])

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from everreel.film.request import RequestError
-from everreel.serve.jobs.database import FULL_DISK
-from everreel.serve.jobs.job import DiskFullError
+from everreel.serve.jobs.job import FULL_DISK, DiskFullError
 
 LONGEST, SHOWN = 4096, 80  # characters of a path, and of it those that are repeated
 PIECE = 1 << 20

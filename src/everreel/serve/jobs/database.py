@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from everreel.media import sync_folder
-from everreel.serve.jobs.job import DiskFullError
+from everreel.serve.jobs.job import FULL_DISK, DiskFullError
 
 PATIENCE = 60.0  # seconds to wait for the write lock, which is held for milliseconds; a disk may stall
 OLDEST = (3, 35)  # which has RETURNING
 LOG_BYTES = 16_000_000  # a log that grew beyond is cut back
 SPARE_BYTES = 8_000_000  # twice what SQLite lets its log grow to before it folds that back
-FULL_DISK = "disk: is full on the server; try again when films were deleted"
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _ANOTHER_PROCESS: list[sqlite3.Connection] = []

@@ -51,6 +51,9 @@ class QuotaError(JobError):
     """The owner has as much as is allowed."""
 
 
+FULL_DISK = "disk: is full on the server; try again when films were deleted"
+
+
 class DiskFullError(JobError):
     """There is no room for another film; those in progress wait."""
 

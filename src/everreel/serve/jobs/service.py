@@ -22,7 +22,9 @@ from everreel.film.plan import Plan, check_can_go_on, make_plan
 from everreel.film.request import RequestError, VideoRequest, make_request
 from everreel.serve.jobs.enhancer import ServedEnhancer, unusable
 from everreel.serve.jobs.job import (
+    FULL_DISK,
     ConflictError,
+    DiskFullError,
     FilmStore,
     Job,
     JobError,
@@ -116,6 +118,8 @@ class Jobs:
         settled |= {} if order.endless else {"num_frames": plan.request.num_frames, "seconds": None}
         order = order.model_copy(update={"request": order.request.model_copy(update=settled)})
         uploaded = self.store.uploads(owner.name) if owner.quota.bytes is not None else 0
+        if not self.store.free_bytes() and (once is None or self.queue.known(owner.name, once) is None):
+            raise DiskFullError(FULL_DISK)  # there may be room for the order, and there is none for the film
         return self.queue.put(order, owner, seconds=seconds, uploaded=uploaded, priority=priority, once=once)
 
     def outlook(self, order: Order, owner: Owner) -> Outlook:

@@ -23,8 +23,16 @@ from filelock import FileLock
 
 from everreel.media import sync_folder
 from everreel.serve.jobs.age import Age
-from everreel.serve.jobs.database import FULL_DISK
-from everreel.serve.jobs.job import FILM_ID, UPLOAD_ID, DiskFullError, NotFoundError, Part, QuotaError, new_id
+from everreel.serve.jobs.job import (
+    FILM_ID,
+    FULL_DISK,
+    UPLOAD_ID,
+    DiskFullError,
+    NotFoundError,
+    Part,
+    QuotaError,
+    new_id,
+)
 
 RESERVE = 200_000_000
 """Bytes of the disk that are left alone: for the queue, for journals, and for others."""
