@@ -224,6 +224,29 @@ def test_unknown_films_addresses_and_methods(refusing):
     told(refusing.post("/v1/videos", json=named), 404, "input_reference")
 
 
+def test_several_numbers_are_a_list(serve):
+    """In JSON, where a number more than whole ones is refused as anywhere else, and in a form."""
+    server = serve(make=False)
+    several = {
+        "causal_block_size": [1, 4],
+        "ar_step": 5,
+        "skip_layer_guidance_scale": 2,
+        "skip_guidance_layers": [1, 0],
+    }
+    with server.client() as client:
+        form = {name: (None, json.dumps(value)) for name, value in (ASKED | several).items()}
+        for body in ({"json": ASKED | several}, {"files": form | {"prompt": (None, "a fox")}}):
+            made = client.post("/v1/videos", **body)
+            assert made.status_code == 200, made.text
+            request = server.jobs.get(made.json()["id"]).order.request
+            assert (request.causal_block_size, request.skip_guidance_layers) == ((1, 4), (0, 1))
+        sent = {"prompt": (None, "a fox"), "skip_guidance_layers": ("a.png", picture(), "image/png")}
+        told(client.post("/v1/videos", files=sent), 400, "skip_guidance_layers")
+        for wrong in ("3,5", ["a"], [1.5], [True], 3):
+            body = {**ASKED, "skip_layer_guidance_scale": 2, "skip_guidance_layers": wrong}
+            told(client.post("/v1/videos", json=body), 400)
+
+
 EXTENSIONS_OWN = {"video", "model", "priority", "enhance", "user"}
 OF_A_NEW_FILM = sorted(set(VideoExtend.model_fields) - set(EXTENDED) - EXTENSIONS_OWN)
 VALUES = {

@@ -9,7 +9,10 @@ The one invariant: what a film may be asked for is written down in `VideoRequest
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import functools
+import operator
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -101,10 +104,23 @@ class _Pictures(_Common):
     quality: str | None = Field(None, description="Taken because other servers take it; films have one quality here.")
 
 
+def _in_json(annotation: Any) -> Any:  # noqa: ANN401 -- a type
+    """Several numbers are a list there, which a strict reader takes for no tuple."""
+    kinds = get_args(annotation) if get_origin(annotation) is UnionType else (annotation,)
+    kinds = tuple(list[get_args(kind)[0]] if get_origin(kind) is tuple else kind for kind in kinds)  # type: ignore[misc]
+    return functools.reduce(operator.or_, kinds)
+
+
+SEVERAL = frozenset(
+    name for name, field in VideoRequest.model_fields.items() if _in_json(field.annotation) != field.annotation
+)
+"""Fields that take several numbers; in a form with commas between them."""
+
+
 def _asked(*without: str) -> dict[str, Any]:
     """Fields of `VideoRequest` as the wire has them: each may be left out, or null."""
     fields = {name: VideoRequest.model_fields[name] for name in REQUEST_FIELDS if name not in without}
-    return {name: (field.annotation | None, Field(None, description=field.description))  # type: ignore[operator]
+    return {name: (_in_json(field.annotation) | None, Field(None, description=field.description))
             for name, field in fields.items()}  # fmt: skip
 
 
