@@ -109,9 +109,9 @@ def page(films: Evaluations, read: Reader, card: ModelCard, settings: FilmSettin
         "nobody has measured them here."
     )
     source = (
-        "Why it can be left out: at the highest levels there is nothing to guide yet, and what guidance adds there is "
-        "an average of all films of the words; at the lowest what is to be seen is settled, and guidance draws hard "
-        "edges into it (Kynkäänniemi et al., arXiv 2404.07724)."
+        "Why one would leave it out: at the highest levels there is nothing to guide yet, and what guidance adds there "
+        "is an average of all films of the words; at the lowest what is to be seen is settled, and guidance draws hard "
+        "edges into it (Kynkäänniemi et al., arXiv 2404.07724). What that costs is in the table."
     )
     skipping = (
         "With --skip-layer-guidance-scale one more pass is made where there is guidance, without the layers "
