@@ -106,22 +106,22 @@ def filling(junk: Path, result: Result) -> Iterator[None]:
     over, full = threading.Event(), threading.Event()
 
     def take() -> None:
-        with junk.open("wb", buffering=0) as file:
-            while not over.wait(0.002):
-                with suppress(OSError):
-                    while True:
-                        result.filled += file.write(b"x" * 65536) or 0
-                full.set()
+        while not over.wait(0.002):
+            with suppress(OSError):
+                while True:
+                    result.filled += file.write(b"x" * 65536) or 0
+            full.set()
 
     thread = threading.Thread(target=take)
-    thread.start()
-    try:
-        full.wait()
-        yield
-    finally:
-        over.set()
-        thread.join()
-        junk.unlink()
+    with junk.open("wb", buffering=0) as file:
+        thread.start()
+        try:
+            full.wait()
+            yield
+        finally:
+            over.set()
+            thread.join()
+            junk.unlink()
 
 
 def fill(server: Server, setting: Setting, junk: Path, result: Result) -> None:
@@ -168,7 +168,6 @@ def run(folder: Path, setting: Setting) -> Result:
             found = {key: digest(server, film) for key, film in ledger.films.items()}
     finally:
         shutil.rmtree(home)
-        (folder / "everreel-junk").unlink(missing_ok=True)
     with Server(workers=2, threads=setting.threads) as server:
         truth = ledger.repeat(server)
         settled(server)

@@ -18,11 +18,9 @@ import typer
 from pydantic.fields import FieldInfo
 
 from everreel.film.loading import EMBEDDED, ModelOptions, model_options
-from everreel.film.request import MOST_FRAMES, VideoRequest, make_request
+from everreel.film.request import MOST_FRAMES, SEVERAL, VideoRequest, make_request
 from everreel.memory import take_large_pages
 
-LISTS = {"causal_block_size": "latent frames", "skip_guidance_layers": "a layer"}
-"""Options that take several numbers with commas, and what they are numbers of."""
 PART = "TIME: WORDS, as in '5s: it jumps': what the film shows from then on; any number of them."
 
 
@@ -36,7 +34,7 @@ def takes_request(command: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:  # noqa: ANN401 -- each has the type of its field
         asked = {option.name: values.pop(option.name) for option in options}
         asked["keyframes"] = _keyframes(asked.pop("keyframe") or [])
-        for name in LISTS:
+        for name in SEVERAL:
             asked[name] = _numbers(name, asked[name])
         asked |= prompts_of(asked["prompt"], asked.pop("part") or [], asked.pop("story"), asked["fps"])
         command(make_request(**asked), **values)
@@ -92,7 +90,7 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
         text = "FRAME=PATH: a picture for a frame, the first is 0; any number of them."
         return _parameter("keyframe", list[str] | None, None, typer.Option(help=text))
     kind: Any = field.annotation
-    if name in LISTS:
+    if name in SEVERAL:
         kind = str | None
     elif any(get_origin(part) is Literal for part in (kind, *get_args(kind))):
         kind = str | None  # the request itself says what it may be
@@ -141,7 +139,7 @@ def _numbers(name: str, asked: str | None) -> int | list[int] | None:
     if asked is None:
         return None
     if re.fullmatch(r"\s*-?\d{1,9}\s*(,\s*-?\d{1,9}\s*)*", asked) is None:
-        raise ValueError(f"{name} = {asked}: must be one number of {LISTS[name]} or several, as in 1,4,4")
+        raise ValueError(f"{name} = {asked}: must be one number of {SEVERAL[name]} or several, as in 1,4,4")
     numbers = [int(number) for number in asked.split(",")]
     return numbers[0] if len(numbers) == 1 and name == "causal_block_size" else numbers
 

@@ -111,6 +111,10 @@ def _layers(value: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return tuple(sorted(set(value)))
 
 
+SEVERAL = {"causal_block_size": "latent frames", "skip_guidance_layers": "a layer"}
+"""Fields that take several numbers, with commas between them where they are typed, and what they are numbers of."""
+
+
 class VideoRequest(BaseModel):
     """A film as asked for. `None` means: as the model recommends."""
 

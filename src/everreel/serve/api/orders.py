@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ValidationError
 
-from everreel.film.request import RESOLUTIONS, RequestError, one_line
+from everreel.film.request import RESOLUTIONS, SEVERAL, RequestError, one_line
 from everreel.serve.api.body import Body, Sent, Spool, json_value
 from everreel.serve.api.errors import ApiError
-from everreel.serve.api.schema import SEVERAL, FilmReference, VideoCreate, VideoExtend
+from everreel.serve.api.schema import FilmReference, VideoCreate, VideoExtend
 from everreel.serve.jobs.job import Owner
 from everreel.serve.jobs.order import EXTENDED, REQUEST_FIELDS, Order, make_order
 from everreel.serve.jobs.service import Jobs, naming
@@ -146,7 +146,7 @@ def fields_of(body: Body, model: type[BaseModel]) -> dict[str, Any]:
             if name not in MEANINGLESS or not _asks_nothing(name, values[name]):
                 _unknown(name, model)
             del values[name]
-    for name in [name for name in SEVERAL & values.keys() if body.form and isinstance(values[name], str)]:
+    for name in [name for name in SEVERAL.keys() & values.keys() if body.form and isinstance(values[name], str)]:
         values[name] = values[name].strip().removeprefix("[").removesuffix("]").split(",")
     try:
         checked = model.model_validate(values, strict=not body.form)

@@ -111,12 +111,6 @@ def _in_json(annotation: Any) -> Any:  # noqa: ANN401 -- a type
     return functools.reduce(operator.or_, kinds)
 
 
-SEVERAL = frozenset(
-    name for name, field in VideoRequest.model_fields.items() if _in_json(field.annotation) != field.annotation
-)
-"""Fields that take several numbers; in a form with commas between them."""
-
-
 def _asked(*without: str) -> dict[str, Any]:
     """Fields of `VideoRequest` as the wire has them: each may be left out, or null."""
     fields = {name: VideoRequest.model_fields[name] for name in REQUEST_FIELDS if name not in without}

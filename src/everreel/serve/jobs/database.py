@@ -75,20 +75,17 @@ class Database:
         with self._turn, self._in_line(), self._lent() as db, _plain():
             db.execute(f"PRAGMA synchronous={'FULL' if lasting else 'NORMAL'}")
             db.execute("BEGIN IMMEDIATE")
-            full = False
             try:
                 yield db
                 db.execute("COMMIT")
-                if lasting:
-                    self._grow(db)
-            except sqlite3.OperationalError as error:
-                full = _is_full(error)
-                raise
-            finally:
+            except BaseException as error:
                 if db.in_transaction:  # some errors of SQLite's have ended it already
                     db.execute("ROLLBACK")
-                if full:  # the log cannot grow: what is in it goes to its places, so that it can begin anew
-                    _empty_log(db)
+                if isinstance(error, sqlite3.OperationalError) and _is_full(error):
+                    _empty_log(db)  # it cannot grow: what is in it goes to its places, so that it can begin anew
+                raise
+            if lasting:
+                self._grow(db)
 
     def keep_spare(self) -> None:
         """Keep some room for when the disk is full, when the most important thing to write down is what may go.
@@ -129,9 +126,10 @@ class Database:
 
     def _grow(self, db: sqlite3.Connection) -> None:
         """Have the file as long as it will be, so that on a full disk what is in the log finds its places there."""
-        (pages,), (size,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
-        if self._path.stat().st_size < pages * size:
-            _empty_log(db)
+        with suppress(sqlite3.OperationalError, OSError):  # all is written down by now, whatever becomes of this
+            (pages,), (size,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+            if self._path.stat().st_size < pages * size:
+                _empty_log(db)
 
     @contextmanager
     def _in_line(self) -> Iterator[None]:

@@ -110,6 +110,8 @@ class Jobs:
         if priority > owner.highest_priority:
             highest = owner.highest_priority
             raise RequestError(f"priority = {priority}: yours may be at most {highest}; nearest that works: {highest}")
+        if not self.store.free_bytes() and (once is None or self.queue.known(owner.name, once) is None):
+            raise DiskFullError(FULL_DISK)  # there may be room for the order, and there is none for the film
         order, plan = self._whole(order, owner)
         assert plan.request.num_frames
         seconds = 0 if order.endless else plan.request.num_frames / plan.request.fps
@@ -118,8 +120,6 @@ class Jobs:
         settled |= {} if order.endless else {"num_frames": plan.request.num_frames, "seconds": None}
         order = order.model_copy(update={"request": order.request.model_copy(update=settled)})
         uploaded = self.store.uploads(owner.name) if owner.quota.bytes is not None else 0
-        if not self.store.free_bytes() and (once is None or self.queue.known(owner.name, once) is None):
-            raise DiskFullError(FULL_DISK)  # there may be room for the order, and there is none for the film
         return self.queue.put(order, owner, seconds=seconds, uploaded=uploaded, priority=priority, once=once)
 
     def outlook(self, order: Order, owner: Owner) -> Outlook:
