@@ -25,6 +25,7 @@ if importlib.util.find_spec("everreel") is None:  # a Space installs requirement
     os.environ["PYTHONPATH"] = sys.path[0]  # of the worker
 
 from everreel.film.loading import ModelOptions, model_options
+from everreel.memory import share_freed_memory
 from everreel.serve.api.app import make_app
 from everreel.serve.api.settings import Settings
 from everreel.serve.api.tokens import Tokens
@@ -142,6 +143,7 @@ def make(home: Path) -> tuple[Any, Jobs, Supervisor]:
 
 def main() -> None:
     """Serve until stopped."""
+    share_freed_memory()
     with tempfile.TemporaryDirectory(prefix="everreel-") as home:
         app, jobs, supervisor = make(Path(home))
         with bind(HOST, PORT) as bound, cleaning(jobs):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from everreel import cli
 from everreel.memory import holding_what_is_used, keep_freed_memory, most_held, smaller_budget
 
 # Blocks of 24 MB, taken and freed: each is 6,144 pages that may have to be faulted in anew.
@@ -34,6 +35,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 HELD = """
 from pathlib import Path
 import torch
+from everreel import cli
 from everreel.memory import holding_what_is_used, keep_freed_memory
 assert keep_freed_memory()
 def held():
@@ -115,3 +117,48 @@ def test_what_was_held_is_of_the_fullest_gpu_or_of_this_process(monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda number: [3, 7][number])
     assert most_held(True) == 7 and 50e6 < most_held(False) < 1e12
+
+
+@pytest.mark.parametrize("command", ["generate", "train", "serve", "mcp"])
+def test_a_command_that_lasts_holds_little(monkeypatch, command):
+    """A server keeps no heap that it once needed; its workers, which make the films, keep theirs."""
+    done = []
+    monkeypatch.setattr("sys.argv", ["everreel", command])
+    for name in ("keep_freed_memory", "share_freed_memory", "_run"):
+        monkeypatch.setattr(f"everreel.cli.{name}", lambda name=name: done.append(name))
+    cli.main()
+    assert done == ["share_freed_memory" if command in ("serve", "mcp") else "keep_freed_memory", "_run"]
+
+
+# Threads that are there at once and each take blocks too small to be mapped by themselves. A heap of one's own is an
+# anonymous mapping of at most 64 MB, so that the number of threads' first blocks' regions is the number of heaps.
+HEAPS = """
+import ctypes
+import sys
+import threading
+from everreel.memory import share_freed_memory
+if sys.argv[1] == "shared":
+    assert share_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+together, regions = threading.Barrier(12), set()
+def take():
+    together.wait()
+    regions.add(libc.malloc(100_000) >> 26)
+    together.wait()
+threads = [threading.Thread(target=take) for _ in range(12)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(regions))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library, whose heaps are its own")
+def test_threads_share_heaps():
+    def heaps(how):
+        done = subprocess.run([sys.executable, "-c", HEAPS, how], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert heaps("shared") <= 3 < heaps("by default")

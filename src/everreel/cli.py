@@ -25,7 +25,7 @@ from everreel.curating import data, data_check
 from everreel.enhance import EnhanceOptions, enhance, enhance_options, enhanced_request, enhancing, takes_enhancement
 from everreel.film.loading import ModelOptions, model_options
 from everreel.film.request import VideoRequest, make_request
-from everreel.memory import is_out_of_memory, keep_freed_memory, smaller_budget
+from everreel.memory import is_out_of_memory, keep_freed_memory, share_freed_memory, smaller_budget
 from everreel.options import prompts_of, takes_flags, takes_model, takes_request
 from everreel.prepare import prepare
 from everreel.released import SCRIPTS, folder_for, translate
@@ -67,7 +67,8 @@ FAILURES = (CommandError, ValueError, OSError, MemoryError, RuntimeError, Keyboa
 
 def main() -> None:
     """Run the command line; every error is one line and exit code 2."""
-    keep_freed_memory()
+    lasts = sys.argv[1:2] in (["serve"], ["mcp"])  # and makes films in other processes
+    (share_freed_memory if lasts else keep_freed_memory)()
     with warnings.catch_warnings():
         warnings.showwarning = functools.partial(_warned, warnings.showwarning)
         _run()
@@ -419,8 +420,7 @@ def evaluate(
         with films_bar() as on_film:
             report = measure(lambda: _load(model), read, evaluation, on_film)
     except KeyboardInterrupt:
-        done = num_films - len(evaluation.missing())
-        there = f"{done} of {num_films} films are in {output}"
+        there = f"{num_films - len(evaluation.missing())} of {num_films} films are in {output}"
         raise CommandError(f"stopped: {there}; go on with the same command") from None
     typer.echo(report.describe())
     for path in publish(evaluation, report, critic, model_card):
