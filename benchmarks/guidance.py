@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--num-films", type=int, default=64, help="prompts, each made with every level")
     parser.add_argument("--num-frames", type=int, default=25, help="frames of a film")
     parser.add_argument("--steps", type=int, help="denoising steps")
-    pairs = [(1.0, 0.5, 0.0), (0.85, 0.0, 0.0), (0.85, 0.5, 0.0), (0.85, 0.5, 2.0)]
+    pairs = [(1.0, 0.5, 0.0), (0.85, 0.0, 0.0), (0.85, 0.5, 0.0), (0.85, 0.0, 2.0)]
     told = "as 0.85-0.5, or 0.85-0.5-2 with a skip scale; beside 1-0, all steps"
     parser.add_argument("--levels", type=levels_of, nargs="+", default=pairs, help=told)
     parser.add_argument("--output", type=Path, default=Path("runs/guidance"), help="the folder of the films")

@@ -169,7 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--num-frames", type=int, default=49, help="frames of each, 4k + 1")
     parser.add_argument("--steps", type=int, help="denoising steps from noise on")
     parser.add_argument("--levels", type=float, nargs="+", default=(0.97, 0.92, 0.85, 0.7, 0.5), help="words matter at")
-    parser.add_argument("--starts", type=float, nargs="+", default=(1.0, 0.95, 0.85, 0.7, 0.5), help="denoised from")
+    parser.add_argument(
+        "--starts", type=float, nargs="+", default=(1.0, 0.95, 0.85, 0.7, 0.5, 0.3, 0.15), help="denoised from"
+    )
     parser.add_argument("--page", type=Path, default=PAGE, help="the page")
     options = parser.parse_args(arguments)
     keep_freed_memory()
