@@ -35,7 +35,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 HELD = """
 from pathlib import Path
 import torch
-from everreel import cli
 from everreel.memory import holding_what_is_used, keep_freed_memory
 assert keep_freed_memory()
 def held():
