@@ -108,7 +108,7 @@ WORDS = replace(
 # Of 384 clean pictures that only the VAE has seen the critic reads 74 % of the subjects, of those noised to 0.3 and
 # denoised from there 64 %, to 0.5 57 %, to 0.85 56 %: what is lost is lost near the picture, where a shift of 2 or more
 # puts one level of twenty-five below 0.3. Here it is one of three, and these are 66, 58 and, from noise, 57 % for 52.
-# (The first 350 steps were run as those of 2,600, and with the pictures of images-4 as well.)
+# (It was run with the pictures of images-4 as well.)
 DETAILS = replace(
     WORDS,
     settings=replace(

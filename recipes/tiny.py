@@ -22,7 +22,7 @@ recipe = PackRecipe(
         "The stages subjects and words weigh the subject in the loss. Of their pictures, images-2, 6,500 were of "
         "another seed than the recipe's, and 7% did not show the subject that their sentences name; of their films, "
         "films-2 and films-3, the recipe makes as many, all of 97 frames.",
-        "The stage details saw images-4 beside images-critic-4, and its first 350 steps were those of 2,600.",
+        "The stage details saw images-4 beside images-critic-4.",
         "The student tiny-fast was distilled from the model before the stage details.",
     ),
 )
