@@ -51,12 +51,12 @@ def test_what_cannot_be_is_refused_before_anything_is_started(tmp_path, argument
     assert not (tmp_path / "workers.lock").exists()
 
 
-@pytest.mark.parametrize("given", [(), ("--endless",)])
-def test_whether_films_without_a_length_are_endless_is_the_operators_choice(tmp_path, monkeypatch, given):
+@pytest.mark.parametrize(("given", "endless"), [((), True), (("--no-endless",), False)])
+def test_whether_films_without_a_length_are_endless_is_the_operators_choice(tmp_path, monkeypatch, given, endless):
     found = []
-    monkeypatch.setattr(serving, "_serve", lambda where, home, limits, *rest: found.append(limits))
+    monkeypatch.setattr(serving, "_serve", lambda where, *rest: found.append(where))
     assert CliRunner().invoke(app, ["serve", "--home", str(tmp_path), *given]).exit_code == 0
-    assert [limits.endless for limits in found] == [bool(given)]
+    assert [where.endless for where in found] == [endless]
 
 
 def test_with_a_key_others_may_reach_it(tmp_path):
@@ -100,7 +100,7 @@ def test_it_serves_films_until_it_is_told_to_stop_and_says_where(tmp_path):
         assert made.status == "completed", made
         sdk.videos.download_content(made.id).write_to_file(tmp_path / "film.mp4")
         assert Video(tmp_path / "film.mp4").num_frames == 5
-        endless = sdk.videos.create(prompt="a red fox", model="tiny-fast", extra_body={"endless": True})
+        endless = sdk.videos.create(prompt="a red fox", model="tiny-fast", extra_body={"seed": 3})
         with (
             httpx2.Client(base_url=address[1], timeout=20) as client,
             client.stream("GET", f"/v1/videos/{endless.id}/events") as told,

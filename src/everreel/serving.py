@@ -44,6 +44,7 @@ class Serving:
     port: int
     page: bool
     requests_per_minute: int
+    endless: bool
     allow_fetch: bool
     origins: tuple[str, ...]
 
@@ -61,9 +62,8 @@ def serve(
     retention: Annotated[float | None, typer.Option(help="Days that a film is kept; default: for ever.")] = None,
     max_seconds: Annotated[float, typer.Option(help="Of a film with an end.")] = 600,
     endless: Annotated[
-        bool,
-        typer.Option("--endless", help="A film without a length goes on until it is stopped or its quota is used."),
-    ] = False,
+        bool, typer.Option(help="Over HTTP a film without a length goes on until it is stopped or its quota is used.")
+    ] = True,
     max_size: Annotated[str, typer.Option(help="WIDTHxHEIGHT: as many pixels a frame at most.")] = "1280x736",
     requests_per_minute: Annotated[int, typer.Option(help="Of a key, or an address; 0: no limit.")] = 1200,
     allow_fetch: Annotated[bool, typer.Option("--allow-fetch", help="Fetch pictures that requests name.")] = False,
@@ -72,13 +72,13 @@ def serve(
     enhancer: EnhanceOptions,
 ) -> None:
     """Serve films: OpenAI's Videos API and more, tools for agents at /mcp, and a page; until Ctrl-C."""
-    limits = _limits(retention, max_seconds, max_size, endless)
+    limits = _limits(retention, max_seconds, max_size)
     for origin in allow_origin or ():
         if not re.fullmatch(r"https?://[^/\s*]+", origin):
             raise ValueError(f"allow-origin = {origin}: must be a site, such as https://films.example")
     if requests_per_minute < 0:
         raise ValueError(f"requests-per-minute = {requests_per_minute}: must be 0 or more; 1200 works")
-    where = Serving(host, port, page, requests_per_minute, allow_fetch, tuple(allow_origin or ()))
+    where = Serving(host, port, page, requests_per_minute, endless, allow_fetch, tuple(allow_origin or ()))
     _serve(where, home, limits, model, tuple(also or ()), workers, enhancer)
 
 
@@ -130,6 +130,7 @@ def build(jobs: Jobs, keys: Keys, where: Serving, home: Path, supervisor: Superv
         origins=where.origins,
         requests_per_minute=where.requests_per_minute,
         allow_fetch=where.allow_fetch,
+        endless=where.endless,
         page=where.page,
     )
     pids, held = (supervisor.pids, supervisor.device_memory) if supervisor else (None, None)
@@ -180,7 +181,7 @@ def cleaning(jobs: Jobs, every: float = CLEAN) -> Iterator[None]:
         thread.join()
 
 
-def _limits(retention: float | None, max_seconds: float, max_size: str, endless: bool) -> Limits:
+def _limits(retention: float | None, max_seconds: float, max_size: str) -> Limits:
     from everreel.serve.jobs.job import Limits
 
     size = re.fullmatch(r"(\d{2,5})x(\d{2,5})", max_size)
@@ -191,4 +192,4 @@ def _limits(retention: float | None, max_seconds: float, max_size: str, endless:
     if retention is not None and not retention > 0:
         raise ValueError(f"retention = {retention}: days, more than 0; 30 works")
     kept = None if retention is None else retention * DAY
-    return Limits(seconds=max_seconds, pixels=int(size[1]) * int(size[2]), retention=kept, endless=endless)
+    return Limits(seconds=max_seconds, pixels=int(size[1]) * int(size[2]), retention=kept)

@@ -17,7 +17,7 @@ from PIL import Image
 from everreel.media import FilmWriter, Video
 from everreel.serve.agents.caller import CALLER
 from everreel.serve.agents.look import MOST_BYTES
-from everreel.serve.jobs.job import Limits, Owner
+from everreel.serve.jobs.job import Owner
 from everreel.serve.jobs.service import Jobs
 from tests.serve.agents.calls import MODES, ask, calling, order, png, refused, run
 from tests.serve.agents.house import HEIGHT, WIDTH, WORKER, Painter, frames
@@ -101,43 +101,20 @@ def test_without_wait_the_answer_comes_at_once_and_says_how_to_go_on(jobs: Jobs)
     assert f"wait_for_film(film='{film['film']}')" in waited["next"]
 
 
-def test_without_a_length_a_film_is_endless_where_the_server_has_it_so_and_tools_say_so(jobs: Jobs) -> None:
-    jobs.limits = Limits(endless=True)
-
-    async def make() -> Any:
-        async with calling(jobs) as client:
-            tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-            film = await ask(client, "generate_film", prompt="a red fox runs")
-            short = await ask(client, "generate_film", prompt="a red fox runs", seconds=1)
-            return tools, film, short
-
-    tools, film, short = run(make())
-    assert order(jobs, film["film"]).endless and not order(jobs, short["film"]).endless
-    assert "cancel_film stops it" in film["next"] and "wait_for_film" in short["next"]
-    for tool, endless in (("generate_film", True), ("plan_film", True), ("extend_film", False)):
-        for field in ("seconds", "num_frames"):
-            says = tools[tool].input_schema["properties"][field]["description"]
-            assert ("until cancel_film stops it" in says) == endless, (tool, field)
-    says = tools["generate_film"].input_schema["properties"]["endless"]["description"]
-    assert "Default: true if nothing gives the film a length" in says and "Default: false" not in says
-
-
 def test_a_film_is_endless_if_that_is_asked_for_until_it_is_cancelled(jobs: Jobs) -> None:
     async def make() -> Any:
         async with calling(jobs) as client:
             tools = {tool.name: tool for tool in (await client.list_tools()).tools}
             plan = await ask(client, "plan_film", prompt="a red fox runs", endless=True)
             film = await ask(client, "generate_film", prompt="a red fox runs", endless=True)
-            usual = await ask(client, "generate_film", prompt="a red fox runs", endless=False)
+            usual = await ask(client, "generate_film", prompt="a red fox runs")
             said = await refused(client, "generate_film", prompt="a red fox runs", endless=True, seconds=4)
             over = await ask(client, "cancel_film", film=film["film"])
-            jobs.limits = Limits(endless=True)
-            other = await ask(client, "generate_film", prompt="a red fox runs", endless=False)
-            return tools, plan, film, usual, said, over, other
+            return tools, plan, film, usual, said, over
 
-    tools, plan, film, usual, said, over, other = run(make())
+    tools, plan, film, usual, said, over = run(make())
     assert plan["endless"] and order(jobs, film["film"]).endless and "cancel_film stops it" in film["next"]
-    assert not order(jobs, usual["film"]).endless and not order(jobs, other["film"]).endless
+    assert not order(jobs, usual["film"]).endless and "wait_for_film" in usual["next"], "an agent waits for its end"
     assert "endless = True: has no length and no end; leave out length" in said
     assert over["status"] == "cancelled"
     for name in ("generate_film", "plan_film"):

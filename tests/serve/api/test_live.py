@@ -10,7 +10,7 @@ import pytest
 
 from everreel.media import FilmWriter
 from everreel.serve.api.live import LiveError, Tail, without_length
-from everreel.serve.jobs.job import Limits, NotFoundError
+from everreel.serve.jobs.job import NotFoundError
 from tests.serve.api.servers import ANNA, BLOCK, KEYS, frames, wait
 
 ASKED = {"prompt": "a red fox", "num_frames": 4 * BLOCK}
@@ -110,13 +110,13 @@ def test_an_endless_film_streams_until_it_is_cancelled(serve):
 
 
 @pytest.mark.parametrize("kind", ["json", "data"])
-def test_without_a_length_a_film_is_endless_where_the_server_has_it_so(serve, kind):
-    server, usual = serve(limits=Limits(endless=True)), serve(make=False)
+def test_without_a_length_a_film_is_endless_unless_the_server_has_it_otherwise(serve, kind):
+    server, usual = serve(), serve(make=False, endless=False)
     with server.client() as client, usual.client() as other:
         form = {"files": {"user": (None, "anna")}} if kind == "data" else {}  # which makes a multipart of it
         ask = {kind: {"prompt": "a red fox"}} | form
         film = client.post("/v1/videos", **ask).json()
-        assert film["endless"]
+        assert film["endless"] and client.post("/v1/videos/plan", **ask).json()["endless"]
         with client.stream("GET", f"/v1/videos/{film['id']}/stream") as reply:
             pieces = reply.iter_raw()
             data = until(pieces, b"", 6)

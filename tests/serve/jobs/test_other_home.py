@@ -189,7 +189,7 @@ def client(other, monkeypatch):
     from everreel.serving import Serving, build
 
     monkeypatch.setattr(uploads, "inspect", lambda source, limits: Upload("image", ".png", 64, 64))
-    where = Serving("127.0.0.1", 8000, page=False, requests_per_minute=0, allow_fetch=False, origins=())
+    where = Serving("127.0.0.1", 8000, page=False, requests_per_minute=0, endless=True, allow_fetch=False, origins=())
     app = build(other.jobs, Keys(other.path), where, other.path, None)
     with TestClient(app, base_url="http://127.0.0.1:8000") as client:
         yield client

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -54,21 +55,24 @@ def test_an_endless_order_may_be_longer_than_any_other(home):
     assert job.order.request.length is None and job.progress == 0
 
 
-def test_without_a_length_a_film_is_endless_where_the_server_has_it_so_and_nothing_else_is(home, tmp_path):
-    jobs = Jobs(home.queue, home.store, home.jobs.models, Limits(endless=True))
-    order, length = make_order(**SMALL), home.jobs.card("small").num_frames
-    endless, usual = jobs.submit(order, ANNA)[0], home.jobs.submit(order, ANNA)[0]
+def test_an_order_that_nothing_ends_is_made_endless_and_no_other_is(home, tmp_path, monkeypatch):
+    jobs, order = home.jobs, make_order(**SMALL)
+    endless, usual = jobs.submit(jobs.without_end(order), ANNA)[0], jobs.submit(order, ANNA)[0]
     assert (endless.order.endless, endless.order.request.length) == (True, None)
-    assert (usual.order.endless, usual.order.request.length) == (False, length)
-    assert jobs.submit(make_order(**SMALL, image=picture(home, tmp_path)), ANNA)[0].order.endless, (
-        "a beginning is no end"
-    )
-    end = picture(home, tmp_path)
+    assert (usual.order.endless, usual.order.request.length) == (False, jobs.card("small").num_frames)
+    beginning, end = make_order(**SMALL, image=picture(home, tmp_path)), picture(home, tmp_path)
+    assert jobs.without_end(beginning).endless, "a beginning is no end"
     for values in ({"num_frames": 9}, {"seconds": 1}, {"loop": True}, {"end_image": end}, {"endless": False}):
-        job, _ = jobs.submit(make_order(**SMALL | values), ANNA)
-        assert not job.order.endless and job.order.request.length, values
-    again = jobs.submit(jobs.remix(usual.id, "a cat", ANNA), ANNA)[0]
-    assert again.order.request.length == length, "a film that has a length is remade with it"
+        assert not jobs.without_end(make_order(**SMALL | values)).endless, values
+    again = jobs.remix(usual.id, "a cat", ANNA)
+    assert not jobs.without_end(again).endless, "a film that has a length is remade with it"
+    with pytest.raises(RequestError, match="nearest that works: small"):
+        jobs.submit(jobs.without_end(make_order(prompt="a fox", model="smal")), ANNA)
+    card = replace(jobs.card("small"), kind="t2v")
+    monkeypatch.setattr(jobs, "card", lambda model: card)
+    assert not jobs.without_end(order).endless, "its model makes films of its own length alone"
+    with pytest.raises(RequestError, match="cannot go on with a film"):
+        jobs.submit(make_order(**SMALL, endless=True), ANNA)
 
 
 def test_the_outlook_of_an_endless_film_says_that_it_is_one(home):

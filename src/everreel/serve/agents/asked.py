@@ -63,12 +63,6 @@ PICTURE = (
     "(a data: address works too), or the id of an upload, 'file_...'. Default: none."
 )
 NO_PATH = "Never a path or a web address."
-USUAL = "Default: the model's own."
-ENDLESS = "Default: none; the film goes on until cancel_film stops it."
-"""What takes the place of `USUAL` where the server makes films without a length so."""
-FINITE = "Default: false."
-OPEN_ENDED = "Default: true if nothing gives the film a length or an end; false gives it the model's own length."
-"""What takes the place of `FINITE` there."""
 
 
 class Part(Arguments):
@@ -104,7 +98,7 @@ class Planned(Arguments):
             description="True: the film has no end and is made on and on, until you call cancel_film or your quota is "
             "used up; what is ready can be watched meanwhile, and gone on with when it is stopped. Only for what is to "
             "run without an end, such as a live background; otherwise give seconds. Leave out seconds, num_frames, "
-            f"loop and end_image with it. {FINITE}"
+            "loop and end_image with it. Default: false."
         ),
     ] = None
     size: Annotated[

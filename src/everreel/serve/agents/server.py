@@ -26,7 +26,6 @@ from pydantic import BaseModel, Field, ValidationError
 
 from everreel import __version__
 from everreel.film.request import RequestError
-from everreel.serve.agents import asked
 from everreel.serve.agents.catalog import TOOLS, Entry
 from everreel.serve.agents.files import Folders
 from everreel.serve.agents.resources import LISTED, add_films, listed
@@ -139,11 +138,6 @@ class FilmServer(MCPServer[None]):
             says = f"{fields['model'].description} One of: {', '.join(served)}. Default: {served[0]}."
             fields["model"] = Field(default=None, description=says)
             fields["model"].annotation = str | None
-        if self._tools.jobs.limits.endless and issubclass(entry.takes, asked.Planned):
-            for name in ("seconds", "num_frames", "endless"):
-                usual, here = (asked.FINITE, asked.OPEN_ENDED) if name == "endless" else (asked.USUAL, asked.ENDLESS)
-                fields[name] = copy(fields[name])
-                fields[name].description = fields[name].description.replace(usual, here)
         for name in entry.files:
             if says := self._tools.says_of_paths("film" if name == "film" else "picture"):
                 fields[name] = copy(fields[name])

@@ -66,7 +66,7 @@ def make_app(
     app = FastAPI(
         title="everreel",
         version=__version__,
-        description=ABOUT + (ENDLESS if jobs.limits.endless else ""),
+        description=ABOUT + (ENDLESS if settings.endless else ""),
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

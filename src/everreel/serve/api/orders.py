@@ -21,6 +21,7 @@ from everreel.film.request import RESOLUTIONS, SEVERAL, RequestError, one_line
 from everreel.serve.api.body import Body, Sent, Spool, json_value
 from everreel.serve.api.errors import ApiError
 from everreel.serve.api.schema import FilmReference, VideoCreate, VideoExtend
+from everreel.serve.api.settings import Settings
 from everreel.serve.jobs.job import Owner
 from everreel.serve.jobs.order import EXTENDED, REQUEST_FIELDS, Order, make_order
 from everreel.serve.jobs.service import Jobs, naming
@@ -157,8 +158,8 @@ def fields_of(body: Body, model: type[BaseModel]) -> dict[str, Any]:
     return {name: getattr(checked, name) for name in checked.model_fields_set if getattr(checked, name) is not None}
 
 
-def order_of(asked: Asked, body: Body, jobs: Jobs, owner: Owner, fetch: bool) -> Order:
-    """The order; what was sent becomes the owner's uploads.
+def order_of(asked: Asked, body: Body, jobs: Jobs, owner: Owner, settings: Settings) -> Order:
+    """The order, endless where it has no length and the server has it so; what was sent becomes the owner's uploads.
 
     Raises:
         ApiError: a reference is none.
@@ -167,7 +168,7 @@ def order_of(asked: Asked, body: Body, jobs: Jobs, owner: Owner, fetch: bool) ->
     """
     values = {"model": jobs.default_model, **asked.values}
     make_order(**values)  # what is wrong with the words is said before files are read
-    take = _Take(jobs, owner, body.spool, fetch)
+    take = _Take(jobs, owner, body.spool, settings.allow_fetch)
     given: dict[str, Any] = {}
     for name, reference in asked.pictures.items():
         if name == "keyframes":
@@ -178,9 +179,10 @@ def order_of(asked: Asked, body: Body, jobs: Jobs, owner: Owner, fetch: bool) ->
             kind, upload = take(reference, name, film=True)
             given["image" if kind == "image" else "follows"] = upload
     try:
-        return make_order(**values, **given)
+        order = make_order(**values, **given)
     except RequestError as error:
         raise RequestError(_wire_name(str(error))) from None
+    return jobs.without_end(order) if settings.endless else order
 
 
 def extension_of(body: Body, jobs: Jobs, owner: Owner, fetch: bool) -> tuple[Order, int]:

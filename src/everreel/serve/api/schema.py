@@ -98,8 +98,8 @@ class _Pictures(_Common):
     keyframes: Keyframes | None = Field(None, description="Pictures by the number of their frame, the first is 0.")
     endless: bool | None = Field(
         None,
-        description="Go on until it is cancelled, or the owner's quota is used up. With `everreel serve --endless` a "
-        "film does so that has no length; false is the usual length.",
+        description="Go on until it is cancelled, or the owner's quota is used up. A film that has no length "
+        "does so, unless the server was started with --no-endless; false is the model's usual length.",
     )
     quality: str | None = Field(None, description="Taken because other servers take it; films have one quality here.")
 

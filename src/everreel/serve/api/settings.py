@@ -22,6 +22,8 @@ class Settings:
     """Of a key, or of an address without one; 0 is without a limit."""
     allow_fetch: bool = False
     """Whether pictures may be fetched from the addresses that requests name."""
+    endless: bool = True
+    """Whether a film that is asked for without a length goes on until it is stopped; see `Jobs.without_end`."""
     page: bool = False
     """Whether something else answers at /."""
     json_bytes: int = 16_000_000

@@ -53,7 +53,6 @@ _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 def add_orders(router: APIRouter, desk: Desk) -> None:
     """Asking for films."""
     jobs, settings, most = desk.jobs, desk.settings, desk.jobs.limits.upload_bytes
-    fetch = settings.allow_fetch
 
     @router.post(
         "/videos",
@@ -67,7 +66,7 @@ def add_orders(router: APIRouter, desk: Desk) -> None:
 
             def make(owner: Owner) -> tuple[Order, int]:
                 found = asked(body)
-                return order_of(found, body, jobs, owner, fetch), found.priority
+                return order_of(found, body, jobs, owner, settings), found.priority
 
             return _told(response, desk, await desk.submit(request, body, make))
 
@@ -83,7 +82,7 @@ def add_orders(router: APIRouter, desk: Desk) -> None:
 
             def look() -> VideoPlan:
                 owner = owner_of(request)
-                return _plan(jobs.outlook(order_of(asked(body), body, jobs, owner, fetch), owner))
+                return _plan(jobs.outlook(order_of(asked(body), body, jobs, owner, settings), owner))
 
             return await desk.work(look, files=has_files(body))
 

@@ -197,7 +197,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one order may ask of this server, and what it means without a length."""
+    """What one order may ask of this server."""
 
     seconds: float = 600
     """Of a film with an end."""
@@ -212,8 +212,6 @@ class Limits:
     upload_seconds: float = 3600
     retention: float | None = None
     """Seconds that a film is kept after it is done; None: for ever."""
-    endless: bool = False
-    """Whether a film that is asked for without a length goes on until it is stopped; see `Order.open_ended`."""
 
 
 @dataclass(frozen=True)

@@ -122,13 +122,17 @@ class Jobs:
         uploaded = self.store.uploads(owner.name) if owner.quota.bytes is not None else 0
         return self.queue.put(order, owner, seconds=seconds, uploaded=uploaded, priority=priority, once=once)
 
+    def without_end(self, order: Order) -> Order:
+        """The order, endless if nothing in it says when its film ends and its model can go on with one."""
+        can = order.model in self.models and self.card(order.model).forcing
+        return order.model_copy(update={"endless": True}) if can and order.open_ended else order
+
     def outlook(self, order: Order, owner: Owner) -> Outlook:
         """What an order would cost. Raises as `submit`."""
         from everreel.film.budget import placed
         from everreel.film.estimate import estimate
         from everreel.film.parts import parts_of
 
-        order = self._as_long_as_meant(order)
         plan, options, card = self._check(order, owner), self.models[order.model].resolve(), self.card(order.model)
         request = plan.request
         assert request.num_frames and request.width and request.height
@@ -280,10 +284,6 @@ class Jobs:
             raise RequestError(f"model = {model!r}: must be one of {names}; nearest that works: {nearest}")
         return model
 
-    def _as_long_as_meant(self, order: Order) -> Order:
-        """The order, endless if it says nothing of its length and this server has such films so."""
-        return order.model_copy(update={"endless": True}) if self.limits.endless and order.open_ended else order
-
     def _check(self, order: Order, owner: Owner) -> Plan:
         """How an order would be made; all that can be wrong with it is found, the quick things first."""
         from everreel.film.given import read_pictures
@@ -329,6 +329,7 @@ class Jobs:
         try:
             request = order.whole(place)
             if order.endless:  # as long as what is told of it
+                check_can_go_on(card)
                 request = request.model_copy(update={"num_frames": max(request.story, default=0) + card.num_frames})
             if order.extends:
                 return make_plan(*self._going_on(order.extends, request, card, owner))
@@ -361,10 +362,9 @@ class Jobs:
             raise RequestError(f"prompt = {told} characters: this server takes at most {self.limits.prompt}")
 
     def _whole(self, order: Order, owner: Owner) -> tuple[Order, Plan]:
-        """An order as it is made, and how: as long as is meant, with the prompts that are sent."""
+        """An order as it is made, and how: with the prompts that are sent."""
         from everreel.enhance import whole_prompts
 
-        order = self._as_long_as_meant(order)
         if not order.enhance or order.enhanced is not None:
             return order, self._check(order, owner)
         with self.enhancer.at_work(self._only_the_world(self._known(order.model))) as enhancer:
