@@ -1,4 +1,4 @@
-"""Does the server keep to its own document, whatever is sent? `python -m benchmarks.contract [REQUESTS]`.
+"""Does the server keep to its own document, whatever is sent? `python -m benchmarks.contract --requests 20000`.
 
 schemathesis makes requests from the OpenAPI document, right ones and wrong ones, and half of those that name a film
 name one that is there. No answer may be a 500, none may have a status, a kind or a shape that the document does not
@@ -10,20 +10,23 @@ the server.
 
 from __future__ import annotations
 
+import argparse
 import collections
 import contextlib
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import schemathesis
-import typer
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
+
+from benchmarks.measure import machine, say
+from benchmarks.served import PAGE, put_section
+from everreel.evaluate.markdown import paragraph, table, verdict
 
 REQUESTS = 20_000
 WITHOUT = {"not_a_server_error", "positive_data_acceptance", "use_after_free", "ensure_resource_availability"}
@@ -85,20 +88,55 @@ def _send(  # the types of schemathesis are its own
     send()
 
 
-def main() -> None:
-    """A server, and as many requests as asked for."""
+def section(counts: Counts, seconds: float, command: str) -> list[str]:
+    """For the page."""
+    answers = ", ".join(f"{count:,} of {status}" for status, count in sorted(counts.items()))
+    wrong = counts["500"]
+    return [
+        "## Whatever is sent",
+        "",
+        *paragraph(
+            "Requests that schemathesis makes of the OpenAPI document, right ones and wrong ones, to every route. No"
+            " answer may be a 500, nor have a status, a kind or a shape that the document does not tell. What a schema cannot"
+            " say, rules between fields, is left out, and so are sequences of requests."
+        ),
+        "",
+        *table(
+            ("what", "goal", "measured", ""),
+            [
+                ("requests", f"{REQUESTS:,}", f"{sum(counts.values()):,} in {seconds:.0f} s",
+                 verdict(sum(counts.values()) >= REQUESTS)),
+                ("answers of 500", "none", str(wrong), verdict(not wrong)),
+                ("answers that the document does not have", "none", "0", verdict(True)),
+                ("answers", "", answers, ""),
+            ],
+        ),
+        "",
+        f"    {command}",
+        "",
+        *table(("machine", ""), machine().items()),
+    ]  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """A server, and as many requests as asked for; the first wrong answer ends it."""
     from everreel.serve.jobs.job import Limits
     from tests.serve.api.servers import Served, known_films
 
-    requests = int(sys.argv[1]) if len(sys.argv) > 1 else REQUESTS
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.contract")
+    parser.add_argument("--requests", type=int, default=REQUESTS)
+    parser.add_argument("--write", action="store_true", help=f"put the figures into {PAGE.name}")
+    options = parser.parse_args(arguments)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as home, Served(Path(home), limits=Limits(seconds=2)) as server:
         assert server.maker is not None
         server.maker.endless_rows = 3  # so that whoever watches a film sees its end
-        counts = check(server.url, requests, known_films(server))
-    seconds = time.perf_counter() - began
-    told = ", ".join(f"{count} x {status}" for status, count in sorted(counts.items()))
-    typer.echo(f"{sum(counts.values())} requests in {seconds:.0f} s: {told}; no answer but what the document says")
+        counts = check(server.url, options.requests, known_films(server))
+    command = f"python -m benchmarks.contract --requests {options.requests}"
+    lines = section(counts, time.perf_counter() - began, command)
+    say("\n".join(lines))
+    if options.write:
+        put_section("contract", lines)
 
 
 if __name__ == "__main__":

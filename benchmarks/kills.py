@@ -67,7 +67,7 @@ class Setting:
     shortest: float = 0.5
     longest: float = 10.0
     """Seconds between two kills."""
-    servers: float = 0.3
+    servers: float = 0.5
     """The share of kills that are the server's."""
     crowd: int = 8
     """Clients at work meanwhile."""

@@ -55,15 +55,15 @@ def watch(server: Server, number: int, num_frames: int) -> Watched:
 
 def section(found: Sequence[Watched], num_frames: int, blocks: int, command: str) -> list[str]:
     """For the page."""
-    first = statistics.median(one.first_bytes for one in found)
+    first, slowest = statistics.median(starts := [one.first_bytes for one in found]), max(starts)
     whole = statistics.median(one.whole for one in found)
     share = whole / blocks
     return [
         "## A film while it is made",
         "",
         *paragraph(
-            f"{len(found)} films of {num_frames} frames in {blocks} blocks, one after the other; medians. A block takes"
-            " the film's time over its number of blocks."
+            f"{len(found)} films of {num_frames} frames in {blocks} blocks, one after the other, by a worker that has"
+            " its model; medians. A block takes the film's time over its number of blocks."
         ),
         "",
         *table(
@@ -71,6 +71,7 @@ def section(found: Sequence[Watched], num_frames: int, blocks: int, command: str
             [
                 ("first bytes of the live stream", f"within one block, {share:.2f} s", f"{first:.2f} s",
                  verdict(first <= share)),
+                ("the slowest of them", "the same", f"{slowest:.2f} s", verdict(slowest <= share)),
                 ("the whole film", "", f"{whole:.2f} s, {num_frames / 24:.1f} s to watch", ""),
                 ("what was streamed is what is fetched later", "all", f"{sum(one.equal for one in found)} of"
                  f" {len(found)}", verdict(all(one.equal for one in found))),

@@ -32,22 +32,24 @@ def told(reply, status, param=None):
         ({"prompt": 5}, "prompt", "string"),
         (ASKED | {"num_framse": 5}, "num_framse", "nearest that is: num_frames"),
         (ASKED | {"output_path": "/etc/passwd"}, "output_path", "films are kept by the server"),
-        (ASKED | {"diffusers_kwargs": {}}, "diffusers_kwargs", "no meaning here"),
+        (ASKED | {"diffusers_kwargs": {"eta": 1}}, "diffusers_kwargs", "no meaning here"),
         (ASKED | {"enable_teacache": True}, "enable_teacache", "step_cache"),
         (ASKED | {"character_ids": ["x"]}, "character_ids", "characters are not served"),
         (ASKED | {"fps": 25}, "fps", "nearest that works: 24"),
         (ASKED | {"fps": "24"}, "fps", "integer"),
-        (ASKED | {"seconds": "long"}, "seconds", ""),
-        ({"prompt": "a", "seconds": "long"}, "seconds", ""),
+        (ASKED | {"seconds": "long"}, "seconds", 'seconds = "long": must be a number of seconds, such as 4'),
+        ({"prompt": "a", "seconds": []}, "seconds", "seconds = []: must be a number of seconds, such as 4"),
+        (ASKED | {"num_frames": 10**7}, "num_frames", "at most 600 s; nearest that works: 14400"),
         ({"prompt": "a", "seconds": 601}, "seconds", "nearest that works: 600"),
         (ASKED | {"size": "big"}, "size", "160x96 works"),
-        (ASKED | {"size": "161x96"}, "width", "nearest that works: 160"),
+        (ASKED | {"size": "161x96"}, "size", "size = 161x96: both must be multiples of 16"),
+        (ASKED | {"size": "10x99999"}, "size", "nearest that works: 16x4096"),
         (ASKED | {"size": "4096x4096"}, "size", "pixels a frame"),
         (ASKED | {"size": "160x96", "aspect": "16:9"}, "aspect", "leave one out"),
         (ASKED | {"size": "160x96", "aspect_ratio": "9:16"}, "aspect_ratio", "is not that of 160x96"),
         (ASKED | {"aspect_ratio": "4:3"}, "aspect_ratio", "must be one of 16:9, 9:16, 1:1"),
         (ASKED | {"aspect_ratio": "16:9", "aspect": "16:9"}, "aspect_ratio", "leave one out"),
-        (ASKED | {"aspect_ratio": "0:0"}, "aspect_ratio", ""),
+        (ASKED | {"aspect_ratio": "0:0"}, "aspect_ratio", 'aspect_ratio = "0:0": must be WIDTH:HEIGHT'),
         (ASKED | {"video_params": [1]}, "video_params", "JSON object"),
         (ASKED | {"video_params": {"widht": 160}}, "widht", "nearest that is: width"),
         (ASKED | {"video_params": {"video_params": {}}}, "video_params", ""),
@@ -55,10 +57,18 @@ def told(reply, status, param=None):
         (ASKED | {"priority": 3}, "priority", "at most 0"),
         (ASKED | {"shift": 3.0, "flow_shift": 4.0}, "flow_shift", "leave one out"),
         (ASKED | {"story": [{"prompt": "b"}]}, "story[0]", "seconds or frame"),
-        (ASKED | {"story": [{"prompt": "b", "frame": 1, "at": 3}]}, None, "story[0].at"),
+        (ASKED | {"story": [{"prompt": "b", "frame": 1, "at": 3}]}, "story", "story[0].at: is not known"),
+        (ASKED | {"story": {"8": 5}}, "story", "story[8] = 5: must be a valid string"),
+        (ASKED | {"story": {"a": "b"}}, "story", "must be the number of a frame, such as 48"),
+        (ASKED | {"story": 5}, "story", "story = 5: must be prompts by frame, such as"),
         (ASKED | {"story": {"0": "b"}}, "story[0]", "frame 0"),
-        (ASKED | {"keyframes": {"x": "file_" + "0" * 32}}, "keyframes", ""),
-        (ASKED | {"keyframes": {"99": {"file_id": "file_" + "0" * 31}}}, "keyframes", ""),
+        (ASKED | {"keyframes": {"x": "file_" + "0" * 32}}, "keyframes", "the number of a frame, such as 48"),
+        (
+            ASKED | {"keyframes": {"99": {"file_id": "file_0"}}},
+            "keyframes",
+            'keyframes[99].file_id = "file_0": must be',
+        ),
+        (ASKED | {"input_reference": 7}, "input_reference", "input_reference = 7: must be a file, the id of"),
         (ASKED | {"input_reference": {}}, "input_reference", "file_id, image_url or video_url"),
         (ASKED | {"input_reference": "/etc/passwd"}, "input_reference", "must be a file"),
         (ASKED | {"input_reference": {"image_url": "file:///etc/passwd"}}, "input_reference", "must be a file"),
@@ -362,6 +372,8 @@ def test_no_film_is_ordered_that_there_is_no_room_for(serve, monkeypatch):
     with server.client() as client:
         once = {"Idempotency-Key": "a"}
         film = client.post("/v1/videos", json=ASKED, headers=once).json()["id"]
+        turned = dict(reversed(ASKED.items()))  # the same, in another order
+        assert client.post("/v1/videos", json=turned, headers=once).json()["id"] == film
         monkeypatch.setattr(server.jobs.store, "free_bytes", lambda: 0)
         assert "disk: is full" in told(client.post("/v1/videos", json=ASKED), 507)
         assert client.post("/v1/videos", json=ASKED, headers=once).json()["id"] == film, "it is ordered already"

@@ -83,8 +83,7 @@ def test_a_finished_film_streams_at_once(serve):
         assert num_frames(client.get(f"/v1/videos/{film}/stream").content) == 4 * BLOCK
 
 
-@pytest.mark.parametrize("wanted", ["cancel", "pause"])
-def test_a_stream_ends_with_what_is_there_when_the_film_is_stopped(serve, wanted):
+def test_a_stream_waits_while_the_film_is_paused_and_has_the_rest_then(serve):
     server = serve(step=True)
     with server.client() as client:
         film = asked(client)
@@ -92,7 +91,23 @@ def test_a_stream_ends_with_what_is_there_when_the_film_is_stopped(serve, wanted
             pieces = reply.iter_raw()
             server.maker.go()
             data = until(pieces, b"", 1)
-            client.post(f"/v1/videos/{film}/{wanted}")
+            client.post(f"/v1/videos/{film}/pause")
+            wait(lambda: server.jobs.get(film).state == "paused")
+            client.post(f"/v1/videos/{film}/resume")
+            server.maker.go(3)
+            data += b"".join(pieces)
+        assert num_frames(data) == 4 * BLOCK
+
+
+def test_a_stream_ends_with_what_is_there_when_the_film_is_stopped(serve):
+    server = serve(step=True)
+    with server.client() as client:
+        film = asked(client)
+        with client.stream("GET", f"/v1/videos/{film}/stream") as reply:
+            pieces = reply.iter_raw()
+            server.maker.go()
+            data = until(pieces, b"", 1)
+            client.post(f"/v1/videos/{film}/cancel")
             data += b"".join(pieces)
         assert num_frames(data) == BLOCK
 

@@ -16,7 +16,8 @@ SGLANG = {
     "boundary_ratio": None, "enable_teacache": False, "enable_frame_interpolation": False,
     "frame_interpolation_exp": 1, "frame_interpolation_scale": 1.0, "frame_interpolation_model_path": None,
     "enable_upscaling": False, "upscaling_scale": 4, "output_quality": "default", "output_compression": None,
-    "rollout": False, "rollout_sde_type": "sde", "rollout_noise_level": 0.7,
+    "rollout": False, "rollout_sde_type": "sde", "rollout_noise_level": 0.7, "diffusers_kwargs": {},
+    "character_ids": [],
 }  # fmt: skip
 FASTVIDEO = {
     "prompt": PROMPT, "seconds": 4, "num_frames": 49, "fps": 24, "size": "160x96", "width": 320, "height": 192,
@@ -111,7 +112,8 @@ def test_references_of_vllm_omni_are_taken(serve, tmp_path, field, url, made, ki
     ("upscaling_scale", 2, "size"),
     ("boundary_ratio", 0.9, "one model"),
     ("generate_sound", True, "no sound"),
-    ("lora", {}, "--lora"),
+    ("lora", {"scale": 1}, "--lora"),
+    ("character_ids", ["char_1"], "who is to be seen"),
 ])  # fmt: skip
 def test_what_asks_for_something_that_is_not_served_is_still_refused(asking, name, value, said):
     reply = asking.post("/v1/videos", json={"prompt": PROMPT, name: value})

@@ -158,7 +158,7 @@ def test_an_endless_film_ends_when_its_owner_has_no_seconds_left(home):
 
 
 def test_an_endless_film_is_made_in_pieces_that_go_on_with_each_other(home, monkeypatch):
-    monkeypatch.setattr("everreel.serve.jobs.produce.PIECE_SECONDS", 1)
+    monkeypatch.setattr("everreel.serve.jobs.order.PIECE_SECONDS", 1)
     ends = []
     for stop_at in (None, 4):
         job = home.order(endless=True, num_frames=None, fps=16, story={20: "a blue cat"})

@@ -29,7 +29,11 @@ def picture(home, tmp_path, owner=ANNA, size=(64, 64)):
 @pytest.mark.parametrize(
     ("limits", "values", "said"),
     [
-        (Limits(seconds=1), {"num_frames": 25}, r"^seconds = 1.04167: this server makes at most 1 s"),
+        (
+            Limits(seconds=1),
+            {"num_frames": 25},
+            "num_frames = 25: .* nearest that works: 24",
+        ),
         (Limits(seconds=1), {"num_frames": None, "seconds": 2}, r"^seconds = 2: this server makes at most 1 s"),
         (Limits(seconds=1), {"num_frames": None}, r"^seconds = 4.04167: this server makes at most 1 s"),
         (Limits(seconds=30), {"num_frames": None, "endless": True, "story": {9000: "a cat"}}, "at most 30 s"),
@@ -78,7 +82,8 @@ def test_an_order_that_nothing_ends_is_made_endless_and_no_other_is(home, tmp_pa
 def test_the_outlook_of_an_endless_film_says_that_it_is_one(home):
     endless, usual = (home.jobs.outlook(make_order(**SMALL, endless=value), ANNA) for value in (True, False))
     assert endless.endless and "first" in endless.lines[0] and f"{endless.num_frames} frames" in endless.lines[0]
-    assert not usual.endless and len(usual.lines) == len(endless.lines) - 1
+    assert endless.num_frames == 480 and "blockwise" in endless.summary, "as its first 20 seconds are made"
+    assert not usual.endless and not any("until it is stopped" in line for line in usual.lines)
 
 
 def test_pictures_and_films_are_their_owners(home, tmp_path):

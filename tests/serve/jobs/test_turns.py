@@ -97,7 +97,7 @@ def test_no_film_is_gone_on_with_when_no_bytes_are_left(queue):
 @pytest.fixture
 def pieces(monkeypatch):
     """Pieces of a second."""
-    monkeypatch.setattr("everreel.serve.jobs.produce.PIECE_SECONDS", 1)
+    monkeypatch.setattr("everreel.serve.jobs.order.PIECE_SECONDS", 1)
 
 
 def endless(home, name, seconds=3):

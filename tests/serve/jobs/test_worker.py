@@ -5,12 +5,14 @@ import threading
 
 import pytest
 
+from everreel.diffusion.denoiser import Denoiser
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.request import RequestError
 from everreel.media import FilmWriter, Video
 from everreel.serve.jobs.job import DiskFullError, LostJobError, Owner
 from everreel.serve.jobs.order import make_order
 from everreel.serve.jobs.service import Jobs
+from everreel.serve.jobs.worker import Worker
 from tests.serve.jobs.conftest import SMALL
 
 LONG = {"num_frames": 57, "base_num_frames": 25, "overlap_history": 9}
@@ -111,6 +113,24 @@ def test_a_removed_film_is_stopped_and_its_files_go(home, at_row):
     assert folder.exists()
     home.jobs.clean()
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "removed"])
+def test_a_row_of_minutes_of_a_film_that_nobody_wants_is_not_waited_for(home, monkeypatch, how):
+    monkeypatch.setattr("everreel.serve.jobs.worker.PATIENCE", 0.2)
+    job, rows, left, run = home.order(**LONG), [], threading.Event(), Denoiser._run
+
+    def slow(self, *args, **kwargs):
+        rows.append(None)
+        if len(rows) == 3:
+            home.queue.want(job.id, "cancel") if how == "cancelled" else home.queue.remove(job.id)
+            assert left.wait(30), "its worker goes on"
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(Denoiser, "_run", slow)
+    worker = Worker("slow", home.queue, home.store, home.models, left.set)
+    worker.work(home.queue.claim("slow"))
+    assert len(rows) == 3 and not [one for one in threading.enumerate() if one.name == "impatient"]
 
 
 @pytest.mark.parametrize("where", ["film", "journal"])

@@ -15,7 +15,7 @@ from typing import Any
 
 from everreel import __version__
 from everreel.serve.jobs.job import NotFoundError
-from everreel.serve.jobs.service import Jobs
+from everreel.serve.jobs.service import Jobs, naming
 
 try:
     from anyio import to_thread
@@ -127,7 +127,7 @@ def _add_files(router: APIRouter, desk: Desk) -> None:
                 fields = fields_of(body, FileCreate)
                 sent = fields["file"]
                 assert isinstance(sent, Sent)
-                found = jobs.upload(sent.path, owner_of(request))
+                found = naming("file", lambda: jobs.upload(sent.path, owner_of(request)))
                 given: dict[str, Any] = {"id": found.id, "bytes": found.num_bytes, "created_at": int(time.time())}
                 size: dict[str, Any] = {"width": found.width, "height": found.height, "seconds": found.seconds}
                 name = "".join(c for c in sent.filename if c.isprintable())[-200:] or found.id + found.suffix

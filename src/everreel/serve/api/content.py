@@ -36,8 +36,9 @@ def content(jobs: Jobs, job: Job, owner: Owner, variant: str, headers: Mapping[s
     """
     part, kind = VARIANTS[variant]
     if part == "film.mp4" and not job.whole:
-        said = f"video = {job.id}: is {job.status.replace('_', ' ')}, {job.progress} %; its content is there when it"
-        raise ApiError(404, f"{said} is completed, and GET /v1/videos/{job.id}/stream now", "video_id", "not_completed")
+        done, over = ("", "is stopped") if job.order.endless else (f", {job.progress} %", "is completed")
+        said = f"video = {job.id}: is {job.status.replace('_', ' ')}{done}; its content is there when it {over}"
+        raise ApiError(404, f"{said}, and GET /v1/videos/{job.id}/stream now", "video_id", "not_completed")
     try:
         file = jobs.open(job.id, part, owner)
     except NotFoundError:

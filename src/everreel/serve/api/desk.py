@@ -87,8 +87,8 @@ class Desk:
         """The request by its key of idempotency. Raises: ApiError."""
         if not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
             raise ApiError(400, f"Idempotency-Key: must be 1 to {LONGEST_KEY} plain characters", "Idempotency-Key")
-        digest = hashlib.sha256(json.dumps([request.url.path, body.values], default=_digest).encode()).hexdigest()
-        return Once(key, digest)
+        told = json.dumps([request.url.path, body.values], default=_digest, sort_keys=True)
+        return Once(key, hashlib.sha256(told.encode()).hexdigest())
 
 
 def owner_of(request: Request) -> Owner:

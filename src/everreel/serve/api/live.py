@@ -64,7 +64,7 @@ class Live:
             raise ApiError(429, said, None, "too_many_streams", {"Retry-After": "10"})
 
     async def film(self, request: Request, job: Job, owner: Owner) -> AsyncIterator[bytes]:
-        """A film's bytes from the first on, for as long as it is made."""
+        """A film's bytes from the first on, for as long as it is made; while it is paused there are none."""
         with self._seat():
             tail = Tail(lambda: self._jobs.store.open(job.id, "film.mp4"))
             while True:
@@ -76,7 +76,7 @@ class Live:
                 except LiveError as error:
                     log.error("the stream of %s ended: %s", job.id, error)
                     return
-                if state is None or state.over or state.state == "paused" or await request.is_disconnected():
+                if state is None or state.over or await request.is_disconnected():
                     return
                 await asyncio.sleep(self._pause())
 

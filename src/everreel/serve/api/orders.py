@@ -17,14 +17,16 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ValidationError
 
-from everreel.film.request import RESOLUTIONS, SEVERAL, RequestError, one_line
+from everreel.film.request import LARGEST_SIDE, RESOLUTIONS, SEVERAL, RequestError
 from everreel.serve.api.body import Body, Sent, Spool, json_value
 from everreel.serve.api.errors import ApiError
 from everreel.serve.api.schema import FilmReference, VideoCreate, VideoExtend
 from everreel.serve.api.settings import Settings
+from everreel.serve.api.wrong import field_and_rule
 from everreel.serve.jobs.job import Owner
 from everreel.serve.jobs.order import EXTENDED, REQUEST_FIELDS, Order, make_order
 from everreel.serve.jobs.service import Jobs, naming
+from everreel.shapes import SIZE_STEP, nearest_size
 
 MERGED = ("extra_body", "extra_params")
 PICTURES: tuple[str, ...] = ("input_reference", "end_image", "keyframes")
@@ -152,9 +154,9 @@ def fields_of(body: Body, model: type[BaseModel]) -> dict[str, Any]:
     try:
         checked = model.model_validate(values, strict=not body.form)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = str(first["loc"][0]) if first["loc"] else None
-        raise ApiError(400, _said(error), field, "missing" if first["type"] == "missing" else "invalid_type") from None
+        field, said = field_and_rule(error)
+        code = "missing" if said == f"{field}: must be given" else "invalid_type"
+        raise ApiError(400, said, field, code) from None
     return {name: getattr(checked, name) for name in checked.model_fields_set if getattr(checked, name) is not None}
 
 
@@ -286,7 +288,7 @@ def _opened(name: str, value: Any) -> Any:  # noqa: ANN401 -- whatever a form ho
 
 def _asks_nothing(name: str, value: Any) -> bool:  # noqa: ANN401 -- whatever a body holds
     """Of a field that is not served: others' clients send their defaults, of which these mean no more than silence."""
-    if value is False or value in ("", "false", "False"):
+    if value is False or value in ("", "false", "False", "{}", "[]", {}, []):
         return True
     return isinstance(value, str | int | float) and str(value) in DEFAULTS.get(name, ())
 
@@ -300,17 +302,6 @@ def _unknown(name: str, model: type[BaseModel]) -> NoReturn:
     raise ApiError(400, f"{shown}: is not known; nearest that is: {nearest}", name[:40], "unknown_field")
 
 
-def _said(error: ValidationError) -> str:
-    """The first thing that is wrong, as short as it goes, with the field whole: story[0].prompt, not story."""
-    first = error.errors()[0]
-    path = [part for part in first["loc"] if not (isinstance(part, str) and re.search(r"[^\w]|^[A-Z]", part))]
-    if first["type"] == "missing" or len(path) < 2:
-        line = one_line(error)
-        return line if len(line) < 300 or " = " not in line else f"{line.split(' = ')[0]}: {first['msg'].lower()}"
-    name = str(path[0]) + "".join(f"[{part}]" if not isinstance(part, str) else f".{part}" for part in path[1:])
-    return f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}"
-
-
 def _size(size: str, values: Mapping[str, Any]) -> dict[str, int]:
     found = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", size)
     if not found:
@@ -318,7 +309,12 @@ def _size(size: str, values: Mapping[str, Any]) -> dict[str, int]:
     for name in ("resolution", "aspect"):
         if name in values:
             raise RequestError(f"{name} = {values[name]!r}: size says it already; leave one out")
-    return {"width": int(found[1]), "height": int(found[2])}
+    sides = int(found[1]), int(found[2])
+    nearest = tuple(min(nearest_size(side), LARGEST_SIDE) for side in sides)
+    if sides != nearest:
+        rule = f"both must be multiples of {SIZE_STEP}, and at most {LARGEST_SIDE}"
+        raise RequestError(f"size = {size}: {rule}; nearest that works: {nearest[0]}x{nearest[1]}")
+    return {"width": sides[0], "height": sides[1]}
 
 
 def _shape(ratio: str, values: Mapping[str, Any]) -> dict[str, str]:

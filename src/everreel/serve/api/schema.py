@@ -26,6 +26,7 @@ WireStatus = Literal["queued", "in_progress", "completed", "failed"]
 EXAMPLE_ID = "video_" + "0123456789abcdef" * 2
 EXAMPLE_FILE = "file_" + "0123456789abcdef" * 2
 _RATIO = r"^[1-9]\d{0,4}:[1-9]\d{0,4}$"
+FRAME_PATTERN = r"^\d{1,8}$"
 _SECONDS = r"^\s*\d{1,6}(\.\d{1,6})?\s*$"
 
 
@@ -58,7 +59,7 @@ class StoryPart(BaseModel):
 
 
 Reference = FileReference | str | Sent
-Keyframes = dict[Annotated[str, Field(pattern=r"^\d{1,8}$")], Reference]
+Keyframes = dict[Annotated[str, Field(pattern=FRAME_PATTERN)], Reference]
 Film: Any = FileReference | FilmReference | str | Sent
 Seconds = float | Annotated[str, Field(pattern=_SECONDS)]
 
@@ -73,7 +74,7 @@ class _Common(BaseModel):
         None, description="Length in seconds, as a number or as text; num_frames counts before it."
     )
     model: str | None = Field(None, description="One of GET /v1/models; by default the first.")
-    story: list[StoryPart] | dict[Annotated[str, Field(pattern=r"^\d{1,8}$")], str] | None = Field(
+    story: list[StoryPart] | dict[Annotated[str, Field(pattern=FRAME_PATTERN)], str] | None = Field(
         None, description="Prompts that take over later: a list of parts, or prompts by the number of a frame."
     )
     priority: int | None = Field(None, description="Higher ones are made sooner; each key has its highest.")

@@ -15,8 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from everreel.film.loading import EMBEDDED
 from everreel.film.request import RequestError, VideoRequest, checked, make_request
 
-FilmId = Annotated[str, Field(pattern=r"^video_[0-9a-f]{32}$")]
-UploadId = Annotated[str, Field(pattern=r"^file_[0-9a-f]{32}$")]
+FILM_PATTERN, UPLOAD_PATTERN = r"^video_[0-9a-f]{32}$", r"^file_[0-9a-f]{32}$"
+FilmId = Annotated[str, Field(pattern=FILM_PATTERN)]
+UploadId = Annotated[str, Field(pattern=UPLOAD_PATTERN)]
+PIECE_SECONDS = 20
+"""An endless film is made in pieces, each of which goes on with the one before."""
 PICTURES = ("image", "end_image", "keyframes")
 REQUEST_FIELDS = tuple(name for name in VideoRequest.model_fields if name not in PICTURES)
 EXTENDED = ("prompt", "story", "num_frames", "seconds", "seed", "num_inference_steps")
@@ -93,6 +96,11 @@ class Order(BaseModel):
         if self.keyframes:
             given["keyframes"] = {frame: place[upload] for frame, upload in self.keyframes.items()}
         return make_request(**given)
+
+
+def piece_frames(request: VideoRequest) -> int:
+    """How many frames the next piece of an endless film has: all that is told of, and 20 seconds."""
+    return max(request.story, default=0) + PIECE_SECONDS * request.fps
 
 
 def make_order(**values: Any) -> Order:  # noqa: ANN401 -- whatever a body, a tool or a form holds

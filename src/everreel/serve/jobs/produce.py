@@ -23,12 +23,11 @@ from everreel.film.plan import Plan, make_plan
 from everreel.film.request import VideoRequest, make_request
 from everreel.media import FilmWriter, Pixels, Video, resize_cover
 from everreel.serve.jobs.job import FilmStore, Job
+from everreel.serve.jobs.order import piece_frames
 from everreel.serve.jobs.uploads import open_upload, upload_options
 from everreel.shapes import TEMPORAL
 
 FILM = "film.mp4"
-PIECE_SECONDS = 20
-"""An endless film is made in pieces, each of which goes on with the one before."""
 SPRITES, SPRITE_COLUMNS, SPRITE_WIDTH, THUMBNAIL_WIDTH = 16, 4, 160, 480
 
 OnProgress = Callable[[Progress, FilmWriter | None], None]
@@ -177,7 +176,7 @@ class Film:
     def _piece(self, request: VideoRequest) -> VideoRequest:
         """A piece of an endless film, as long as it may be; what would be told after its end is not."""
         left = self._seconds_left()
-        frames = max(request.story, default=0) + PIECE_SECONDS * request.fps
+        frames = piece_frames(request)
         if left is not None:
             frames = max(1, min(frames, round(left * request.fps)))
         told = {at: prompt for at, prompt in request.story.items() if at + 2 * TEMPORAL <= frames}

@@ -38,7 +38,7 @@ from everreel.serve.jobs.job import (
     Upload,
     Wanted,
 )
-from everreel.serve.jobs.order import Order
+from everreel.serve.jobs.order import Order, piece_frames
 from everreel.shapes import SIZE_STEP, TEMPORAL, latent_frames
 
 if TYPE_CHECKING:
@@ -296,9 +296,13 @@ class Jobs:
         plan = self._plan(order, owner)
         request = plan.request
         assert request.num_frames and request.width and request.height and request.num_inference_steps
-        if request.num_frames > most.seconds * request.fps:
-            rule = f"this server makes at most {most.seconds:g} s; nearest that works: {most.seconds:g}"
-            raise RequestError(f"seconds = {request.num_frames / request.fps:g}: {rule}")
+        frames = max(request.story, default=0) if order.endless else request.num_frames
+        if frames > most.seconds * request.fps:
+            rule, works = f"this server makes at most {most.seconds:g} s", f"{most.seconds:g}"
+            said = f"seconds = {frames / request.fps:g}"
+            if order.request.num_frames:
+                said, works = f"num_frames = {request.num_frames}", str(max(1, int(most.seconds * request.fps)))
+            raise RequestError(f"{said}: {rule}; nearest that works: {works}")
         if request.width * request.height > most.pixels:
             smaller = math.sqrt(most.pixels / (request.width * request.height))
             width, height = (int(side * smaller) // SIZE_STEP * SIZE_STEP for side in (request.width, request.height))
@@ -328,9 +332,9 @@ class Jobs:
         card, place = self.card(order.model), {name: self.store.upload(name, owner.name) for name in order.uploads}
         try:
             request = order.whole(place)
-            if order.endless:  # as long as what is told of it
+            if order.endless:  # as its first piece is made
                 check_can_go_on(card)
-                request = request.model_copy(update={"num_frames": max(request.story, default=0) + card.num_frames})
+                request = request.model_copy(update={"num_frames": piece_frames(request)})
             if order.extends:
                 return make_plan(*self._going_on(order.extends, request, card, owner))
             if order.follows:

@@ -38,6 +38,7 @@ from everreel.serve.jobs.job import (
     Job,
     JobQueue,
     LostJobError,
+    NotFoundError,
     QuotaError,
     Report,
     Wanted,
@@ -48,15 +49,28 @@ from everreel.serve.jobs.service import pathless
 IDLE, LOOK, FULL = 0.2, 0.25, 1.0  # seconds between two looks: for a job, while paused, while the disk is full
 REPORT = 0.2
 PREVIEW_SHARE = 0.1  # of a worker's time, at most
+PATIENCE = 30.0
+"""Seconds that a row of a film goes on for that was cancelled; to load the model anew takes about as long."""
 NICER = 10
 BUSY = (DiskFullError, TimeoutError)  # of the queue: it cannot be written now, and can be later
 
 
-class Worker:
-    """Claims jobs and makes their films, one at a time."""
+def _leave_at_once() -> None:
+    os._exit(1)
 
-    def __init__(self, name: str, queue: JobQueue, store: FilmStore, models: Models) -> None:
-        self.name, self.queue, self.store, self.models = name, queue, store, models
+
+class Worker:
+    """Claims jobs and makes their films, one at a time. `leave` ends its process, for another to take its place."""
+
+    def __init__(
+        self,
+        name: str,
+        queue: JobQueue,
+        store: FilmStore,
+        models: Models,
+        leave: Callable[[], None] = _leave_at_once,
+    ) -> None:
+        self.name, self.queue, self.store, self.models, self._leave_at_once = name, queue, store, models, leave
 
     def run(self) -> None:
         """For ever."""
@@ -80,7 +94,7 @@ class Worker:
             return self.queue.seconds_left(job.owner)
 
         try:
-            with self._alone(job):
+            with self._alone(job), self._impatient(job, watch):
                 film = Film(job, self.store, self.models, seconds_left)
                 while not self._made(job, film, watch):
                     watch.wait_for_room()
@@ -146,6 +160,34 @@ class Worker:
 
     def _fail(self, job: Job, watch: _Watch, failure: Failure) -> None:
         watch.settle(lambda: self.queue.finish(job.id, self.name, "failed", failure))
+
+    @contextlib.contextmanager
+    def _impatient(self, job: Job, watch: _Watch) -> Iterator[None]:
+        """Meanwhile see to it that a film that was cancelled in a row of minutes does not keep others waiting."""
+        over = threading.Event()
+
+        def look() -> None:
+            heard = time.monotonic()
+            while not over.wait(LOOK):
+                try:
+                    unheard = self.queue.get(job.id).wanted == "cancel" and not watch.left
+                except NotFoundError:
+                    unheard = not watch.left
+                except BUSY:
+                    continue
+                if not unheard:
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > PATIENCE:
+                    self._leave_at_once()
+                    return
+
+        thread = threading.Thread(target=look, name="impatient", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     @contextlib.contextmanager
     def _alone(self, job: Job) -> Iterator[None]:
