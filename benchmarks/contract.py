@@ -97,8 +97,8 @@ def section(counts: Counts, seconds: float, command: str) -> list[str]:
         "",
         *paragraph(
             "Requests that schemathesis makes of the OpenAPI document, right ones and wrong ones, to every route. No"
-            " answer may be a 500, nor have a status, a kind or a shape that the document does not tell. What a schema cannot"
-            " say, rules between fields, is left out, and so are sequences of requests."
+            " answer may be a 500, nor have a status, a kind or a shape that the document does not tell. What a schema"
+            " cannot say, rules between fields, is left out, and so are sequences of requests."
         ),
         "",
         *table(
