@@ -1,6 +1,7 @@
 """What a path holds: told by tensors, kinds by what a publisher wrote, and every bad folder refused in one line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from everreel.checkpoint.contents import Content, Shards, recognise
 from everreel.checkpoint.gguf import write_gguf
 from everreel.checkpoint.source import find_source
 from everreel.checkpoint.tensors import TensorInfo, describe
+from everreel.model.dit import DiT
 
 KEYS = Path(__file__).parents[1] / "golden" / "checkpoint-keys"
 PARTS = ("vae", "text_encoder", "image_encoder")
@@ -228,6 +230,23 @@ def test_a_folder_with_two_models_is_refused(official, comfy):
     file = comfy()
     file.with_name("b.safetensors").write_bytes(file.read_bytes())
     refused(file.parent, "b.safetensors and film.safetensors")
+
+
+@pytest.mark.parametrize("where", ["beside.safetensors", "transformer/another.safetensors"])
+def test_a_diffusers_folder_with_another_model_is_refused(diffusers_folder, official, where):
+    folder = diffusers_folder("t2v")
+    for same in ("diffusion_pytorch_model.fp16.safetensors", "notes.txt"):
+        (folder / "transformer" / same).write_bytes(b"no other model")
+    assert find_source(folder).layout == "diffusers"
+    (folder / where).write_bytes((official() / "model.safetensors").read_bytes())
+    refused(folder, "two models, transformer and", Path(where).name, "give the path of one")
+    assert find_source(folder / "transformer").path == folder, "it was chosen"
+
+
+def test_a_narrow_models_heads_are_not_guessed(small, tmp_path):
+    model = DiT(replace(small.t2v.config, dim=256, num_heads=4))
+    save_file(model.state_dict(), tmp_path / "narrow.safetensors")
+    refused(tmp_path / "narrow.safetensors", "dim = 256 has heads that shapes do not tell", "its config.json beside")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 TIED = "encoder.embed_tokens.weight"  # a second name of umT5's token embedding
 SENTENCEPIECE = "spiece_model"  # the tokenizer's file as a tensor of bytes, in ComfyUI's umT5
 CONFIG = "everreel.config"  # metadata: the network's config, in the words of its config.json
+HEAD, NARROWEST = 128, 1024  # of all published models: the width of a head, and about that of the smallest
 TOGETHER = "take both from the same download"
 OTHER = "it is of another model, or was changed; take the file as its publisher has it"
 
@@ -144,12 +145,11 @@ def transformer_config(shards: Shards) -> TransformerConfig:
         check_transformer(config, shards, f"the metadata {CONFIG}")
         return config
     found = {field: value for field, (value, _) in _evidence(shards).items()}
-    if found["dim"] % 128:
+    dim = found["dim"]
+    if dim % HEAD or HEAD < dim < NARROWEST:  # a small one may have heads of any width
         where = shards.path(next(iter(shards.infos)))
-        raise ValueError(
-            f"{where}: dim = {found['dim']} has heads that shapes do not tell: put its config.json beside it"
-        )
-    return TransformerConfig(num_heads=found["dim"] // 128, **found)
+        raise ValueError(f"{where}: dim = {dim} has heads that shapes do not tell: put its config.json beside it")
+    return TransformerConfig(num_heads=dim // HEAD, **found)
 
 
 def check_transformer(config: TransformerConfig, shards: Shards, where: str | Path) -> None:

@@ -33,6 +33,7 @@ _PLAIN: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
 }
 _WHOLE: Mapping[str, torch.dtype] = {"I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64}
+_VERSIONS = (2, 3)  # that the package reads
 _FEW = 1024  # values: as small a tensor costs nothing as it is
 # Of the blocks' matrices the weights are quantised. All else is small, and a film is sensitive to it.
 _KEPT = ("modulation", "norm", "patch_embedding", "embedding", "projection", "img_emb", "head.")
@@ -53,8 +54,8 @@ class GGUFFile(TensorFile):
             # Copy on write: nothing is ever written, but torch wants memory that could be.
             reader = GGUFReader(path, "c")
             fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
-        except Exception as error:  # numpy and the package raise their own kinds
-            raise ValueError(f"{path} is torn, or of a version that is not known: {AGAIN} ({error})") from None
+        except Exception:  # numpy and the package raise their own kinds
+            raise ValueError(f"{path} {_why_not(path)}") from None
         tensors = {}
         plain = {**_PLAIN, **_WHOLE}
         for tensor in reader.tensors:
@@ -89,6 +90,17 @@ class GGUFFile(TensorFile):
         except NotImplementedError:
             rule = "the gguf package cannot dequantise that; take the file in Q8_0 or a K type"
             raise ValueError(f"tensor {name!r} in {self.path} is {kind}: {rule}") from None
+
+
+def _why_not(path: Path) -> str:
+    """What is wrong with a file that the package cannot read."""
+    with path.open("rb") as file:
+        magic, version = file.read(4), int.from_bytes(file.read(4), "little")
+    if magic != b"GGUF":
+        return f"is no GGUF file: it begins with {magic!r}"
+    if version not in _VERSIONS:
+        return f"is a GGUF of version {version}: must be one of {', '.join(map(str, _VERSIONS))}; convert it again"
+    return f"is torn: it ends after {path.stat().st_size:,} bytes, before all that its header names: {AGAIN}"
 
 
 def write_gguf(

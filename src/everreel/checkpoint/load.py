@@ -146,6 +146,8 @@ def check_parts(source: Source, *, image: bool) -> Tokenizer:
     """
     open_part(source.transformer)
     beside: tuple[Role, ...] = ("vae", "text_encoder", "image_encoder") if image else ("vae", "text_encoder")
+    if absent := [part for part in (*beside, "tokenizer") if getattr(source, part) is None]:
+        raise lacking(source.path, *absent)
     for role in beside:
         open_part(part_of(source, role))
     return load_tokenizer(source)

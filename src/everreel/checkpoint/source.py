@@ -34,6 +34,7 @@ ConfigT = TypeVar("ConfigT")
 SUFFIXES = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
 _PUBLISHED = re.compile(r"SkyReels-V2-(DF|T2V|I2V)-[\d.]+B-\d+P")
 _TITLES = ("everreel.name", "modelspec.title", "general.name")
+DIFFUSERS_STEM = "diffusion_pytorch_model"
 _NEEDED = {
     "vae": "its VAE (wan_2.1_vae.safetensors or Wan2.1_VAE.pth)",
     "text_encoder": "its text encoder (umt5_xxl_*.safetensors or models_t5_umt5-xxl-enc-bf16.pth)",
@@ -125,26 +126,32 @@ def find_source(path: str | Path, parts: str | Path | None = None) -> Source:
     where, beside = Path(path).expanduser(), None if parts is None else Path(parts).expanduser()
     if beside is not None and not beside.is_dir():
         raise ValueError(f"parts = {str(parts)!r}: must be a folder")
+    chosen = False
     for folder in where.parents[:2]:
         if where.parts[len(folder.parts)] == "transformer" and (folder / "model_index.json").is_file():
-            where = folder  # what was given is a part of it
+            where, chosen = folder, True  # what was given is a part of it
             break
     if not where.exists():
         raise ValueError(f"model = {str(path)!r}: no such file or folder")
-    transformer, layout = find_transformer(where)
+    transformer, layout = find_transformer(where, chosen=chosen)
     shards = transformer.open()
     folder = where if where.is_dir() else where.parent
     kind, name = _kind(folder if where.is_dir() or layout == "official" else None, transformer, shards)
     return Source(where, layout, transformer, kind, name, beside)
 
 
-def find_transformer(path: Path) -> tuple[Part, Layout]:
-    """The transformer at a path, and the layout that it is in; raises as `find_source`."""
+def find_transformer(path: Path, *, chosen: bool = False) -> tuple[Part, Layout]:
+    """The transformer at a path, and the layout that it is in; raises as `find_source`.
+
+    With `chosen` the folder's own is meant, whatever else lies there.
+    """
     if (path / "transformer").is_dir():
         where = path / "transformer"
         config = _configured(where / "config.json", configs.transformer_config_from_diffusers)
-        part = Part(_indexed(where, "diffusion_pytorch_model"), Content("transformer", "diffusers"), config)
+        part = Part(_indexed(where, DIFFUSERS_STEM), Content("transformer", "diffusers"), config)
         contents.check_transformer(config, part.open(), where / "config.json")
+        if others := [] if chosen else _others(path, part):
+            raise ValueError(f"model = {str(path)!r}: {_two([where, others[0]])}; give the path of one")
         return part, "diffusers"
     if path.is_dir():
         fields = _official_config(path)
@@ -161,6 +168,13 @@ def find_transformer(path: Path) -> tuple[Part, Layout]:
         fields = _official_config(path.parent)
         group = _group_of(path)
     return _single(group, fields)
+
+
+def _others(path: Path, part: Part) -> list[Path]:
+    """Transformers in a diffusers folder beside its own; other precisions of that are none."""
+    beside = [group.paths[0] for group in _scan(path, deep=False)[0] if group.content.role == "transformer"]
+    inside = sorted({*part.paths[0].parent.glob("*.safetensors")} - {*part.paths})
+    return beside + [file for file in inside if not file.name.startswith(DIFFUSERS_STEM)]
 
 
 def find_part(
@@ -216,11 +230,13 @@ def find_tokenizer(path: str | Path, parts: Path | None = None) -> Path | None:
     return None
 
 
-def lacking(path: str | Path, part: str) -> ValueError:
-    """The error of a part that is nowhere: what is needed, and how to give it."""
+def lacking(path: str | Path, *parts: str) -> ValueError:
+    """The error of parts that are nowhere: what is needed, and how to give it."""
+    *most, last = (_NEEDED[part] for part in parts)
+    named, are, them = (f"{', '.join(most)} and {last}", "are", "them") if most else (last, "is", "it")
     return ValueError(
-        f"model = {str(path)!r}: {_NEEDED[part]} is missing; put it beside the model or in ComfyUI's folder for it, "
-        "or give the folder that holds it as parts"
+        f"model = {str(path)!r}: {named} {are} missing; put {them} beside the model or in ComfyUI's folder for {them}, "
+        f"or give the folder that holds {them} as parts"
     )
 
 
