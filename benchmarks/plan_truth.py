@@ -24,6 +24,7 @@ import torch
 
 from benchmarks.measure import machine, peak_bytes, say
 from everreel.evaluate.markdown import paragraph, table, verdict
+from everreel.film.budget import placed
 from everreel.film.estimate import calibrate, estimate
 from everreel.film.loading import model_options
 from everreel.film.pipeline import VideoPipeline
@@ -48,7 +49,16 @@ FILMS: Sequence[Mapping[str, Any]] = (
     {"num_frames": 49, "height": 192, "width": 320},
     {"num_frames": 33, "height": 256, "width": 448},
     {"num_frames": 97, "height": 128, "width": 224, "guidance_scale": 1},
+    {"num_frames": 1, "height": 448, "width": 768},
+    {"num_frames": 5, "height": 256, "width": 448},
+    {"num_frames": 97, "ar_step": 5},
 )
+ON_A_CPU: Sequence[Mapping[str, Any]] = (
+    {"num_frames": 97, "quantization": "q8_0"},
+    {"num_frames": 49, "height": 192, "width": 320, "memory": "800MB"},
+)
+"""Of what is asked here, these are of the model and no part of a request."""
+OF_THE_MODEL = ("quantization", "memory")
 
 
 def run(model: str, steps: int, threads: int, device: str = "cpu") -> list[dict[str, Any]]:
@@ -56,7 +66,7 @@ def run(model: str, steps: int, threads: int, device: str = "cpu") -> list[dict[
     found = []
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"XDG_CACHE_HOME": cache, "PYTHONPATH": os.pathsep.join(sys.path)}
-        for film in ({}, *FILMS):
+        for film in ({}, *FILMS, *(ON_A_CPU if device == "cpu" else ())):
             say(f"the machine, calibrated with {model}" if not film else f"a film of {film}")
             setting = {"model": model, "steps": steps, "threads": threads, "device": device}
             asked = json.dumps({**setting, "film": dict(film)})
@@ -71,12 +81,14 @@ def one(model: str, steps: int, threads: int, film: Mapping[str, Any], device: s
     """In a process of its own: calibrates without a film, else makes it."""
     torch.set_num_threads(threads)
     keep_freed_memory()
-    options = model_options(model=model, device=device).resolve()
+    placing = {name: film[name] for name in OF_THE_MODEL if name in film}
+    options = model_options(model=model, device=device, **placing).resolve()
     if not film:
         calibrate(VideoPipeline.load(options))
         return {}
-    plan = make_plan(make_request(prompt="a fox", num_inference_steps=steps, **film), options.card())
-    said = estimate(plan, options.card(), options.device)
+    asked = {name: value for name, value in film.items() if name not in placing}
+    plan = make_plan(make_request(prompt="a fox", num_inference_steps=steps, **asked), options.card())
+    said = estimate(plan, options.card(), options.device, placed(options, options.card(), plan))
     with quiet():
         import_module("transformers.models.umt5.modeling_umt5")  # the program's own, too
     forget_peak(device)

@@ -1,17 +1,31 @@
 """A plan beside its film: each in a process of its own, and a page that says what was missed."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from benchmarks import plan_truth
-from everreel.film.loading import ModelOptions
+from everreel.film.loading import ModelOptions, parse_memory
 
 
 def test_a_film_is_measured_in_its_own_process(tiny_folder, monkeypatch):
     monkeypatch.setattr(plan_truth, "FILMS", ({"num_frames": 9, "height": 32, "width": 48},))
-    (found,) = plan_truth.run(str(tiny_folder), steps=2, threads=1)
-    assert found["film"]["num_frames"] == 9
-    assert min(found[name] for name in ("memory", "held", "seconds", "took")) > 0
+    monkeypatch.setattr(plan_truth, "ON_A_CPU", ({"num_frames": 9, "height": 32, "width": 48, "memory": "2GB"},))
+    found = plan_truth.run(str(tiny_folder), steps=2, threads=1)
+    assert [one["film"].get("memory") for one in found] == [None, "2GB"]
+    assert all(min(one[name] for name in ("memory", "held", "seconds", "took")) > 0 for one in found)
+
+
+def test_a_film_with_a_budget_stays_within_what_its_plan_says():
+    film = {"num_frames": 13, "height": 192, "width": 320, "memory": "730MB"}
+    asked = json.dumps({"model": "tiny", "steps": 1, "threads": 1, "film": film})
+    command = [sys.executable, "-m", "benchmarks.plan_truth", "--one", asked]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=plan_truth.ROOT).stdout
+    found = json.loads(said.splitlines()[-1])
+    assert found["held"] <= found["memory"] < parse_memory(film["memory"])
 
 
 def test_the_page_says_what_was_missed():

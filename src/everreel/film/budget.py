@@ -39,7 +39,8 @@ _SIDE_BY_SIDE_WIDTHS = 1.5  # more, where a CPU's convolution in float32 lays th
 _TAIL_WIDTHS = 25  # what the decoder keeps of the frames before, as many numbers a pixel
 # Workspaces, compiled kernels, threads, and of a CPU freed blocks that are small: beside what is counted.
 _PROGRAM_BYTES = {"cuda": 0.2e9, "cpu": 80e6}
-HOST_PROGRAM_BYTES = 420e6  # Python and its libraries
+_QUANTIZED_BYTES = 25e6  # of a CPU, the packages that quantise and what they work in
+HOST_PROGRAM_BYTES = 440e6  # Python and its libraries
 SCORES_BYTES_PER_TOKEN = 64  # activations alive at once, in model widths of bfloat16 a token (measured, rounded up)
 DEVICE_SHARE = 0.9  # of a device's memory, that a film may take without a budget
 
@@ -75,7 +76,7 @@ def needs(plan: Plan, card: ModelCard, placement: Placement, parts: Parts | None
     working = max(_decoding_bytes(plan, parts, decodes), _encoding_bytes(plan, parts, decodes) if again else 0.0)
     beside = 0.0 if placement.parked and kind != "cpu" else sum(comes.values())
     arriving = comes if beside == 0 else dict.fromkeys(comes, 0.0)
-    program = _PROGRAM_BYTES[kind]
+    program = _PROGRAM_BYTES[kind] + (_QUANTIZED_BYTES if placement.quantization and kind == "cpu" else 0)
     cache = _cache_bytes(plan, card, width)
     tokens = plan.schedule.longest_window * plan.shape.tokens_per_frame
     latents = tokens * _LATENT_BYTES if kind != "cpu" else 0.0  # a CPU's program gave these back and takes them again
@@ -205,9 +206,8 @@ def _ways(first: Placement, card: ModelCard, plan: Plan, dtypes: Sequence[torch.
         yield now
         if first.device.type == "cpu":
             # Nothing is elsewhere than in host memory: what can be saved is what is computed at once, then exactness.
-            single = replace(now, decode_latents=1)
-            yield single
-            yield from (replace(single, tile=TILES[-1], together=together) for together in ways_to_guide)
+            # Tiles save nothing: they overlap, and what the decoder keeps of each has nowhere else to wait.
+            yield from (replace(now, decode_latents=1, together=together) for together in ways_to_guide)
             continue
         parked = [replace(now, parked=True, text_on_host=on_host) for on_host in (False, True)]
         for together in ways_to_guide:
@@ -257,18 +257,19 @@ def _decoding_bytes(plan: Plan, parts: Parts, placement: Placement) -> float:
     """Of some latents: the decoder's last level, at full size, and what it keeps of the frames before."""
     width, on_cpu = placement.dtype.itemsize, placement.device.type == "cpu"
     at_once = placement.decode_latents or latents_at_once(plan.shape.pixel_height, plan.shape.pixel_width)
-    frames = TEMPORAL * min(at_once, plan.shape.frames)
+    frames = TEMPORAL * min(at_once, plan.shape.frames - 1) or 1  # a film's first latent is one frame
     widths = _DECODING_WIDTHS + (_SIDE_BY_SIDE_WIDTHS if on_cpu and width == 4 else 0)
     inside = _pixels(plan, placement.tile)
     faded = 0 if placement.tile is None else 2 * 3 * 4 * frames * _pixels(plan)
-    old_and_new = 1.8 * _tail_bytes(plan, parts, placement)  # while a piece is decoded; not all are alive at once
+    # Of the frames before, old and new while a piece is decoded. Behind a film's first latent, which is one frame,
+    # there is less to keep than behind each other.
+    old_and_new = _tail_bytes(plan, parts, placement) * (0.8 if plan.shape.frames <= 2 else 2.0 if on_cpu else 1.8)
     return widths * frames * inside * parts.base_dim * width + old_and_new + faded
 
 
 def _tail_bytes(plan: Plan, parts: Parts, placement: Placement) -> float:
     """What the decoder keeps of the frames before; of other tiles it waits in host memory."""
-    pixels = _pixels(plan, None if placement.device.type == "cpu" else placement.tile)
-    return _TAIL_WIDTHS * pixels * parts.base_dim * placement.dtype.itemsize
+    return _TAIL_WIDTHS * _pixels(plan, placement.tile) * parts.base_dim * placement.dtype.itemsize
 
 
 def _pixels(plan: Plan, tile: int | None = None) -> int:
