@@ -12,19 +12,19 @@ from everreel.train.run import load_recipe
 from everreel.train.trainer import TrainerSettings
 from everreel.train.trajectories import Strides, TrajectoryRecipe
 
-FILMS = dict(load_recipe(Path(__file__).with_name("diffusion_forcing.py")))["words"]
-TEACHER = "runs/diffusion_forcing/words/transformer.safetensors"
+FILMS = dict(load_recipe(Path(__file__).with_name("diffusion_forcing.py")))["details"]
+TEACHER = "runs/diffusion_forcing/details/transformer.safetensors"
 ADAPTER = AdapterShape(rank=32, alpha=32.0)
 STRIDES = Strides(steps=4, substeps=4, shift=3.0, block=5, context=20)
 
 TRAJECTORIES = TrajectoryRecipe(
-    teacher=TEACHER, config=FILMS.config, text=FILMS.text, prompts=FILMS.images, count=96, frames=25,
+    teacher=TEACHER, config=FILMS.config, text=FILMS.text, prompts=FILMS.images, count=160, frames=25,
     strides=STRIDES, guidance_scale=5.0, processes=2, threads=1,
 )  # fmt: skip
 
 REGRESSION = RegressionRecipe(
     settings=TrainerSettings(
-        steps=400,
+        steps=500,
         learning_rate=2e-3,
         weight_decay=0.0,
         warmup=20,

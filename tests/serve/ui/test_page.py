@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -15,6 +16,7 @@ pytest.importorskip("gradio", reason="the extra `serve` is not installed")
 from everreel.enhance import EnhanceOptions
 from everreel.serve.jobs.job import Owner
 from everreel.serve.jobs.order import make_order
+from everreel.serve.jobs.supervisor import Supervisor
 from everreel.world.scene import VOCABULARY
 from tests import chat_server
 from tests.serve.ui.desks import LOCAL, PATIENCE, Painter, drawn, held_back, make_app, make_jobs, served
@@ -118,6 +120,24 @@ def make(page, prompt, seconds=None):
 
 def newest(jobs):
     return jobs.queue.page(None, limit=1)[0]
+
+
+def test_a_film_of_the_model_is_made_by_a_worker_and_seen(home, jobs, visit, tmp_path):
+    supervisor = Supervisor(home, jobs.queue, jobs.models)
+    supervisor.start()
+    try:
+        with at_desk(visit, make_app(jobs, home)) as url:
+            page = visit(url)
+            make(page, "a red fox runs through a snowy forest", 1)
+            expect(page, "#er-status", "Done")
+            until(page, "document.querySelector('#er-video').currentTime > 0")
+            shot = tmp_path / "page.png"
+            page.locator("#er-video").screenshot(path=shot)
+    finally:
+        supervisor.stop()
+    seen = np.asarray(Image.open(shot).convert("RGB"), dtype=float)
+    assert seen.std() > 10, "more than an empty player"
+    assert newest(jobs).num_frames == 24 and newest(jobs).status == "completed"
 
 
 def test_a_film_is_made_block_by_block_extended_and_kept_over_a_restart(home, jobs, painter, visit):
