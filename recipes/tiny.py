@@ -23,6 +23,5 @@ recipe = PackRecipe(
         "another seed than the recipe's, and 7% did not show the subject that their sentences name; of their films, "
         "films-2 and films-3, the recipe makes as many, all of 97 frames.",
         "The stage details saw images-4 beside images-critic-4.",
-        "The student tiny-fast was distilled from the model before the stage details.",
     ),
 )
