@@ -14,7 +14,7 @@ from gradio.state_holder import StateHolder
 from everreel.enhance import EnhanceOptions
 from everreel.serve.jobs.job import HELD, JobError, Limits, NotFoundError, Owner, Report, Upload
 from everreel.serve.jobs.order import make_order
-from everreel.serve.ui.desk import FIELDS, Desk
+from everreel.serve.ui.desk import FIELDS, LATER, Desk
 from everreel.serve.ui.page import OPEN_PAGES, _blocks
 from everreel.world.scene import VOCABULARY
 from tests import chat_server
@@ -82,7 +82,7 @@ def test_an_order_is_made_shown_continued_and_put_back_on_the_desk(desk, jobs, p
     screen, gallery, _, mark, timer = desk.look(request(), film, 24, "")
     assert (screen["status"], screen["frames"], screen["can_extend"]) == ("completed", 24, True)
     assert [card["id"] for card in gallery["films"]] == [film]
-    assert not timer.active
+    assert (timer.active, timer.value) == (True, LATER), "films are ordered elsewhere too"
     again = desk.look(request(), film, 24, mark)
     assert all(value == gr.skip() for value in again), "nothing is sent where nothing changed"
     _, _, second, *_ = desk.act(request(), event(action="extend", id=film, prompt="it jumps", seconds=0.5), 24)

@@ -202,6 +202,17 @@ def test_a_film_is_paused_resumed_stopped_and_deleted(home, jobs, painter, visit
         assert not jobs.queue.page(None)
 
 
+def test_what_happens_to_a_film_elsewhere_is_seen_though_nothing_is_being_made(home, jobs, visit):
+    with at_desk(visit, make_app(jobs, home)) as url:
+        page = visit(url)
+        make(page, "a ship at sea")
+        page.click(".er-cancel")
+        expect(page, "#er-status", "Stopped")
+        jobs.want(newest(jobs).id, "run", LOCAL)
+        expect(page, "#er-status", "Waiting")
+        playwright.expect(page.locator(".er-cancel")).to_be_visible()
+
+
 def test_no_press_is_lost_right_after_another(home, jobs, visit):
     with at_desk(visit, held_back(make_app(jobs, home))) as url:
         page = visit(url)

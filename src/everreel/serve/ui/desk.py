@@ -30,6 +30,7 @@ Who = Callable[[gr.Request], Owner | None]
 SETTINGS = ("model", "aspect", "size", "fps", "seed", "steps", "guidance", "schedule", "negative")
 FIELDS = ("prompt", "timeline", *SETTINGS)
 A_PAGE, MOST = 24, 480  # films in the gallery: at first and with each press for older ones, and at most
+SOON, LATER = 1.0, 3.0  # seconds between two looks while films are being made, and else
 FRESH = 1200  # seconds that a token is used again, so that what a browser has of a film stays its address
 WANTED: Mapping[str, Wanted] = {"pause": "pause", "resume": "run", "cancel": "cancel"}
 REFUSALS = (RequestError, JobError)
@@ -173,7 +174,11 @@ class Desk:
         return self.jobs.submit(order, owner)[0]
 
     def _view(self, owner: Owner, current: str, count: int, mark: str = "") -> list[Any]:
-        """Screen, gallery, which film it is, a mark of all that is shown, and whether to look again."""
+        """Screen, gallery, which film it is, a mark of all that is shown, and when to look again.
+
+        It is looked again in any case: on a busy machine the answer to a look may come after that to a press that was
+        later, and would stay; and films are ordered elsewhere too.
+        """
         films = list(self.jobs.queue.page(owner.name, limit=count + 1))
         shown, more = films[:count], len(films) > count and count < MOST
         film = next((job for job in shown if job.id == current), None)
@@ -192,7 +197,7 @@ class Desk:
             {"films": cards, "chosen": film.id if film else "", "more": more},
             film.id if film else "",
             now,
-            gr.Timer(active=any(not job.over and job.status != "paused" for job in (*shown, *filter(None, [film])))),
+            gr.Timer(SOON if any(_moves(job) for job in (*shown, *filter(None, [film]))) else LATER, active=True),
         ]
 
     def _token(self, film: str, owner: Owner) -> str:
@@ -221,6 +226,10 @@ class Desk:
         except (OSError, ValueError):
             return None
         return found if inside else None
+
+
+def _moves(job: Job) -> bool:
+    return not job.over and job.status != "paused"
 
 
 def _form(values: Sequence[object]) -> Form:

@@ -26,11 +26,10 @@ except ImportError as error:
 
 from everreel.serve.jobs.job import Owner
 from everreel.serve.jobs.service import Jobs
-from everreel.serve.ui.desk import A_PAGE, FIELDS, SETTINGS, Desk, Tokens
+from everreel.serve.ui.desk import A_PAGE, FIELDS, SETTINGS, SOON, Desk, Tokens
 from everreel.serve.ui.form import SECONDS
 from everreel.serve.ui.gate import Gate, key_in
 
-SECOND = 1.0
 AT_ONCE = 16  # events that are worked on at the same time; the other threads are for the rest of the server
 OPEN_PAGES = 100  # that Gradio remembers, at 0.13 MB each; of one that is forgotten, Undo is lost and nothing else
 LARGEST_PICTURE = 32_000_000  # bytes
@@ -123,7 +122,7 @@ def _blocks(desk: Desk) -> gr.Blocks:
         current = gr.Textbox(visible=False)
         count = gr.Number(A_PAGE, visible=False)
         mark = gr.Textbox(visible=False)
-        timer = gr.Timer(SECOND, active=False)
+        timer = gr.Timer(SOON, active=False)
 
         form = [prompt, timeline, *settings.values()]
         view = [screen, gallery, current, mark, timer]
