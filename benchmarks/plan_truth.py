@@ -27,6 +27,7 @@ from everreel.evaluate.markdown import paragraph, table, verdict
 from everreel.film.budget import placed
 from everreel.film.estimate import calibrate, estimate
 from everreel.film.loading import model_options
+from everreel.film.parts import parts_of
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
 from everreel.film.request import make_request
@@ -57,8 +58,8 @@ ON_A_CPU: Sequence[Mapping[str, Any]] = (
     {"num_frames": 97, "quantization": "q8_0"},
     {"num_frames": 49, "height": 192, "width": 320, "memory": "800MB"},
 )
-"""Of what is asked here, these are of the model and no part of a request."""
 OF_THE_MODEL = ("quantization", "memory")
+"""What of these is asked of the model, and is no part of a request."""
 
 
 def run(model: str, steps: int, threads: int, device: str = "cpu") -> list[dict[str, Any]]:
@@ -87,8 +88,9 @@ def one(model: str, steps: int, threads: int, film: Mapping[str, Any], device: s
         calibrate(VideoPipeline.load(options))
         return {}
     asked = {name: value for name, value in film.items() if name not in placing}
-    plan = make_plan(make_request(prompt="a fox", num_inference_steps=steps, **asked), options.card())
-    said = estimate(plan, options.card(), options.device, placed(options, options.card(), plan))
+    card = options.card()
+    plan, parts = make_plan(make_request(prompt="a fox", num_inference_steps=steps, **asked), card), parts_of(card)
+    said = estimate(plan, card, options.device, placed(options, card, plan, parts), parts, options)
     with quiet():
         import_module("transformers.models.umt5.modeling_umt5")  # the program's own, too
     forget_peak(device)

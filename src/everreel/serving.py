@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +19,7 @@ import typer
 from everreel.enhance import EnhanceOptions, takes_enhancer
 from everreel.film.loading import ModelOptions
 from everreel.options import takes_model
+from everreel.serve.jobs.beside import beside
 from everreel.web import LOOPBACK, bind, run
 
 if TYPE_CHECKING:
@@ -158,12 +158,10 @@ def check_host(host: str, has_keys: bool) -> None:
         raise ValueError(f"host = {host}: others can reach it, so a key is needed; make one first: {first}")
 
 
-@contextmanager
-def cleaning(jobs: Jobs, every: float = CLEAN) -> Iterator[None]:
+def cleaning(jobs: Jobs, every: float = CLEAN) -> AbstractContextManager[None]:
     """Let what was removed or is too old go from the disk, now and then."""
-    stopping = threading.Event()
 
-    def clean() -> None:
+    def clean(stopping: threading.Event) -> None:
         while True:
             try:
                 jobs.clean()
@@ -172,13 +170,7 @@ def cleaning(jobs: Jobs, every: float = CLEAN) -> Iterator[None]:
             if stopping.wait(every):
                 return
 
-    thread = threading.Thread(target=clean, name="cleaner", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        thread.join()
+    return beside(clean, "cleaner")
 
 
 def _limits(retention: float | None, max_seconds: float, max_size: str) -> Limits:

@@ -95,9 +95,7 @@ class GGUFFile(TensorFile):
 def _why_not(path: Path) -> str:
     """What is wrong with a file that the package cannot read."""
     with path.open("rb") as file:
-        magic, version = file.read(4), int.from_bytes(file.read(4), "little")
-    if magic != b"GGUF":
-        return f"is no GGUF file: it begins with {magic!r}"
+        version = int.from_bytes(file.read(8)[4:], "little")  # behind the four letters that `open_tensors` knows it by
     if version not in _VERSIONS:
         return f"is a GGUF of version {version}: must be one of {', '.join(map(str, _VERSIONS))}; convert it again"
     return f"is torn: it ends after {path.stat().st_size:,} bytes, before all that its header names: {AGAIN}"

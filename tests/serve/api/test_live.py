@@ -4,6 +4,7 @@ import io
 import json
 import socket
 import struct
+from contextlib import contextmanager
 
 import av
 import pytest
@@ -83,39 +84,39 @@ def test_a_finished_film_streams_at_once(serve):
         assert num_frames(client.get(f"/v1/videos/{film}/stream").content) == 4 * BLOCK
 
 
-def test_a_stream_waits_while_the_film_is_paused_and_has_the_rest_then(serve):
+@contextmanager
+def first_block_streamed(serve):
+    """A film whose first block was made and streamed: its server, a client, its id, the stream and what came."""
     server = serve(step=True)
     with server.client() as client:
         film = asked(client)
         with client.stream("GET", f"/v1/videos/{film}/stream") as reply:
             pieces = reply.iter_raw()
             server.maker.go()
-            data = until(pieces, b"", 1)
-            client.post(f"/v1/videos/{film}/pause")
-            wait(lambda: server.jobs.get(film).state == "paused")
-            client.post(f"/v1/videos/{film}/resume")
-            server.maker.go(3)
-            data += b"".join(pieces)
-        assert num_frames(data) == 4 * BLOCK
+            yield server, client, film, pieces, until(pieces, b"", 1)
+
+
+def test_a_stream_waits_while_the_film_is_paused_and_has_the_rest_then(serve):
+    with first_block_streamed(serve) as (server, client, film, pieces, data):
+        client.post(f"/v1/videos/{film}/pause")
+        wait(lambda: server.jobs.get(film).state == "paused")
+        client.post(f"/v1/videos/{film}/resume")
+        server.maker.go(3)
+        assert num_frames(data + b"".join(pieces)) == 4 * BLOCK
 
 
 def test_a_stream_ends_with_what_is_there_when_the_film_is_stopped(serve):
-    server = serve(step=True)
-    with server.client() as client:
-        film = asked(client)
-        with client.stream("GET", f"/v1/videos/{film}/stream") as reply:
-            pieces = reply.iter_raw()
-            server.maker.go()
-            data = until(pieces, b"", 1)
-            client.post(f"/v1/videos/{film}/cancel")
-            data += b"".join(pieces)
-        assert num_frames(data) == BLOCK
+    with first_block_streamed(serve) as (_, client, film, pieces, data):
+        client.post(f"/v1/videos/{film}/cancel")
+        assert num_frames(data + b"".join(pieces)) == BLOCK
 
 
 def test_an_endless_film_streams_until_it_is_cancelled(serve):
     server = serve()
     with server.client() as client:
         film = asked(client, endless=True, num_frames=None)
+        unfinished = client.get(f"/v1/videos/{film}/content").json()["error"]["message"]
+        assert "is there when it is stopped, and GET" in unfinished and "%" not in unfinished
         with client.stream("GET", f"/v1/videos/{film}/stream") as reply:
             pieces = reply.iter_raw()
             data = until(pieces, b"", 6)

@@ -22,7 +22,7 @@ from everreel.serve.api.body import Body, Sent, Spool, json_value
 from everreel.serve.api.errors import ApiError
 from everreel.serve.api.schema import FilmReference, VideoCreate, VideoExtend
 from everreel.serve.api.settings import Settings
-from everreel.serve.api.wrong import field_and_rule
+from everreel.serve.api.wrong import what_is_wrong
 from everreel.serve.jobs.job import Owner
 from everreel.serve.jobs.order import EXTENDED, REQUEST_FIELDS, Order, make_order
 from everreel.serve.jobs.service import Jobs, naming
@@ -154,9 +154,7 @@ def fields_of(body: Body, model: type[BaseModel]) -> dict[str, Any]:
     try:
         checked = model.model_validate(values, strict=not body.form)
     except ValidationError as error:
-        field, said = field_and_rule(error)
-        code = "missing" if said == f"{field}: must be given" else "invalid_type"
-        raise ApiError(400, said, field, code) from None
+        raise what_is_wrong(error) from None
     return {name: getattr(checked, name) for name in checked.model_fields_set if getattr(checked, name) is not None}
 
 
@@ -187,7 +185,7 @@ def order_of(asked: Asked, body: Body, jobs: Jobs, owner: Owner, settings: Setti
     return jobs.without_end(order) if settings.endless else order
 
 
-def extension_of(body: Body, jobs: Jobs, owner: Owner, fetch: bool) -> tuple[Order, int]:
+def extension_of(body: Body, jobs: Jobs, owner: Owner, settings: Settings) -> tuple[Order, int]:
     """The order of a film that goes on with another, and its priority. Raises: as `asked` and `order_of`."""
     found = asked(body, VideoExtend)
     values = dict(found.values)
@@ -205,7 +203,7 @@ def extension_of(body: Body, jobs: Jobs, owner: Owner, fetch: bool) -> tuple[Ord
         raise ApiError(400, "prompt: must be given, as this film is not known here", "prompt", "missing")
     values = {"model": jobs.default_model, **values}
     make_order(**values)
-    kind, upload = _Take(jobs, owner, body.spool, fetch)(video, "video", film=True)
+    kind, upload = _Take(jobs, owner, body.spool, settings.allow_fetch)(video, "video", film=True)
     if kind != "video":
         raise ApiError(400, "video: is a picture; POST /v1/videos begins a film with one", "video", "invalid_value")
     return make_order(**values, follows=upload), found.priority

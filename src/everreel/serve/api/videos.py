@@ -90,7 +90,6 @@ def add_orders(router: APIRouter, desk: Desk) -> None:
 def add_sequels(router: APIRouter, desk: Desk) -> None:
     """Asking for films that come of others."""
     jobs, settings, most = desk.jobs, desk.settings, desk.jobs.limits.upload_bytes
-    fetch = settings.allow_fetch
 
     @router.post(
         "/videos/extensions",
@@ -101,7 +100,7 @@ def add_sequels(router: APIRouter, desk: Desk) -> None:
     )
     async def extend(request: Request, response: Response) -> Video:
         async with received(request, settings, most) as body:
-            make = functools.partial(extension_of, body, jobs, fetch=fetch)
+            make = functools.partial(extension_of, body, jobs, settings=settings)
             return _told(response, desk, await desk.submit(request, body, make))
 
     @router.post(

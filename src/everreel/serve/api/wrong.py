@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from everreel.film.request import one_line
 from everreel.serve.api import schema
+from everreel.serve.api.errors import ApiError
 from everreel.serve.jobs.order import FILM_PATTERN, UPLOAD_PATTERN
 
 LONGEST = 60  # characters of a value that are shown
@@ -38,9 +39,15 @@ _PATTERNS = {
 _UNFITTING = ("extra_forbidden", "missing")
 
 
-def field_and_rule(error: ValidationError) -> tuple[str | None, str]:
-    """The field of the body, and what is wrong with it."""
+def what_is_wrong(error: ValidationError) -> ApiError:
+    """The error for whoever sent it."""
     first = min(error.errors(), key=_how_far_off)
+    field, said = _field_and_rule(error, first)
+    return ApiError(400, said, field, "missing" if first["type"] == "missing" else "invalid_type")
+
+
+def _field_and_rule(error: ValidationError, first: ErrorDetails) -> tuple[str | None, str]:
+    """The field of the body, and what is wrong with it."""
     path = _path(first)
     if not path:
         return None, one_line(error)

@@ -28,6 +28,7 @@ from everreel.film.pipeline import Progress
 from everreel.film.request import RequestError
 from everreel.media import FilmWriter
 from everreel.memory import is_out_of_memory, keep_freed_memory
+from everreel.serve.jobs.beside import beside
 from everreel.serve.jobs.held import file_of, start_telling
 from everreel.serve.jobs.home import open_home
 from everreel.serve.jobs.job import (
@@ -161,14 +162,12 @@ class Worker:
     def _fail(self, job: Job, watch: _Watch, failure: Failure) -> None:
         watch.settle(lambda: self.queue.finish(job.id, self.name, "failed", failure))
 
-    @contextlib.contextmanager
-    def _impatient(self, job: Job, watch: _Watch) -> Iterator[None]:
+    def _impatient(self, job: Job, watch: _Watch) -> contextlib.AbstractContextManager[None]:
         """Meanwhile see to it that a film that was cancelled in a row of minutes does not keep others waiting."""
-        over = threading.Event()
 
-        def look() -> None:
+        def look(over: threading.Event) -> None:
             heard = time.monotonic()
-            while not over.wait(LOOK):
+            while not over.wait(PATIENCE / 10):
                 try:
                     unheard = self.queue.get(job.id).wanted == "cancel" and not watch.left
                 except NotFoundError:
@@ -181,13 +180,7 @@ class Worker:
                     self._leave_at_once()
                     return
 
-        thread = threading.Thread(target=look, name="impatient", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+        return beside(look, "impatient")
 
     @contextlib.contextmanager
     def _alone(self, job: Job) -> Iterator[None]:
