@@ -247,7 +247,7 @@ def resume(
         new = "new " * bool(journal.source)
         typer.echo(f"{film} has all of its {journal.num_frames} {new}frames; everreel extend makes it longer")
         return
-    journal.open_source()
+    journal.check_source()
     pipeline = making.pipeline_of(journal, _crew)
     _film(pipeline, read_journal(film, pipeline.device), film)
 
@@ -325,7 +325,7 @@ def _follow(
     from everreel.shapes import latent_frames
 
     source, card = SourceFilm.open(video), model.card()
-    fitted = making.fitted(request, source, card)
+    fitted = making.fitted(request, (source.height, source.width), card)
     plan = make_plan(fitted, card, latent_frames(making.history_frames(fitted, card)))
     if output is None:
         raise ValueError(f"output: must be given for a film made elsewhere; {video.stem}-longer.mp4 works")

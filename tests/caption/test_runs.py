@@ -267,13 +267,6 @@ def test_what_a_model_could_not_fuse_is_said_and_signed(tmp_path):
     assert not Run(listed, tmp_path / "out.jsonl", RunSettings(fusion="big"), Counts, Fails).missing()
 
 
-def test_a_film_is_opened_with_the_options_that_are_given(tmp_path):
-    film(tmp_path / "a.mp4")
-    with pytest.raises(ValueError, match="cannot be read as a film"):
-        caption_file(Counts(), tmp_path / "a.mp4", {"format_whitelist": "matroska,webm"})
-    caption_file(Counts(), tmp_path / "a.mp4", {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2"})
-
-
 def test_frames_are_read_when_they_are_looked_at(tmp_path):
     path = write(tmp_path / "long.mp4", numbered(140), options={"g": "12", "crf": "1"})
 

@@ -10,7 +10,7 @@ again, and one film's fault never ends a run.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -212,10 +212,8 @@ def listed_films(sources: Sequence[str | Path]) -> tuple[list[Listed], list[Skip
     return list(listed.values()), skipped
 
 
-def caption_file(captioner: Captioner, file: Path, options: Mapping[str, str] | None = None) -> StructuralCaption:
+def caption_file(captioner: Captioner, file: Path) -> StructuralCaption:
     """The caption of a film or a picture on the disk, of which only the frames are held that are looked at.
-
-    `options` are for a film, as for `SourceFilm.open`.
 
     Raises:
         ValueError: it cannot be read, or the captioner can make nothing of it.
@@ -226,7 +224,7 @@ def caption_file(captioner: Captioner, file: Path, options: Mapping[str, str] | 
         raise ValueError("is empty: 0 bytes")
     if file.suffix.lower() in PICTURES:
         return captioner.caption(read_image(file)[np.newaxis], 24.0)
-    film = SourceFilm.open(file, options)
+    film = SourceFilm.open(file)
     with closing(FilmFrames(film)) as frames:
         return captioner.caption(frames, film.fps)
 

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from torch import Tensor
 from everreel.diffusion.rollout import RolloutState
 from everreel.diffusion.solver import SolverState
 from everreel.film.request import VideoRequest, make_request
-from everreel.film.source import SourceFilm
-from everreel.film.splice import Seam, Splice
+from everreel.film.source import Followed
+from everreel.film.splice import Seam, Splice, spliced
 from everreel.film.state import Beginning, FilmState
 from everreel.media import FilmWriter, Pixels, sync_folder
 from everreel.model.kv_cache import CacheState
@@ -67,12 +67,12 @@ class Source:
     """Where it ends in the film; none before that was written."""
 
     @classmethod
-    def of(cls, source: SourceFilm) -> Source:
+    def of(cls, source: Followed) -> Source:
         """All of its bytes are read."""
         return cls(source.path.resolve(), source.num_bytes, _sha256(source.path))
 
-    def open(self, options: Mapping[str, str] | None = None) -> SourceFilm:
-        """The source, as it was; `options` as for `SourceFilm.open`.
+    def check(self) -> None:
+        """Whether it is what it was.
 
         Raises:
             ValueError: it is gone, or is another film by now.
@@ -82,7 +82,6 @@ class Source:
         if self.path.stat().st_size != self.num_bytes or _sha256(self.path) != self.sha256:
             rule = "is not the film any more that was to be made longer; put that back, or begin anew: everreel extend"
             raise ValueError(f"video = {self.path}: {rule}")
-        return SourceFilm.open(self.path, options)
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,8 @@ class Journal:
         """Whether it is a loop whose opening is not made yet."""
         return self.request.loop and self.state is None and not self.beginning.known
 
-    def open_film(self, film: Path, options: Mapping[str, str] | None = None) -> FilmWriter:
-        """The writer of the film, behind what is there already; `options` are for a source, as for `SourceFilm.open`.
+    def open_film(self, film: Path, splice: Callable[[Path, Path, int], Splice] = spliced) -> FilmWriter:
+        """The writer of the film, behind what is there already; `splice` puts a source before it.
 
         Raises:
             OSError: the film is gone, or cannot be written.
@@ -126,22 +125,24 @@ class Journal:
         height, width, fps = self.request.height, self.request.width, self.request.fps
         assert height and width
         if self.source is not None:
-            source, seam = self.open_source(options), self.source.seam
-            if source is not None:
-                return Splice(source, film, fps)
+            if not self.num_frames:
+                self.check_source()
+                return splice(self.source.path, film, fps)
+            seam = self.source.seam
             assert seam is not None, "it is written down before the first frame"
             return Splice.go_on(film, seam, fps, num_frames=self.num_frames, num_bytes=self.num_bytes)
         if not self.num_frames:
             return FilmWriter(film, height, width, fps)
         return FilmWriter.resume(film, height, width, fps, num_frames=self.num_frames, num_bytes=self.num_bytes)
 
-    def open_source(self, options: Mapping[str, str] | None = None) -> SourceFilm | None:
-        """The source, if there is one that is still needed.
+    def check_source(self) -> None:
+        """Whether a source that is still needed can be used.
 
         Raises:
             ValueError: it is not what it was.
         """
-        return self.source.open(options) if self.source is not None and not self.num_frames else None
+        if self.source is not None and not self.num_frames:
+            self.source.check()
 
     def save(self, film: Path) -> None:
         """Put it on disk beside the film, whole, in the place of the one before."""

@@ -29,7 +29,7 @@ from everreel.film.placement import Placement
 from everreel.film.plan import OVERLAP, check_can_go_on, make_plan
 from everreel.film.prompts import check_prompts
 from everreel.film.request import RESOLUTIONS, RequestError, VideoRequest
-from everreel.film.source import SourceFilm
+from everreel.film.source import Followed
 from everreel.film.splice import Splice
 from everreel.film.state import Beginning
 from everreel.media import FilmWriter, Video, check_file, sync_folder
@@ -151,7 +151,7 @@ def resume(
     path = Path(film)
     journal = read_journal(path)
     if not journal.finished:
-        journal.open_source()
+        journal.check_source()
         pipe = pipeline_of(journal, crew)
         journal = read_journal(path, pipe.device)
         with journal.open_film(path) as writer:
@@ -324,7 +324,7 @@ def write(
     return journal
 
 
-def follow(pipe: VideoPipeline, request: VideoRequest, source: SourceFilm, *, splice: bool = False) -> Journal:
+def follow(pipe: VideoPipeline, request: VideoRequest, source: Followed, *, splice: bool = False) -> Journal:
     """The journal of a film that goes on with any other: it looks back at the source's last moments, encoded.
 
     With `splice` the source comes first in the same file.
@@ -333,7 +333,7 @@ def follow(pipe: VideoPipeline, request: VideoRequest, source: SourceFilm, *, sp
         RequestError: the model cannot go on with a film.
     """
     check_can_go_on(pipe.card)
-    resolved = fitted(request, source, pipe.card).resolve(pipe.card)
+    resolved = fitted(request, (source.height, source.width), pipe.card).resolve(pipe.card)
     assert resolved.height and resolved.width
     most = history_frames(resolved, pipe.card)
     seen_THWC = source.tail(most, resolved.fps, (resolved.height, resolved.width))
@@ -350,14 +350,12 @@ def follow(pipe: VideoPipeline, request: VideoRequest, source: SourceFilm, *, sp
     )
 
 
-def fitted(request: VideoRequest, source: SourceFilm, card: ModelCard) -> VideoRequest:
-    """The request at the size whose shape is nearest to the source's, where none was asked for."""
+def fitted(request: VideoRequest, seen: tuple[int, int], card: ModelCard) -> VideoRequest:
+    """The request at the size whose shape is nearest to a source's, height and width, where none was asked for."""
     if request.height is not None or request.aspect is not None:
         return request
     sizes = card.sizes if request.resolution is None else RESOLUTIONS[request.resolution]
-    height, width = min(
-        sizes.values(), key=lambda size: abs(math.log(size[1] * source.height / size[0] / source.width))
-    )
+    height, width = min(sizes.values(), key=lambda size: abs(math.log(size[1] * seen[0] / size[0] / seen[1])))
     return request.model_copy(update={"height": height, "width": width, "resolution": None})
 
 

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import av
 import av.stream
@@ -289,6 +289,22 @@ class SourceFilm:
                     yield from frames
                     return
             start, back = start - back, back * 2
+
+
+class Followed(Protocol):
+    """What is asked of a film that another one goes on with; a `SourceFilm`, or one that is decoded elsewhere."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
+    def tail(self, num_frames: int, fps: int, size: tuple[int, int], /) -> Pixels:
+        """See `SourceFilm.tail`."""
+        ...
 
 
 class FilmFrames:

@@ -147,14 +147,37 @@ class Splice(FilmWriter):
             OSError: the film is gone, or cannot be written.
             ValueError: it is not the film that the seam is in.
         """
-        film = cls.__new__(cls)
-        film._open_new(Path(path), seam.picture, fps)
-        film._clock, film._pixel_format, film._options = seam.clock, seam.pixel_format, seam.options
-        film._header, film._new_avcc, film._source_bytes = seam.header, seam.avcc, seam.num_bytes
-        film._first, film._last, film._sound_end = seam.first, seam.last, seam.sound_end
-        film.said = ""
+        film = cls._behind(Path(path), seam, fps)
         film._take_up(num_frames, num_bytes, seam.num_bytes)
         return film
+
+    @classmethod
+    def take_over(cls, path: str | Path, begun: Path, seam: Seam, fps: int) -> Self:
+        """Go on with a film that another process has begun with a source: the file where it left that is used up.
+
+        Raises:
+            OSError: it is gone, or the film cannot be written.
+            ValueError: it does not end with the seam.
+        """
+        film = cls._behind(Path(path), seam, fps)
+        film._file.close()
+        assert film._part is not None, "nothing was appended yet"
+        begun.replace(film._part)
+        film._file = film._open(film._part, "r+b")
+        try:
+            film._find_end(0, seam.num_bytes, seam.num_bytes)
+        except BaseException:
+            film._drop_part()
+            raise
+        return film
+
+    def hand_over(self) -> Seam:
+        """Leave a film without new frames where it was to be written, for `take_over` in another process."""
+        self._file.close()
+        assert self._part is not None, "nothing was appended yet"
+        self._part.replace(self.path)
+        self._part = None
+        return self.seam
 
     @property
     def seam(self) -> Seam:
@@ -194,6 +217,16 @@ class Splice(FilmWriter):
         self._put(add_length(self._header, max(length, self._sound_end)), fragments, self.num_bytes)
         self.num_frames = num_frames
         self._num_fragments = num_fragments
+
+    @classmethod
+    def _behind(cls, path: Path, seam: Seam, fps: int) -> Self:
+        film = cls.__new__(cls)
+        film._open_new(path, seam.picture, fps)
+        film._clock, film._pixel_format, film._options = seam.clock, seam.pixel_format, seam.options
+        film._header, film._new_avcc, film._source_bytes = seam.header, seam.avcc, seam.num_bytes
+        film._first, film._last, film._sound_end = seam.first, seam.last, seam.sound_end
+        film.said = ""
+        return film
 
     def _open_new(self, path: Path, picture: Picture, fps: int) -> None:
         super().__init__(path, picture.height + picture.height % 2, picture.width + picture.width % 2, fps)
@@ -328,6 +361,11 @@ class Splice(FilmWriter):
             dst_color_range=picture.colors[3],
             interpolation=_CONVERSION,
         )
+
+
+def spliced(source: Path, film: Path, fps: int) -> Splice:
+    """The writer of a film that begins with the one at `source`. Raises: as `SourceFilm.open` and `Splice`."""
+    return Splice(SourceFilm.open(source), film, fps)
 
 
 class _CannotCopy(Exception):

@@ -110,14 +110,16 @@ def test_a_film_is_endless_if_that_is_asked_for_until_it_is_cancelled(jobs: Jobs
             usual = await ask(client, "generate_film", prompt="a red fox runs")
             said = await refused(client, "generate_film", prompt="a red fox runs", endless=True, seconds=4)
             over = await ask(client, "cancel_film", film=film["film"])
-            return tools, plan, film, usual, said, over
+            Painter(jobs).finish(usual["film"])
+            longer = await ask(client, "extend_film", film=usual["film"], endless=True)
+            return tools, plan, film, usual, longer, said, over
 
-    tools, plan, film, usual, said, over = run(make())
+    tools, plan, film, usual, longer, said, over = run(make())
     assert plan["endless"] and order(jobs, film["film"]).endless and "cancel_film stops it" in film["next"]
     assert not order(jobs, usual["film"]).endless and "wait_for_film" in usual["next"], "an agent waits for its end"
     assert "endless = True: has no length and no end; leave out length" in said
-    assert over["status"] == "cancelled"
-    for name in ("generate_film", "plan_film"):
+    assert over["status"] == "cancelled" and order(jobs, longer["film"]).endless
+    for name in ("generate_film", "plan_film", "extend_film"):
         says = tools[name].input_schema["properties"]["endless"]["description"]
         assert "until you call cancel_film" in says and says.endswith("Default: false.")
 

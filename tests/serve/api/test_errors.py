@@ -257,7 +257,7 @@ def test_several_numbers_are_a_list(serve):
             told(client.post("/v1/videos", json=body), 400)
 
 
-EXTENSIONS_OWN = {"video", "model", "priority", "enhance", "user"}
+EXTENSIONS_OWN = {"video", "model", "priority", "enhance", "endless", "user"}
 OF_A_NEW_FILM = sorted(set(VideoExtend.model_fields) - set(EXTENDED) - EXTENSIONS_OWN)
 VALUES = {
     "schedule": "blockwise",

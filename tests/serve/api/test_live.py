@@ -142,6 +142,12 @@ def test_without_a_length_a_film_is_endless_unless_the_server_has_it_otherwise(s
         for wanted in ({"seconds": "2"}, {"endless": "false" if kind == "data" else False}):
             found = client.post("/v1/videos", **form, **{kind: {"prompt": "a red fox"} | wanted}).json()
             assert not found["endless"] and float(found["seconds"]) > 0
+        again = {kind: {"video": film["id"]}} | form
+        longer = client.post("/v1/videos/extensions", **again).json()
+        assert longer["endless"] and client.post(f"/v1/videos/{longer['id']}/cancel").status_code == 200
+        for wanted in ({"seconds": "2"}, {"endless": "false" if kind == "data" else False}):
+            found = client.post("/v1/videos/extensions", **form, **{kind: {"video": film["id"]} | wanted}).json()
+            assert not found["endless"]
         found = other.post("/v1/videos", **ask).json()
         assert not found["endless"] and float(found["seconds"]) > 0
         for one, says in ((client, True), (other, False)):

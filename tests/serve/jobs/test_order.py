@@ -58,14 +58,13 @@ def test_what_is_no_order(values, said):
         {"seconds": 1},
         {"loop": True},
         {"end_image": FILE},
-        {"extends": FILM},
-        {"follows": FILE},
         {"endless": True},
         {"endless": False},
     ],
 )
 def test_what_says_how_long_it_is_or_has_an_end_is_not_open_ended(values):
-    assert make_order(prompt="a fox", image=None, model="small").open_ended
+    for goes_on in ({}, {"image": FILE}, {"extends": FILM}, {"follows": FILE}):
+        assert make_order(prompt="a fox", model="small", **goes_on).open_ended
     assert not make_order(prompt="a fox", **values).open_ended
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import av
 import pytest
@@ -9,11 +10,16 @@ from PIL import Image
 
 from everreel.film.control import CancelledError, Control
 from everreel.film.journal import Journal, journal_path, read_journal
+from everreel.film.making import follow
+from everreel.film.making import write as write_film
+from everreel.film.request import make_request
+from everreel.film.source import SourceFilm
 from everreel.media import Video
 from everreel.serve.jobs.job import ConflictError, Owner, Report
+from everreel.serve.jobs.order import make_order
 from everreel.serve.jobs.produce import Film
-from everreel.serve.jobs.uploads import upload_options
-from tests.film.films import natural, write
+from tests.film.films import CODECS, natural, write
+from tests.serve.jobs.conftest import SMALL
 
 
 def made(home, job, stop_at=None, left=None, **more):
@@ -77,36 +83,47 @@ def test_a_film_goes_on_with_one_made_here_wherever_that_is_stopped(home):
     assert home.film(first).read_bytes() == before
 
 
-def test_a_film_goes_on_with_one_that_was_uploaded(home, tmp_path, monkeypatch):
-    """Which is never opened as anything but what it was taken for."""
+@pytest.mark.parametrize("codec", ["h264", "vp9"])  # one is copied, one encoded again
+def test_an_upload_is_decoded_neither_by_the_server_nor_by_a_worker(home, tmp_path, monkeypatch, codec):
+    """From the order to what is shown of the film, and of one that goes on with that; the bytes are the usual ones."""
+    suffix, encoder, pixel_format = CODECS[codec]
+    theirs = write(tmp_path / f"theirs{suffix}", natural(24), encoder, pixel_format)
+    source, path = SourceFilm.open(theirs), tmp_path / "here.mp4"
+    request = make_request(prompt="a red fox", num_inference_steps=2, num_frames=12, height=32, width=32)
+    journal = follow(home.models.load("small"), request, source, splice=True)
+    with journal.open_film(path) as writer:
+        expected = write_film(home.models.load("small"), journal, writer)
+    upload = home.store.keep(theirs, "local", theirs.suffix)
     opened, read = [], av.open
 
     def watched(file, *args, **kwargs):
-        opened.extend([kwargs.get("options", {})] if "file_" in str(file) else [])
+        opened.extend([file] if isinstance(file, str | Path) else [])  # others are blocks that are encoded in memory
         return read(file, *args, **kwargs)
 
     monkeypatch.setattr(av, "open", watched)
-    write(tmp_path / "theirs.mp4", natural(24))
-    upload = home.store.keep(tmp_path / "theirs.mp4", "local", ".mp4")
     job = home.order(follows=upload, num_frames=12)
-    made(home, job)
-    assert Video(home.film(job)).num_frames == 24 + 12
-    assert len(opened) > 2 and all("format_whitelist" in options for options in opened)
+    assert home.work().status == "completed"
+    longer = home.jobs.submit(home.jobs.extension(job.id, Owner(), num_frames=8, num_inference_steps=2), Owner())[0]
+    assert home.work().status == "completed"
+    assert not opened
+    monkeypatch.undo()
+    assert expected.finished and home.film(job).read_bytes() == path.read_bytes()
+    assert Video(home.film(longer)).num_frames == 24 + 12 + 8
+    with Image.open(home.store.open(longer.id, "spritesheet.jpg")) as sheet:
+        assert sheet.size == (640, 480)
 
 
-def test_a_film_that_begins_with_an_upload_is_shown_as_that_was_read(home, tmp_path, monkeypatch):
-    """Its first packets are still those that were sent."""
-    write(tmp_path / "theirs.mp4", natural(24))
-    job = home.order(follows=home.store.keep(tmp_path / "theirs.mp4", "local", ".mp4"), num_frames=12)
-    film, opened, read = made(home, job), [], av.open
-
-    def watched(file, *args, **kwargs):
-        opened.append(kwargs.get("options", {}))
-        return read(file, *args, **kwargs)
-
-    monkeypatch.setattr(av, "open", watched)
-    film.show()
-    assert len(opened) > 2 and all(options == upload_options(home.film(job)) for options in opened)
+def test_a_worker_that_was_lost_amid_an_upload_leaves_nothing_behind(home, tmp_path):
+    upload = home.store.keep(write(tmp_path / "theirs.mp4", natural(24)), "local", ".mp4")
+    whole, other = (home.order(follows=upload, num_frames=12) for _ in range(2))
+    made(home, whole)
+    folder = home.film(other).parent
+    (folder / "film.mp4.begun-0123").write_bytes(b"half of it")
+    with pytest.raises(CancelledError):
+        made(home, other, stop_at=1)
+    made(home, other)
+    assert home.film(other).read_bytes() == home.film(whole).read_bytes()
+    assert not list(folder.glob("*.begun-*")) and not list(folder.glob("*.part"))
 
 
 def test_a_copy_that_is_gone_on_with_is_on_disk_before_the_journal_says_so(home, monkeypatch):
@@ -174,6 +191,33 @@ def test_an_endless_film_is_made_in_pieces_that_go_on_with_each_other(home, monk
         ends.append(film.read_bytes())
         assert Video(film).num_frames == 48
         assert read_journal(film).request.prompt == "a blue cat"
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("begins", ["here", "elsewhere"])
+def test_a_film_goes_on_with_another_without_an_end(home, tmp_path, monkeypatch, begins):
+    monkeypatch.setattr("everreel.serve.jobs.order.PIECE_SECONDS", 1)
+    first = home.order(num_frames=21)
+    assert home.work().status == "completed"
+    upload = home.store.keep(write(tmp_path / "theirs.mp4", natural(21)), "local", ".mp4")
+    ends = []
+    for stop_at in (None, 3):
+        order = home.jobs.extension(first.id, Owner(), num_inference_steps=2, endless=True)
+        if begins == "elsewhere":
+            order = make_order(**SMALL, follows=upload, endless=True)
+        job = home.jobs.submit(order, Owner())[0]
+        film = home.film(job)
+        assert home.jobs.outlook(order, Owner()).endless and job.progress == 0
+
+        def left(film=film):
+            return 2.5 - (Video(film).num_frames / 24 if film.exists() else 0)
+
+        if stop_at:
+            with pytest.raises(CancelledError):
+                made(home, job, stop_at, left)
+        made(home, job, left=left)
+        ends.append(film.read_bytes())
+        assert Video(film).num_frames == 60 and (Video(film).frames[20] - Video(film).frames[0]).any()
     assert ends[0] == ends[1]
 
 

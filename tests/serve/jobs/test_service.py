@@ -62,6 +62,10 @@ def test_an_order_that_nothing_ends_is_made_endless_and_no_other_is(home, tmp_pa
     assert (usual.order.endless, usual.order.request.length) == (False, jobs.card("small").num_frames)
     beginning, end = make_order(**SMALL, image=picture(home, tmp_path)), picture(home, tmp_path)
     assert jobs.without_end(beginning).endless, "a beginning is no end"
+    assert jobs.without_end(make_order(**SMALL, follows="file_" + "0" * 32)).endless, "nor is a film to go on with"
+    assert jobs.without_end(jobs.extension(usual.id, ANNA)).endless
+    assert not jobs.without_end(jobs.extension(usual.id, ANNA, seconds=2)).endless
+    assert not jobs.without_end(jobs.extension(usual.id, ANNA, endless=False)).endless
     for values in ({"num_frames": 9}, {"seconds": 1}, {"loop": True}, {"end_image": end}, {"endless": False}):
         assert not jobs.without_end(make_order(**SMALL | values)).endless, values
     again = jobs.remix(usual.id, "a cat", ANNA)

@@ -52,9 +52,9 @@ def refused(path: Path, limits: Limits = LIMITS) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize(("opened", "threads"), [(uploads.open_upload, "NONE"), (SourceFilm.open, "AUTO")])
-def test_a_film_that_was_sent_is_decoded_again_in_one_thread(tmp_path, monkeypatch, opened, threads):
-    film = opened(write(tmp_path / "film.mp4", natural(12, 48, 64)))
+@pytest.mark.parametrize(("options", "threads"), [(uploads.upload_options(".mp4"), "NONE"), ({}, "AUTO")])
+def test_a_film_that_was_sent_is_decoded_again_in_one_thread(tmp_path, monkeypatch, options, threads):
+    film = SourceFilm.open(write(tmp_path / "film.mp4", natural(12, 48, 64)), options)
     streams = []
     find = source.picture_stream
     monkeypatch.setattr(source, "picture_stream", lambda *given: streams.append(find(*given)) or streams[-1])

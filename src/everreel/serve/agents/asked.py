@@ -32,6 +32,15 @@ NumFrames = Annotated[
         "Example: 97."
     ),
 ]
+Endless = Annotated[
+    bool | None,
+    Field(
+        description="True: the film has no end and is made on and on, until you call cancel_film or your quota is "
+        "used up; what is ready can be watched meanwhile, and gone on with when it is stopped. Only for what is to "
+        "run without an end, such as a live background; otherwise give seconds. Leave out seconds, num_frames, "
+        "loop and end_image with it. Default: false."
+    ),
+]
 Seed = Annotated[
     int, Field(description="The same seed and words give the same film. Default: 0. Another seed is another take.")
 ]
@@ -92,15 +101,7 @@ class Planned(Arguments):
     prompt: Prompt
     seconds: Seconds = None
     num_frames: NumFrames = None
-    endless: Annotated[
-        bool | None,
-        Field(
-            description="True: the film has no end and is made on and on, until you call cancel_film or your quota is "
-            "used up; what is ready can be watched meanwhile, and gone on with when it is stopped. Only for what is to "
-            "run without an end, such as a live background; otherwise give seconds. Leave out seconds, num_frames, "
-            "loop and end_image with it. Default: false."
-        ),
-    ] = None
+    endless: Endless = None
     size: Annotated[
         str | None,
         Field(
@@ -174,6 +175,7 @@ class Extend(Arguments):
     num_frames: Annotated[
         int | None, Field(description="New frames, 24 a second; this or seconds. Default: as for seconds. Example: 96.")
     ] = None
+    endless: Endless = None
     seed: Seed = 0
     wait: Wait = False
 

@@ -18,10 +18,11 @@ import numpy as np
 from PIL import Image
 
 from everreel.film.request import RequestError
-from everreel.media import Pixels, Video, contact_sheet
+from everreel.media import Pixels, contact_sheet
 from everreel.serve.jobs.job import Limits, NotFoundError, Owner
+from everreel.serve.jobs.sent import SentFilm, sent_film
 from everreel.serve.jobs.service import Jobs, naming
-from everreel.serve.jobs.uploads import inspect, upload_options
+from everreel.serve.jobs.uploads import inspect
 
 if TYPE_CHECKING:
     from everreel.caption.schema import Captioner, StructuralCaption
@@ -33,7 +34,7 @@ QUALITIES = (88, 75, 60, 40)
 
 
 @contextmanager
-def opened(jobs: Jobs, film: str, owner: Owner) -> Iterator[Video]:
+def opened(jobs: Jobs, film: str, owner: Owner) -> Iterator[SentFilm]:
     """A film as far as it is finished.
 
     Raises:
@@ -45,8 +46,8 @@ def opened(jobs: Jobs, film: str, owner: Owner) -> Iterator[Video]:
     except NotFoundError:
         status = job.status.replace("_", " ")
         raise NotFoundError(f"film = {film}: has no frames yet, it is {status}; wait_for_film says when") from None
-    with file, _on_disk(file) as path:
-        yield Video(path, upload_options(path))  # it may begin with what somebody sent
+    with file, _on_disk(file) as path, sent_film(path) as video:  # it may begin with what somebody sent
+        yield video
 
 
 def captioned(field: str, path: Path, captioner: Captioner, limits: Limits) -> StructuralCaption:
@@ -56,21 +57,21 @@ def captioned(field: str, path: Path, captioner: Captioner, limits: Limits) -> S
         RequestError: it is none that can be used, or is beyond a limit.
         JobError: it cannot be read now.
     """
-    from everreel.caption.runs import caption_file
 
     def seen() -> StructuralCaption:
         found = inspect(path, limits)
         if found.kind != "video":
             raise RequestError("film: is a picture; give a film")
-        try:
-            return caption_file(captioner, path, upload_options(path.with_suffix(found.suffix)))
-        except ValueError as error:  # its end is missing, or a frame that is looked at
-            raise RequestError(str(error)) from None
+        with sent_film(path, found.suffix) as film:
+            try:
+                return captioner.caption(film.frames, film.fps)
+            except ValueError as error:  # a frame that is looked at, or all of them
+                raise RequestError(str(error)) from None
 
     return naming(field, seen)
 
 
-def number_of(frame: int, video: Video, field: str = "frame") -> int:
+def number_of(frame: int, video: SentFilm, field: str = "frame") -> int:
     """A frame's number from the first on. Raises: RequestError: there is no such frame."""
     last = video.num_frames - 1
     if not -video.num_frames <= frame <= last:
@@ -79,12 +80,12 @@ def number_of(frame: int, video: Video, field: str = "frame") -> int:
     return frame % video.num_frames
 
 
-def spread_over(video: Video, count: int) -> list[int]:
+def spread_over(video: SentFilm, count: int) -> list[int]:
     """So many frames from the first to the last, each once."""
     return sorted(set(np.linspace(0, video.num_frames - 1, count).round().astype(int).tolist()))
 
 
-def sheet(video: Video, numbers: Sequence[int]) -> bytes:
+def sheet(video: SentFilm, numbers: Sequence[int]) -> bytes:
     """A JPEG with these frames by rows, each with its number and its time below."""
     cells = [_shrunk(video.frames[number])[None] for number in numbers]
     words = [f"frame {number}, {number / video.fps:.2f} s" for number in numbers]

@@ -61,7 +61,7 @@ def order_of(asked: Planned, jobs: Jobs, owner: Owner, files: Folders | None = N
 def longer(asked: Extend, jobs: Jobs, owner: Owner, files: Folders | None = None) -> Order:
     """The order of a film that goes on with another. Raises as `order_of`."""
     by_path = files if is_path(asked.film) else None
-    values = {"prompt": asked.prompt, "seconds": asked.seconds, "num_frames": asked.num_frames, "seed": asked.seed}
+    values = {name: getattr(asked, name) for name in ("prompt", "seconds", "num_frames", "seed", "endless")}
     if not by_path and not UPLOAD.fullmatch(asked.film):
         return jobs.extension(asked.film, owner, **{name: value for name, value in values.items() if value is not None})
     if asked.prompt is None:

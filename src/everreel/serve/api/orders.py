@@ -182,7 +182,7 @@ def order_of(asked: Asked, body: Body, jobs: Jobs, owner: Owner, settings: Setti
         order = make_order(**values, **given)
     except RequestError as error:
         raise RequestError(_wire_name(str(error))) from None
-    return jobs.without_end(order) if settings.endless else order
+    return _open_ended(order, jobs, settings)
 
 
 def extension_of(body: Body, jobs: Jobs, owner: Owner, settings: Settings) -> tuple[Order, int]:
@@ -194,11 +194,10 @@ def extension_of(body: Body, jobs: Jobs, owner: Owner, settings: Settings) -> tu
     if isinstance(named, str) and re.fullmatch(r"video_[0-9a-f]{32}", named):
         if values.get("model") not in (None, jobs.get(named, owner).order.model):
             raise ApiError(400, "model: a film goes on with the model that made it; leave it out", "model")
-        kept = {name: value for name, value in values.items() if name in REQUEST_FIELDS}
-        for name in kept.keys() - set(EXTENDED):
+        for name in (values.keys() & set(REQUEST_FIELDS)) - set(EXTENDED):
             raise ApiError(400, f"{name}: a film goes on as it was made; leave it out", name, "invalid_value")
-        order = jobs.extension(named, owner, **kept)
-        return order.model_copy(update={"enhance": bool(values.get("enhance"))}), found.priority
+        values.pop("model", None)
+        return _open_ended(jobs.extension(named, owner, **values), jobs, settings), found.priority
     if "prompt" not in values:
         raise ApiError(400, "prompt: must be given, as this film is not known here", "prompt", "missing")
     values = {"model": jobs.default_model, **values}
@@ -206,7 +205,12 @@ def extension_of(body: Body, jobs: Jobs, owner: Owner, settings: Settings) -> tu
     kind, upload = _Take(jobs, owner, body.spool, settings.allow_fetch)(video, "video", film=True)
     if kind != "video":
         raise ApiError(400, "video: is a picture; POST /v1/videos begins a film with one", "video", "invalid_value")
-    return make_order(**values, follows=upload), found.priority
+    return _open_ended(make_order(**values, follows=upload), jobs, settings), found.priority
+
+
+def _open_ended(order: Order, jobs: Jobs, settings: Settings) -> Order:
+    """The order, endless where it has no length and the server has it so."""
+    return jobs.without_end(order) if settings.endless else order
 
 
 class _Take:

@@ -77,6 +77,11 @@ class _Common(BaseModel):
     story: list[StoryPart] | dict[Annotated[str, Field(pattern=FRAME_PATTERN)], str] | None = Field(
         None, description="Prompts that take over later: a list of parts, or prompts by the number of a frame."
     )
+    endless: bool | None = Field(
+        None,
+        description="Go on until it is cancelled, or the owner's quota is used up. A film that has no length "
+        "does so, unless the server was started with --no-endless; false is the model's usual length.",
+    )
     priority: int | None = Field(None, description="Higher ones are made sooner; each key has its highest.")
     enhance: bool | None = Field(None, description="Make the prompt whole first.")
     user: str | None = Field(None, description="Taken because other servers take it; not used, and not kept.")
@@ -97,11 +102,6 @@ class _Pictures(_Common):
     )
     end_image: Reference | None = Field(None, description="A picture that the film ends with.")
     keyframes: Keyframes | None = Field(None, description="Pictures by the number of their frame, the first is 0.")
-    endless: bool | None = Field(
-        None,
-        description="Go on until it is cancelled, or the owner's quota is used up. A film that has no length "
-        "does so, unless the server was started with --no-endless; false is the model's usual length.",
-    )
     quality: str | None = Field(None, description="Taken because other servers take it; films have one quality here.")
 
 

@@ -63,17 +63,17 @@ class Order(BaseModel):
             raise ValueError("follows: give a film made here or an upload, not both")
         if (self.extends or self.follows) and pictures:
             raise ValueError("image: a film that goes on with another has that one's end instead; leave it out")
-        if self.endless and (self.request.length is not None or self.request.loop or self.end_image or self.follows):
-            raise ValueError("endless = True: has no length and no end; leave out length, loop, end_image and video")
+        if self.endless and (self.request.length is not None or self.request.loop or self.end_image):
+            raise ValueError("endless = True: has no length and no end; leave out length, loop and end_image")
         return self
 
     @property
     def open_ended(self) -> bool:
         """Whether nothing in it says how long the film is to be, or that it is not to be endless.
 
-        A film that goes on with another, meets its own beginning or ends with a picture has an end.
+        A film that meets its own beginning or ends with a picture has an end.
         """
-        has_end = self.request.length is not None or self.request.loop or self.end_image or self.extends or self.follows
+        has_end = self.request.length is not None or self.request.loop or self.end_image
         return not has_end and "endless" not in self.model_fields_set
 
     @property

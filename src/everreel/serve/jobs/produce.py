@@ -21,10 +21,10 @@ from everreel.film.loading import ModelOptions
 from everreel.film.pipeline import Progress, VideoPipeline
 from everreel.film.plan import Plan, make_plan
 from everreel.film.request import VideoRequest, make_request
-from everreel.media import FilmWriter, Pixels, Video, resize_cover
+from everreel.media import FilmWriter, FrameSource, Pixels, Video, resize_cover
 from everreel.serve.jobs.job import FilmStore, Job
 from everreel.serve.jobs.order import piece_frames
-from everreel.serve.jobs.uploads import open_upload, upload_options
+from everreel.serve.jobs.sent import SentFilm, sent_film, spliced
 from everreel.shapes import TEMPORAL
 
 FILM = "film.mp4"
@@ -110,11 +110,18 @@ class Film:
         """A thumbnail and a sheet of small frames, of what there is of the film."""
         if not self.path.is_file():
             return
-        video = Video(self.path, upload_options(self.path))  # it may begin with what somebody sent
-        _save(video.frames[video.num_frames // 2], THUMBNAIL_WIDTH, self.folder / "thumbnail.webp")
+        if read_journal(self.path).source is None:
+            self._show(Video(self.path))
+        else:  # it begins with what somebody sent
+            with sent_film(self.path) as film:
+                self._show(film)
+
+    def _show(self, video: Video | SentFilm) -> None:
+        frames: FrameSource = video.frames
+        _save(frames[video.num_frames // 2], THUMBNAIL_WIDTH, self.folder / "thumbnail.webp")
         numbers = np.linspace(0, video.num_frames - 1, SPRITES).round().astype(int)
         height = max(2, round(SPRITE_WIDTH * video.height / video.width))
-        sprites = [resize_cover(video.frames[int(number)], height, SPRITE_WIDTH) for number in numbers]
+        sprites = [resize_cover(frames[int(number)], height, SPRITE_WIDTH) for number in numbers]
         rows = [np.concatenate(sprites[at : at + SPRITE_COLUMNS], axis=1) for at in range(0, SPRITES, SPRITE_COLUMNS)]
         sheet = np.concatenate(rows)
         _save(sheet, sheet.shape[1], self.folder / "spritesheet.jpg")
@@ -128,15 +135,16 @@ class Film:
         """Put down the journal of a film that has no new frames yet."""
         order, store = self.order, self._store
         request = order.whole({name: store.upload(name) for name in order.uploads})
+        if order.endless:
+            request = self._piece(request)
         if order.extends:
             journal = self._extended(store.workplace(order.extends) / FILM, request)
         elif order.follows:
-            card, source = self._models.served[order.model].card(), open_upload(store.upload(order.follows))
-            pipe = self._model(make_plan(making.fitted(request, source, card), card))
-            journal = making.follow(pipe, request, source, splice=True)
+            card = self._models.served[order.model].card()
+            with sent_film(store.upload(order.follows)) as source:
+                pipe = self._model(make_plan(making.fitted(request, (source.height, source.width), card), card))
+                journal = making.follow(pipe, request, source, splice=True)
         else:
-            if order.endless:
-                request = self._piece(request)
             pipe = self._model(make_plan(request, self._models.served[order.model].card()))
             journal = making.begin(pipe, request, control, lambda progress: on_progress(progress, None))
         journal.save(self.path)
@@ -158,8 +166,7 @@ class Film:
     def _write(self, journal: Journal, control: Control, on_progress: OnProgress) -> None:
         pipe = self._models.of_journal(journal, self.order.model)
         journal = read_journal(self.path, pipe.device)
-        options = upload_options(journal.source.path) if journal.source else None
-        with journal.open_film(self.path, options) as writer:
+        with journal.open_film(self.path, spliced) as writer:
             making.write(pipe, journal, writer, lambda progress: on_progress(progress, writer), control=control)
 
     def _may_go_on(self, journal: Journal) -> bool:

@@ -70,7 +70,7 @@ def main() -> None:
     rules = Rules(**json.loads(sys.argv[1]))
     report = os.dup(2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    limit(rules)
+    limit(rules.memory, rules.cpu, rules.output)
     sys.path += rules.places
     read = film_reader() if rules.format in DEMUXERS else picture_reader()
     shut()
@@ -85,7 +85,7 @@ def main() -> None:
     os.write(report, json.dumps(said).encode() + b"\n")
 
 
-def limit(rules: Rules) -> None:
+def limit(memory: int, cpu: int, output: int) -> None:
     """Memory, time and the size of the new file have an end from here on. Windows has no such limits."""
     if sys.platform == "win32":
         return
@@ -94,10 +94,10 @@ def limit(rules: Rules) -> None:
     with suppress(OSError):
         os.nice(10)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (rules.cpu, rules.cpu + 1))  # the first ends it with a signal of its own
-    resource.setrlimit(resource.RLIMIT_FSIZE, (rules.output, rules.output))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))  # the first ends it with a signal of its own
+    resource.setrlimit(resource.RLIMIT_FSIZE, (output, output))
     with suppress(OSError, ValueError):  # macOS has the name of it and no more
-        resource.setrlimit(resource.RLIMIT_AS, (rules.memory, rules.memory))
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
 
 def shut() -> None:

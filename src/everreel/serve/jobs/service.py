@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -38,7 +38,7 @@ from everreel.serve.jobs.job import (
     Upload,
     Wanted,
 )
-from everreel.serve.jobs.order import Order, piece_frames
+from everreel.serve.jobs.order import Order, make_order, piece_frames
 from everreel.shapes import SIZE_STEP, TEMPORAL, latent_frames
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class Jobs:
         changed["enhanced_notes"] = {}
         return Order(**old.model_dump(exclude={"request"}) | changed)
 
-    def extension(self, job_id: str, owner: Owner, **values: Any) -> Order:  # noqa: ANN401 -- fields of a request
+    def extension(self, job_id: str, owner: Owner, **values: Any) -> Order:  # noqa: ANN401 -- fields of an order
         """The order of a longer film that goes on with one made here, at its size and rate, by its model.
 
         Raises: NotFoundError, RequestError.
@@ -215,8 +215,7 @@ class Jobs:
         job = self.get(job_id, owner)
         given = {name: value for name, value in values.items() if value is not None}
         given = {"prompt": job.order.request.last_prompt, **given, "fps": job.order.request.fps}
-        request = make_request(**given)
-        return Order(request=request, model=job.order.model, extends=job_id)
+        return make_order(**given, model=job.order.model, extends=job_id)
 
     def upload(self, source: Path, owner: Owner) -> Upload:
         """Take over a picture or a film that a client sent; the file at `source` is used up.
@@ -339,7 +338,7 @@ class Jobs:
                 return make_plan(*self._going_on(order.extends, request, card, owner))
             if order.follows:
                 check_can_go_on(card)
-                request = making.fitted(request, _source(place[order.follows]), card)
+                request = making.fitted(request, _seen_size(place[order.follows]), card)
                 return make_plan(request, card, latent_frames(making.history_frames(request, card)))
             return make_plan(request, card)
         except RequestError as error:
@@ -401,13 +400,13 @@ def serve_options(model: ModelOptions, also: tuple[str, ...] = ()) -> dict[str, 
     return served
 
 
-def _source(path: Path) -> Any:  # noqa: ANN401 -- a SourceFilm; its module is only needed here
-    from everreel.serve.jobs.uploads import open_upload
+@lru_cache(maxsize=1024)  # an upload never changes
+def _seen_size(path: Path) -> tuple[int, int]:
+    """Height and width of an uploaded film. Raises: RequestError: its end is missing, and so on."""
+    from everreel.serve.jobs.sent import sent_film
 
-    try:
-        return open_upload(path)
-    except ValueError as error:  # it can be played, but its end is missing, and so on
-        raise RequestError(str(error)) from None
+    with sent_film(path) as film:
+        return film.height, film.width
 
 
 def nameless(line: str) -> str:

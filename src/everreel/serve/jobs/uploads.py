@@ -25,13 +25,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 from everreel.film.request import RequestError
 from everreel.serve.jobs.job import BusyError, DiskFullError, Limits, Upload
-
-if TYPE_CHECKING:
-    from everreel.film.source import SourceFilm
 
 WORKS = "a PNG, JPEG or WebP picture or an MP4, MOV, MKV or WebM film works"
 UNREADABLE = f"upload: cannot be read as a picture or a film; {WORKS}"
@@ -94,21 +91,11 @@ def inspect(source: Path, limits: Limits) -> Upload:
             _TURNS.release()
 
 
-def open_upload(path: Path) -> SourceFilm:
-    """A film that `inspect` has let in, to be decoded once more as it was there. Raises: ValueError."""
-    from everreel.film.source import SourceFilm
-
-    return SourceFilm.open(path, upload_options(path))
-
-
-def upload_options(path: Path) -> dict[str, str]:
-    """What keeps FFmpeg to what an uploaded film was taken for, as for `SourceFilm.open` or `Video`, and to one thread:
-    so every later look at it takes no more memory and time than the reader had, where the same was decoded within its
-    limits. A film that was made here has its packets too, where it goes on with such a one.
-    """
+def upload_options(suffix: str) -> dict[str, str]:
+    """What keeps FFmpeg to what an uploaded film was taken for, as for `SourceFilm.open`, and to one thread."""
     from everreel.serve.jobs.reader import film_options
 
-    return film_options(path.suffix[1:]) | {"threads": "1"}
+    return film_options(suffix[1:]) | {"threads": "1"}
 
 
 @contextmanager
@@ -234,7 +221,7 @@ def _checked(said: Mapping[str, Any], kind: _Kind, limits: Limits) -> Upload:
     """An upload out of what the reader says. Raises: RequestError, also where it says what cannot be."""
     if "refused" in said:
         raise RequestError(_refusal(said, limits))
-    width, height, seconds = (_number(said.get(name)) for name in ("width", "height", "seconds"))
+    width, height, seconds = (finite(said.get(name)) for name in ("width", "height", "seconds"))
     kind_of: Literal["image", "video"] = "video" if kind.format in _FILMS else "image"
     # Beside what the limit counts, the last frame is shown for a while.
     right = 0 < width * height <= limits.upload_pixels and width > 0 and 0 <= seconds <= 2 * limits.upload_seconds
@@ -243,8 +230,8 @@ def _checked(said: Mapping[str, Any], kind: _Kind, limits: Limits) -> Upload:
     return Upload(kind_of, kind.suffix, int(width), int(height), float(seconds))
 
 
-def _number(value: object) -> float:
-    """Raises: RequestError, where it is none."""
+def finite(value: object) -> float:
+    """A number that another process told. Raises: RequestError, where it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise RequestError(UNREADABLE)
     return value
@@ -253,7 +240,7 @@ def _number(value: object) -> float:
 def _refusal(said: Mapping[str, Any], limits: Limits) -> str:
     """One line about a rule that a file breaks; only numbers come from the reader."""
     values = said.get("values")
-    numbers = [f"{_number(value):.10g}" for value in values] if isinstance(values, list) else []
+    numbers = [f"{finite(value):.10g}" for value in values] if isinstance(values, list) else []
     match said.get("refused"), numbers:
         case "pixels", [width, height]:
             rule = f"at most {limits.upload_pixels} pixels; a smaller picture works"

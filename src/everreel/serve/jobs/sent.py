@@ -1,0 +1,231 @@
+"""A film that a client sent, or that begins with one: decoded in a process of its own, with limits, whenever it is.
+
+`uploads` has read it once; the packets are still those that were sent. So no process that serves or that makes films
+decodes them: `decoder` does, and what it answers is not believed, but checked like anything that came from outside.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from everreel.film.request import RequestError
+from everreel.film.source import MOST_SIDE
+from everreel.film.splice import Seam, Splice
+from everreel.media import Pixels
+from everreel.serve.jobs.uploads import MEMORY, finite, upload_options
+
+MOST_PIXELS = 1 << 27  # of a frame as it is seen; far beyond what an upload may have
+MOST_FRAMES = 100_000_000
+MOST_TOLD = 1 << 20  # characters of a line
+_KEPT = ("LD_LIBRARY_PATH", "SYSTEMROOT", "PYTHONPATH")
+_ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # their stacks are memory too
+_UNREADABLE = "upload: cannot be decoded; an MP4, MOV, MKV or WebM film works"
+_TOO_LONG = "upload: takes too long to decode; a smaller or shorter film works"
+_TOO_LARGE = "upload: takes too much memory to decode; a smaller film works"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a process that decodes may use."""
+
+    memory: int
+    """Bytes of address space."""
+    cpu: int
+    """Seconds of work."""
+    clock: float
+    """Seconds on the wall that one answer may take, when others work too."""
+    output: int
+    """Bytes of a file that it writes."""
+
+
+LOOK = Bounds(MEMORY, cpu=120, clock=300, output=0)
+"""To see frames of a film."""
+WRITE = Bounds(3 * MEMORY, cpu=7200, clock=4 * 3600, output=1 << 40)
+"""To put a whole film before another, which where packets cannot be copied is to encode it."""
+
+
+class SentFilm:
+    """A film as it is seen. `sent_film` opens one, and ends its process afterwards.
+
+    Every method raises RequestError, in one line, where the film cannot be decoded within its limits.
+    """
+
+    def __init__(self, path: Path, process: subprocess.Popen[bytes], bounds: Bounds) -> None:
+        self.path, self._process, self._bounds = path, process, bounds
+        told, _ = self._answer()
+        self.height, self.width, self.num_bytes, self.num_frames = (
+            int(finite(told.get(name))) for name in ("height", "width", "num_bytes", "num_frames")
+        )
+        self.fps = float(finite(told.get("fps")))
+        sides = 0 < self.height <= MOST_SIDE and 0 < self.width <= MOST_SIDE
+        if not (sides and self.height * self.width <= MOST_PIXELS and 0 < self.num_frames <= MOST_FRAMES):
+            raise RequestError(_UNREADABLE)
+        if self.fps <= 0 or self.num_bytes != path.stat().st_size:
+            raise RequestError(_UNREADABLE)
+
+    @property
+    def frames(self) -> SentFrames:
+        """Each is decoded when it is asked for."""
+        return SentFrames(self)
+
+    def frame(self, number: int) -> Pixels:
+        """H x W x 3, of 0..num_frames - 1."""
+        pixels_HWC: Pixels = self._pixels({"frame": [number]}, 1, (self.height, self.width))[0]
+        return pixels_HWC
+
+    def tail(self, num_frames: int, fps: int, size: tuple[int, int]) -> Pixels:
+        """T x H x W x 3, as `SourceFilm.tail` has them."""
+        return self._pixels({"tail": [num_frames, fps, *size]}, num_frames, size)
+
+    def splice(self, output: Path, fps: int) -> Seam:
+        """Begin a film with this one, in a file of its own, for `Splice.take_over`. Raises also OSError."""
+        told, _ = self._ask({"splice": [str(output), fps]})
+        try:
+            seam = Seam.of(told["seam"])
+            if seam.num_bytes == output.stat().st_size:
+                return seam
+        except (KeyError, TypeError, ValueError, OSError):
+            pass
+        raise RequestError(_UNREADABLE)
+
+    def _pixels(self, question: Mapping[str, Any], most: int, size: tuple[int, int]) -> Pixels:
+        """Up to so many frames, T x H x W x 3."""
+        told, pixels = self._ask(question)
+        match told.get("shape"):
+            case [int(frames), *rest] if 0 < frames <= most and rest == [*size, 3]:
+                return np.frombuffer(pixels(math.prod((frames, *rest))), np.uint8).reshape(frames, *rest)
+        raise RequestError(_UNREADABLE)
+
+    def _ask(self, question: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+        assert self._process.stdin is not None
+        with suppress(OSError):  # it ended meanwhile, which a line without an end tells
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> tuple[dict[str, Any], Any]:
+        """What is told, and a function that reads so many bytes behind it."""
+        output = self._process.stdout
+        assert output is not None
+        with self._in_time():
+            line = output.readline(MOST_TOLD)
+        try:
+            told = json.loads(line)
+        except ValueError:
+            told = None
+        if not isinstance(told, dict) or not line.endswith(b"\n"):
+            self._ended()
+        match told:
+            case {"errno": errno.ENOMEM}:
+                raise RequestError(_TOO_LARGE)
+            case {"errno": int(number)}:
+                raise OSError(number, os.strerror(number), str(self.path))
+            case {"refused": str(said)}:
+                raise RequestError(" ".join(said.split())[:500])
+
+        def pixels(num_bytes: int) -> bytes:
+            with self._in_time():
+                data = output.read(num_bytes)
+            if len(data) != num_bytes:
+                self._ended()
+            return data
+
+        return told, pixels
+
+    def _ended(self) -> NoReturn:
+        """It said nothing that is understood, or was ended."""
+        self._process.kill()
+        slow = self._process.wait() == -getattr(signal, "SIGXCPU", 0) or self._late
+        raise RequestError(_TOO_LONG if slow else _UNREADABLE)
+
+    _late = False
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        def stop() -> None:
+            self._late = True
+            self._process.kill()
+
+        timer = threading.Timer(self._bounds.clock, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+class SentFrames:
+    """The frames of a film, as a captioner and a contact sheet want them: `len`, and a number."""
+
+    def __init__(self, film: SentFilm) -> None:
+        self._film = film
+
+    def __len__(self) -> int:
+        return self._film.num_frames
+
+    def __getitem__(self, number: int, /) -> Pixels:
+        return self._film.frame(range(len(self))[number])
+
+
+@contextmanager
+def sent_film(path: Path, suffix: str | None = None, bounds: Bounds = LOOK) -> Iterator[SentFilm]:
+    """A film that `uploads.inspect` let in, or that begins with such a one; `suffix` says what it was taken for.
+
+    Raises:
+        RequestError: its end is missing, or it cannot be decoded within its limits.
+        OSError: no process can be started.
+    """
+    rules = {
+        "path": str(path),
+        "options": upload_options(suffix or path.suffix),
+        "memory": bounds.memory,
+        "cpu": bounds.cpu,
+        "output": bounds.output,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "everreel.serve.jobs.decoder", json.dumps(rules)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={name: os.environ[name] for name in _KEPT if name in os.environ} | _ALONE,
+        start_new_session=True,  # the Ctrl-C that ends the server is not for it
+    )
+    try:
+        yield SentFilm(path, process, bounds)
+    finally:
+        process.kill()
+        with suppress(OSError), process:  # pipes may hold what nobody reads any more
+            pass
+
+
+def spliced(source: Path, film: Path, fps: int) -> Splice:
+    """The writer of a film that begins with one that was sent; `Journal.open_film` takes it.
+
+    Raises:
+        RequestError: the source cannot be decoded within its limits.
+        OSError: the disk is full.
+    """
+    for old in film.parent.glob(f"{film.name}.begun-*"):  # of a process that was ended, and may be ending still
+        old.unlink(missing_ok=True)
+    begun = film.with_name(f"{film.name}.begun-{secrets.token_hex(8)}")
+    try:
+        with sent_film(source, bounds=WRITE) as sent:
+            seam = sent.splice(begun, fps)
+        return Splice.take_over(film, begun, seam, fps)
+    finally:
+        begun.unlink(missing_ok=True)
