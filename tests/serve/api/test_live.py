@@ -4,9 +4,11 @@ import io
 import json
 import socket
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import av
+import httpx2
 import pytest
 
 from everreel.media import FilmWriter
@@ -154,6 +156,57 @@ def test_without_a_length_a_film_is_endless_unless_the_server_has_it_otherwise(s
             said = one.get("/openapi.json").json()["info"]["description"]
             assert ("without a length are endless here" in said) == says
             assert ("without a length are endless here" in one.get("/docs").text) == says
+
+
+@pytest.mark.parametrize("kind", ["json", "data"])
+def test_a_film_can_be_waited_for_in_one_request(serve, kind):
+    """As vLLM-Omni's clients do; it has an end, also where films without a length have none."""
+    server = serve()
+    with server.client() as client:
+        form = {"files": {"user": (None, "anna")}} if kind == "data" else {}
+        reply = client.post("/v1/videos/sync", **{kind: {"prompt": "a red fox"}}, **form)
+        assert reply.status_code == 200 and reply.headers["content-type"] == "video/mp4"
+        film = reply.headers["x-video-id"]
+        assert reply.content == client.get(f"/v1/videos/{film}/content").content and num_frames(reply.content) > 0
+        assert not client.get(f"/v1/videos/{film}").json()["endless"]
+        refused = client.post("/v1/videos/sync", **{kind: {"prompt": "a", "endless": "true" if form else True}}, **form)
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == "endless"
+
+
+def test_who_waits_for_a_film_is_told_why_there_is_none(serve):
+    server = serve(step=True)
+
+    def ask():
+        with server.client() as client:
+            return client.post("/v1/videos/sync", json=ASKED)
+
+    with server.client() as client, ThreadPoolExecutor() as pool:
+        for end, said in (("cancel", "is cancelled"), ("delete", "was deleted")):
+            reply = pool.submit(ask)
+            wait(lambda: server.app.state.live.watching == 1, "that somebody waits")
+            film = client.get("/v1/videos").json()["data"][0]["id"]
+            server.maker.go()
+            address = f"/v1/videos/{film}"
+            client.delete(address) if end == "delete" else client.post(f"{address}/cancel")
+            server.maker.go(3)
+            assert reply.result().status_code == 409 and said in reply.result().json()["error"]["message"]
+        server.maker.failing = True
+        reply = pool.submit(ask)
+        server.maker.go(4)
+        assert reply.result().status_code == 409 and "is failed: " in reply.result().json()["error"]["message"]
+
+
+def test_a_film_that_was_waited_for_is_made_also_when_nobody_waits_any_more(serve):
+    server = serve(step=True)
+    headers = {"Idempotency-Key": "once"}
+    with server.client() as client:
+        with pytest.raises(httpx2.ReadTimeout):
+            client.post("/v1/videos/sync", json=ASKED, headers=headers, timeout=0.5)
+        wait(lambda: server.app.state.live.watching == 0, "that nobody waits")
+        server.maker.go(4)
+        reply = client.post("/v1/videos/sync", json=ASKED, headers=headers)
+        assert num_frames(reply.content) == 4 * BLOCK
+        assert [film["id"] for film in client.get("/v1/videos").json()["data"]] == [reply.headers["x-video-id"]]
 
 
 def test_a_client_that_leaves_leaves_nothing(serve):

@@ -122,10 +122,6 @@ def test_what_asks_for_something_that_is_not_served_is_still_refused(asking, nam
     assert said in error["message"]
 
 
-def test_films_are_not_waited_for_in_one_request(asking):
-    assert asking.post("/v1/videos/sync", json={"prompt": PROMPT}).status_code == 501
-
-
 @pytest.fixture(scope="module")
 def asking(tmp_path_factory):
     with Served(tmp_path_factory.mktemp("home"), make=False) as server, server.client() as client:

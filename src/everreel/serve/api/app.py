@@ -33,7 +33,7 @@ try:
     from everreel.serve.api.schema import EnhanceBody, Enhanced, FileCreate, FileObject, Model, ModelList
     from everreel.serve.api.settings import Settings
     from everreel.serve.api.tokens import Tokens
-    from everreel.serve.api.videos import add_films, add_orders, add_sequels, add_unserved, add_watching
+    from everreel.serve.api.videos import add_films, add_orders, add_sequels, add_unserved, add_waiting, add_watching
 except ImportError as error:
     raise ValueError(f"the server needs {error.name}: pip install 'everreel[serve]'") from None
 
@@ -79,6 +79,7 @@ def make_app(
     router = APIRouter(prefix="/v1", dependencies=[Depends(only_known_parameters)])
     add_unserved(router)
     add_orders(router, desk)
+    add_waiting(router, desk)
     add_sequels(router, desk)
     add_films(router, desk)
     add_watching(router, desk)

@@ -80,6 +80,15 @@ class Live:
                     return
                 await asyncio.sleep(self._pause())
 
+    async def over(self, request: Request, job_id: str, owner: Owner) -> Job | None:
+        """The film when it is over, or as it stands when nobody waits for it any more; None, if it was deleted."""
+        with self._seat():
+            while True:
+                state = await self._do(lambda: self._get(job_id, owner))
+                if state is None or state.over or await request.is_disconnected():
+                    return state
+                await asyncio.sleep(self._pause())
+
     async def events(self, request: Request, job: Job, owner: Owner, preview: bool) -> AsyncIterator[str]:
         """What happens to a film, until it is over."""
         with self._seat():

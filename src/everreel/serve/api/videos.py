@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -85,6 +86,44 @@ def add_orders(router: APIRouter, desk: Desk) -> None:
                 return _plan(jobs.outlook(order_of(asked(body), body, jobs, owner, settings), owner))
 
             return await desk.work(look, files=has_files(body))
+
+
+def add_waiting(router: APIRouter, desk: Desk) -> None:
+    """Asking for a film, and waiting for it in the same request."""
+    jobs, settings, most = desk.jobs, desk.settings, desk.jobs.limits.upload_bytes
+
+    @router.post(
+        "/videos/sync",
+        response_class=Response,
+        responses={200: {"content": {"video/mp4": _BINARY}}, **documented(409, 502, 504, 507)},
+        openapi_extra=body_of(VideoCreate, EXAMPLE),
+        summary="A film itself, when it is finished",
+        description="As POST /v1/videos, and then its content, with its id as X-Video-Id. Without a length it has the "
+        "model's usual one. If the connection is lost the film is made none the less; asked for again with the same "
+        "Idempotency-Key it is the same one.",
+    )
+    async def whole(request: Request) -> Response:
+        desk.live.check_room()
+        async with received(request, settings, most) as body:
+
+            def make(owner: Owner) -> tuple[Order, int]:
+                found = asked(body)
+                order = order_of(found, body, jobs, owner, replace(settings, endless=False))
+                if order.endless:
+                    said = "endless: a film that is waited for has an end; POST /v1/videos makes one without"
+                    raise ApiError(400, said, "endless", "invalid_value")
+                return order, found.priority
+
+            video = await desk.submit(request, body, make)
+        owner = owner_of(request)
+        job = await desk.live.over(request, video.id, owner)
+        if job is None or not job.whole:
+            why = "was deleted" if job is None else f"is {job.status}"
+            why += f": {job.failure.message}" if job and job.failure else ""
+            raise ApiError(409, f"video = {video.id}: {why}", None, "not_completed")
+        reply = await desk.work(lambda: content(jobs, job, owner, "video", {}, head=False))
+        reply.headers["X-Video-Id"] = video.id
+        return reply
 
 
 def add_sequels(router: APIRouter, desk: Desk) -> None:
@@ -232,8 +271,6 @@ def add_unserved(router: APIRouter) -> None:
             path, no, methods=[method.upper()], operation_id=name, name=name, summary="Not served", **more
         )
 
-    sync = "films are not waited for in one request; POST /v1/videos, then GET /v1/videos/{id}/content or /stream"
-    add("post", "/videos/sync", sync)
     characters = "characters are not served here; say in the prompt who is to be seen, or give a picture"
     add("post", "/videos/edits", "films are not edited here; remix makes one again with another prompt")
     add("post", "/videos/characters", characters)
