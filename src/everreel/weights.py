@@ -28,12 +28,12 @@ def models() -> None:
 
 
 def download(
-    name: Annotated[str, typer.Argument(help="A name from `everreel models`, or the repository that publishes it.")],
+    name: Annotated[str, typer.Argument(help="A name from `everreel models`, or a repository, OWNER/NAME.")],
     to: Annotated[Path | None, typer.Option(help="A new folder; by default one where models are looked for.")] = None,
     hub: Annotated[str, typer.Option(help="huggingface or modelscope.")] = "huggingface",
     layout: Annotated[str | None, typer.Option(help="diffusers or official; by default what the hub has.")] = None,
 ) -> None:
-    """Fetch a released model. Stopped, the same command goes on; every file is checked by what the hub says of it."""
+    """Fetch a published model. Stopped, the same command goes on; every file is checked by what the hub says of it."""
     from everreel.checkpoint.download import download
 
     with bytes_bar() as show:

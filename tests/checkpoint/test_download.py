@@ -148,6 +148,36 @@ def test_what_is_needed_is_fetched_and_is_a_model_then(hub, hub_name):
     assert fetch(hub, hub_name) == folder and len(hub.asked) == asked
 
 
+@pytest.mark.parametrize("pictures", [False, True])
+def test_a_model_that_somebody_else_publishes_is_fetched_too(hub, pictures):
+    """In the layout that its repository has; what it was trained for is said by its files."""
+    name = "somebody/anime"
+    hub.repositories[name] = diffusers_files(pictures) | USELESS
+    folder = download.download(name, endpoint=hub.url)
+    assert folder == places.models_folder() / name and held(folder) == diffusers_files(pictures)
+    assert places.record_of(folder) == {"repository": name, "hub": "huggingface", "revision": COMMIT}
+    card = find_model(name)
+    assert (card.kind, card.path, card.usable) == ("i2v" if pictures else "df", str(folder), True)
+
+
+def test_one_whose_files_do_not_say_what_it_was_trained_for_is_asked_about(hub):
+    hub.repositories["somebody/anime"] = official_files() | USELESS
+    folder = download.download("somebody/anime", hub="modelscope", endpoint=hub.url)
+    assert held(folder) == official_files()
+    with pytest.raises(ValueError, match="give --kind df, t2v or i2v"):
+        find_model("somebody/anime")
+    assert find_model("somebody/anime", kind="t2v").kind == "t2v"
+    with pytest.raises(ValueError, match=r"'somebody/gone': .*everreel download somebody/gone fetches it"):
+        find_model("somebody/gone")
+
+
+def test_a_repository_that_is_no_whole_model_is_refused(hub):
+    hub.repositories["somebody/lora"] = {"lora.safetensors": noise(1), "README.md": b"words"}
+    with pytest.raises(ValueError, match=r"somebody/lora: holds no config\.json, so it is no model"):
+        download.download("somebody/lora", endpoint=hub.url)
+    assert not hub.asked
+
+
 def test_a_picture_model_comes_with_its_image_encoder_and_others_without(hub):
     name = "Skywork/SkyReels-V2-I2V-14B-540P-Diffusers"
     hub.repositories[name] = diffusers_files(pictures=True)
@@ -349,7 +379,9 @@ def test_a_repository_that_lacks_a_part_is_refused_before_it_is_fetched(hub, lac
     [
         ("DF-5B-540P", {}, "announced and never released; nearest that was: 'DF-14B-540P'"),
         ("tiny", {}, "is inside the package"),
-        ("somebody/else", {}, "model = 'somebody/else': must be one of DF-1.3B-540P, "),
+        ("else", {}, "model = 'else': must be one of DF-1.3B-540P, .* or a repository, OWNER/NAME"),
+        ("../else", {}, "must be one of"),
+        ("somebody/..", {}, "must be one of"),
         ("DF-14B-540P", {"hub": "modelscope", "layout": "diffusers"}, "ModelScope has the official layout alone"),
     ],
 )

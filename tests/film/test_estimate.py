@@ -159,6 +159,39 @@ def test_several_processes_are_another_machine(monkeypatch):
     assert cost().calibrated and Calibration.find("tiny", PLACED) == Calibration(5e10, 1e6)
 
 
+def test_what_every_pass_takes_is_counted_for_every_pass():
+    card = find_model("tiny")
+    for request in (make_request(prompt="a fox"), make_request(prompt="a fox", num_frames=481)):
+        plan = make_plan(request, card)
+        placement = estimate(plan, card, "cpu").placement
+        Calibration(5e10, 1e6).save("tiny", placement)
+        before = estimate(plan, card, "cpu").seconds
+        Calibration(5e10, 1e6, latency=0.25).save("tiny", placement)
+        passes = len(plan.schedule) + (plan.num_blocks if plan.remembers else 0)  # a block that is kept is seen again
+        assert estimate(plan, card, "cpu").seconds == pytest.approx(before + 0.25 * passes)
+
+
+def test_what_is_kept_of_a_block_is_work_too():
+    card = find_model("tiny")
+    plan = make_plan(make_request(prompt="a fox", num_frames=481), card)
+    assert plan.remembers
+    rows = sum(costs._branches(plan, card)(row) * costs._row_work(row, plan, card) for row in plan.schedule)
+    assert 1.02 * rows < costs._work(plan, card) < 1.2 * rows  # one pass more than the thirty of each block
+
+
+@pytest.mark.parametrize(
+    ("took", "speed", "latency"),
+    [
+        ({5: 0.05 + 5e9 / 1e11, 25: 0.05 + 25e9 / 1e11}, 1e11, 0.05),  # both by the same line
+        ({5: 2.0}, 2.5e9, 0.0),  # slow: nothing next to it, and nobody waits for a window
+        ({5: 0.04, 25: 0.25}, 1e11, 0.0),  # a block that is as fast as none has nothing besides
+    ],
+)
+def test_two_measurements_tell_the_speed_and_what_a_pass_takes_besides(took, speed, latency):
+    found = costs._speed_of(lambda frames: (frames * 1e9, took[frames]))
+    assert found == (pytest.approx(speed), pytest.approx(latency))
+
+
 @pytest.mark.parametrize("spoilt", ["", "[]", "{}", '{"tiny, cpu, 1 threads, bfloat16": {"operations": "?"}}'])
 def test_a_spoilt_file_is_as_none(spoilt):
     Calibration(5e10, 1e6).save("tiny", PLACED).write_text(spoilt)

@@ -274,7 +274,7 @@ def find_model(
         if copy := places.copy_of(wanted):
             return _card_of(copy, kind, otherwise)
         rule = "there is no such folder, and no whole copy of a repository of that name in the Hugging Face cache"
-        raise ValueError(f"model = {wanted!r}: {rule}; everreel models lists what can be downloaded")
+        raise ValueError(f"model = {wanted!r}: {rule}; everreel download {wanted} fetches it, if it is on a hub")
     raise _unknown(wanted)
 
 

@@ -1,6 +1,7 @@
-"""A released model from a hub onto this machine.
+"""A model from a hub onto this machine.
 
-Source: the repositories that publish SkyReels-V2, in the layout of the released code and in that of diffusers. The one
+Source: the repositories that publish SkyReels-V2, in the layout of the released code and in that of diffusers; and
+whatever else is published in one of them, such as somebody's fine-tuned model. The one
 invariant: a model's folder has its name only when every file that is needed is in it with the checksum that the hub
 gave. Until then it is NAME.incomplete, and what has come stays there for the next try.
 """
@@ -56,12 +57,13 @@ def download(
     on_progress: Callable[[Progress], None] | None = None,
     endpoint: str | None = None,
 ) -> Path:
-    """The folder of a released model, after fetching what is missing of it.
+    """The folder of a published model, after fetching what is missing of it.
 
     Args:
-        name: of the catalog, or of the repository that publishes it.
+        name: of the catalog, or of the repository that publishes it, OWNER/NAME.
         to: a folder that is not there yet; by default one where `find_model` looks.
-        layout: by default the one that `name` says, else diffusers' on Hugging Face and the official one on ModelScope.
+        layout: by default the one that `name` says, else diffusers' on Hugging Face and the official one on ModelScope;
+            of a repository that the catalog does not know, the one that it has.
         endpoint: another address of the hub.
 
     Raises:
@@ -79,7 +81,7 @@ def download(
         raise ValueError(f"to = {folder}: holds other files; give a folder that is not there yet")
     source = hub_of(hub, endpoint)
     revision, listed = source.files(repository)
-    files = needed_files(repository, listed, card)
+    files = needed_files(repository, listed, card, layout)
     part = folder.with_name(f"{folder.name}.incomplete")
     with _alone(part):
         missing = [file for file in files if not _is_right(part / file.path, file)]
@@ -91,8 +93,8 @@ def download(
             _put_in_place(repository, staged, part / file.path, file)
             done += file.num_bytes
         shutil.rmtree(part / _STAGING, ignore_errors=True)
-        name = card.official.split("/")[1]
-        record = {"name": name, "kind": card.kind, "repository": repository, "hub": hub, "revision": revision}
+        told: dict[str, str] = {} if card is None else {"name": card.official.split("/")[1], "kind": card.kind}
+        record = {**told, "repository": repository, "hub": hub, "revision": revision}
         configs.write_json(part / places.RECORD, record)
     if folder.is_dir():
         folder.rmdir()
@@ -100,18 +102,27 @@ def download(
     return folder
 
 
-def needed_files(repository: str, listed: list[RemoteFile], card: ModelCard) -> list[RemoteFile]:
+def needed_files(
+    repository: str, listed: list[RemoteFile], card: ModelCard | None, layout: Layout | None = None
+) -> list[RemoteFile]:
     """Of all that a repository holds what a model is loaded from, each tensor once.
+
+    Without a card the repository itself tells its layout, and whether its model begins with pictures.
 
     Raises:
         ValueError: something that every model has is not there.
     """
-    layout: Layout = "diffusers" if repository.endswith("-Diffusers") else "official"
+    there = {file.path for file in listed}
+    if card is not None:
+        layout, image = "diffusers" if repository.endswith("-Diffusers") else "official", card.image
+    else:
+        layout = layout or ("diffusers" if "model_index.json" in there else "official")
+        image = bool(there & {"image_encoder/config.json", OFFICIAL["image_encoder"]})
     taken = [f for f in listed if _TAKEN[layout].fullmatch(f.path) and not _VARIANT.search(f.path)]
-    if not card.image:
+    if not image:
         taken = [f for f in taken if f.path != OFFICIAL["image_encoder"] and not f.path.startswith("image_")]
     paths = [file.path for file in taken]
-    for path in places.needed(layout, card.image):
+    for path in places.needed(layout, image):
         if path not in paths:
             raise ValueError(f"{repository}: holds no {path}, so it is no model of the {layout} layout; try the other")
     weights = "transformer/" if layout == "diffusers" else ""
@@ -133,12 +144,15 @@ def check_space(folder: Path, num_bytes: int) -> None:
         raise ValueError(f"{folder}: needs {_size(num_bytes)}, and {there} has {_size(free)} free; {lacking}")
 
 
-def _wanted(name: str, hub: HubName, layout: Layout | None) -> tuple[ModelCard, str]:
-    """The model, and the repository that has it in the layout."""
+def _wanted(name: str, hub: HubName, layout: Layout | None) -> tuple[ModelCard | None, str]:
+    """The model, if it is a released one, and the repository that has it in the layout."""
     card = published(name)
     released = [card.name for card in CATALOG if card.released]
     if card is None:
-        raise ValueError(f"model = {name!r}: must be one of {', '.join(released)}; everreel models says more")
+        if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
+            return None, name
+        rule = "or a repository, OWNER/NAME; everreel models says more"
+        raise ValueError(f"model = {name!r}: must be one of {', '.join(released)}, {rule}")
     if not card.released:
         raise ValueError(f"model = {name!r}: is inside the package, there is nothing to download")
     if layout is None:

@@ -39,7 +39,8 @@ SAMPLED_ROWS = 200  # of a schedule, evenly spread
 EFFICIENCY = 0.5  # of the machine's speed in matrix products: what a step of the transformer reaches
 DECODING = 1.1  # the decoder's share comes on top
 TEXT_TOKENS = 64
-CALIBRATED_FRAMES = 10  # latent frames that a step is measured with; fewer leave a CPU's cores idle
+CALIBRATED_FRAMES = 5, 25  # latent frames that a step is measured with: of one block, and of a window
+SLOW = 1.0  # seconds of such a block, next to which what every pass takes besides is nothing
 CALIBRATED_SIZE = (12, 20)  # their height and width, where the model's own would take long
 
 
@@ -51,6 +52,8 @@ class Calibration:
     """Floating-point operations of the transformer, a second."""
     pixels: float
     """Pixels of frames decoded a second."""
+    latency: float = 0.0
+    """Seconds that a pass takes beside its operations, however short it is."""
 
     def save(
         self,
@@ -84,7 +87,7 @@ class Calibration:
         """The one that was kept for this model, run in this way, if any."""
         found = _read(_calibrations()).get(_key(model, placement, options, processes, packed))
         try:
-            return None if found is None else cls(float(found["operations"]), float(found["pixels"]))
+            return None if found is None else cls(*(float(found[name]) for name in ("operations", "pixels", "latency")))
         except (KeyError, TypeError, ValueError):  # of another version, or spoilt: as if there were none
             return None
 
@@ -143,6 +146,7 @@ def estimate(
     placement = placement or place(plan, card, where, parts=parts)
     films = [plan, make_plan(opening_of(plan), card)] if plan.ring else [plan]
     rows, work = sum(len(film.schedule) for film in films), sum(_work(film, card) for film in films)
+    passes = rows + sum(film.num_blocks for film in films if film.remembers)
     is_here = where.type != "cuda" or torch.cuda.is_available()
     known = Calibration.find(card.name, placement, options, _processes(), parts.packed) if is_here else None
     if not is_here:
@@ -152,7 +156,7 @@ def estimate(
     else:
         shapes = [film.shape for film in films]
         pixels = sum(shape.num_frames * shape.pixel_height * shape.pixel_width for shape in shapes)
-        seconds = work / known.operations + pixels / known.pixels
+        seconds = work / known.operations + passes * known.latency + pixels / known.pixels
     steady = plan.shape.frames > plan.schedule.longest_window
     held = needs(plan, card, placement, parts)
     return Estimate(seconds, rows, held.weights, held.peak - held.weights, placement, known is not None, steady)
@@ -160,30 +164,48 @@ def estimate(
 
 @torch.no_grad()
 def calibrate(pipe: VideoPipeline) -> Calibration:
-    """Measure a loaded model: one step with two blocks of frames, and decoding some. Kept for `estimate`."""
+    """Measure a loaded model: a step with few frames and one with many, and decoding some. Kept for `estimate`."""
     model, card, device = pipe.transformer, pipe.card, pipe.device
     placement = pipe.placement or Placement(device, next(model.parameters()).dtype)
     height, width = CALIBRATED_SIZE if device.type == "cpu" else (card.height // 8, card.width // 8)
-    shape = LatentShape(CALIBRATED_FRAMES, height, width)
-    channels = model.config.in_dim
-    x_BCTHW = torch.zeros(1, channels, shape.frames, height, width, device=device)
     text_BSD = torch.zeros(1, TEXT_TOKENS, model.config.text_dim, device=device, dtype=placement.dtype)
     image_dim = model.config.image_dim
     image_BSD = None if image_dim is None else torch.zeros(1, 257, image_dim, device=device, dtype=placement.dtype)
     context = model.encode_context(text_BSD, [TEXT_TOKENS], image_BSD)
-    timestep_BT = torch.full((1, shape.frames), 500.0, device=device)
     fps_B = torch.zeros(1, dtype=torch.long, device=device)
-    steps = _seconds(lambda: model(x_BCTHW, timestep_BT, context, fps_B=fps_B), device)
+
+    def step(frames: int) -> tuple[float, float]:
+        """Operations, and seconds."""
+        x_BCTHW = torch.zeros(1, model.config.in_dim, frames, height, width, device=device)
+        timestep_BT = torch.full((1, frames), 500.0, device=device)
+        tokens = LatentShape(frames, height, width).tokens
+        took = _seconds(lambda: model(x_BCTHW, timestep_BT, context, fps_B=fps_B), device)
+        return _operations(tokens, tokens, card), took
+
+    speed, latency = _speed_of(step)
+    shape = LatentShape(CALIBRATED_FRAMES[0], height, width)
     at_once = placement.decode_latents or latents_at_once(shape.pixel_height, shape.pixel_width)
     decoder = FrameDecoder(pipe.vae, "carry", 0, tile=placement.tile, at_once=at_once, device=pipe.parks)
-    latents_CTHW = x_BCTHW[0, :LATENT_CHANNELS, :at_once]
+    latents_CTHW = torch.zeros(LATENT_CHANNELS, at_once, height, width, device=device)
     decoding = _seconds(lambda: decoder(latents_CTHW), device)
-    work = _operations(shape.tokens, shape.tokens, card)
-    pixels = TEMPORAL * latents_CTHW.shape[1] * shape.pixel_height * shape.pixel_width
-    found = Calibration(work / steps, pixels / decoding)
+    pixels = TEMPORAL * at_once * shape.pixel_height * shape.pixel_width
+    found = Calibration(speed, pixels / decoding, latency)
     packed = parts_of(card, pipe.options.parts if pipe.options else None).packed
     found.save(card.name, placement, pipe.options, model.processes if isinstance(model, SharedDiT) else 1, packed)
     return found
+
+
+def _speed_of(step: Callable[[int], tuple[float, float]]) -> tuple[float, float]:
+    """Operations a second, and what a pass takes besides: the line through a step of a block and one of a window."""
+    few, many = CALIBRATED_FRAMES
+    work, took = step(few)
+    if took > SLOW:
+        return work / took, 0.0
+    more_work, longer = step(many)
+    speed = (more_work - work) / max(longer - took, 1e-9)
+    latency = took - work / speed
+    # A short pass that was the faster one for its work has nothing besides; the longer one is the rule then.
+    return (speed, latency) if latency > 0 else (more_work / longer, 0.0)
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
@@ -221,7 +243,12 @@ def _work(plan: Plan, card: ModelCard) -> float:
         step += 1
     branches = _branches(plan, card)
     sampled = [branches(row) * _row_work(row, plan, card) for row in plan.schedule[::step]]
-    return len(plan.schedule) * sum(sampled) / len(sampled)
+    work = len(plan.schedule) * sum(sampled) / len(sampled)
+    if plan.remembers:  # each block once more when it is finished, so that it is kept
+        per_frame, rows = plan.shape.tokens_per_frame, branches(plan.schedule[0])
+        keys = plan.schedule.longest_window * per_frame
+        work += plan.num_blocks * rows * _operations(plan.shape.frames * per_frame // plan.num_blocks, keys, card)
+    return work
 
 
 def _row_work(row: Row, plan: Plan, card: ModelCard) -> float:
