@@ -82,7 +82,7 @@ def most_held(pipe, path, **options):
         (True, {"join": "reencode", "overlap_history": 9}, "windows"),
     ],
 )
-def test_memory_does_not_grow_with_length(pipe, tmp_path, monkeypatch, causal, options, mode):
+def test_memory_does_not_grow_with_length__released_defect_23(pipe, tmp_path, monkeypatch, causal, options, mode):
     """Law 2."""
     monkeypatch.setattr(pipe, "card", replace(pipe.card, causal=causal))
     plan = make_plan(make_request(**SMALL, num_frames=289, **options), pipe.card)

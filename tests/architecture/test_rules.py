@@ -101,7 +101,7 @@ def test_nothing_draws_from_a_generator_that_all_share(project: Any) -> None:
     assert not wrong
 
 
-def test_nothing_is_compiled_when_it_is_imported(project: Any) -> None:
+def test_nothing_is_compiled_when_it_is_imported__released_defect_40(project: Any) -> None:
     wrong = []
     for path, tree in project.trees.items():
         inside = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for s in f.body for n in ast.walk(s)}
@@ -129,6 +129,17 @@ def test_nothing_of_the_released_requirements_has_to_be_there__released_defect_4
             imported |= {(path, name.split(".")[0]) for name in names}
     # Where it is installed and asked for; torch's own takes its place everywhere else.
     assert {(path, name) for path, name in imported if name in unwanted} == {("model/backends.py", "flash_attn")}
+
+
+def test_every_defect_of_the_released_code_that_weights_meet_has_a_test(project: Any) -> None:
+    """Memory, step caches, several GPUs and loading, by the numbers that tests have in their names."""
+    names = [
+        name
+        for file in (project.root / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)\(", file.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    tested = {int(number) for name in names for number in re.findall(r"__released_defect_(\d+)", name)}
+    assert not {*range(20, 31), *range(38, 42)} - tested
 
 
 def test_what_is_public_says_what_it_is(project: Any) -> None:

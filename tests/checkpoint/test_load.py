@@ -184,7 +184,7 @@ def change_tensors(folder, change):
     save_file(state, file)
 
 
-def test_a_missing_tensor_is_named(copy):
+def test_a_missing_tensor_is_named__released_defect_38(copy):
     change_tensors(copy, lambda state: state.pop("blocks.1.attn1.to_q.weight"))
     with pytest.raises(
         ValueError, match=r"'blocks\.1\.attn1\.to_q\.weight' is missing in .*: download it again$"
@@ -196,7 +196,7 @@ def test_a_missing_tensor_is_named(copy):
         load.load_transformer(copy)
 
 
-def test_an_extra_tensor_is_named(copy):
+def test_an_extra_tensor_is_named__released_defect_38(copy):
     change_tensors(copy, lambda state: state.update({"blocks.7.attn1.to_q.weight": torch.zeros(1)}))
     with pytest.raises(ValueError, match=r"'blocks\.7\.attn1\.to_q\.weight' in .*model\.safetensors"):
         load.load_transformer(copy)
@@ -207,7 +207,7 @@ def test_an_extra_tensor_is_named(copy):
         load.load_transformer(copy)
 
 
-def test_a_tensor_of_the_wrong_shape_is_named(copy):
+def test_a_tensor_of_the_wrong_shape_is_named__released_defect_38(copy):
     change_tensors(copy, lambda state: state.update({"proj_out.bias": torch.zeros(63)}))
     said = r"'proj_out\.bias' in .*\(63,\): must be \(64,\); take it and its config from the same download$"
     with pytest.raises(ValueError, match=said):
@@ -343,7 +343,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is measured as Linux tells it")
-def test_private_memory_of_a_load_is_below_the_largest_shard(tmp_path, networks):
+def test_private_memory_of_a_load_is_below_the_largest_shard__released_defect_25(tmp_path, networks):
     """From shards in bfloat16: as they are on the CPU, to another device (meta takes no memory), and in float32."""
     config = TransformerConfig(dim=512, ffn_dim=2048, num_heads=4, num_layers=8, text_dim=32, freq_dim=32)
     with torch.device("meta"):

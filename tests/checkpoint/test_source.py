@@ -176,7 +176,7 @@ def test_shards(official, small, shards):
         refused(path, files[0], "is missing", "download it again")
 
 
-def test_what_a_model_is_for_comes_from_its_publisher(official, comfy, small, tmp_path):
+def test_what_a_model_is_for_comes_from_its_publisher__released_defect_38(official, comfy, small, tmp_path):
     folder = official("t2v", "SkyReels-V2-T2V-14B-540P")
     assert find_source(folder).kind is None
     fields = json.loads((folder / "config.json").read_text())

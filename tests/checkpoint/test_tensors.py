@@ -154,7 +154,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_pickle_that_carries_code_runs_nothing(tmp_path, legacy):
+def test_a_pickle_that_carries_code_runs_nothing__released_defect_39(tmp_path, legacy):
     proof = tmp_path / "it-ran"
     torch.save({"a": Evil(proof)}, tmp_path / "evil.pth", _use_new_zipfile_serialization=not legacy)
     refused(tmp_path / "evil.pth", "safetensors")

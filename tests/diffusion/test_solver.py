@@ -195,7 +195,7 @@ def test_bad_values_are_named():
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_a_step_of_many_frames_is_as_few_operations_as_one_of_few(name):
+def test_a_step_of_many_frames_is_as_few_operations_as_one_of_few__released_defect_26(name):
     """The released code holds a scheduler a latent frame: kernels for each, and a wait for the device for each."""
 
     class Calls(TorchDispatchMode):

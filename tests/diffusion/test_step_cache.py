@@ -1,5 +1,8 @@
 """Passes that are left out: by the frame that has gone furthest, in all kinds of schedules, and alike after a stop."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +20,7 @@ def seen(*values):
     return torch.tensor(values)[:, None].expand(-1, 8)
 
 
-def test_the_frame_that_has_gone_furthest_decides_and_only_of_those_that_move():
+def test_the_frame_that_has_gone_furthest_decides_and_only_of_those_that_move__released_defect_27():
     cache, velocity = StepCache(0.1), torch.ones(2, 16, 3, 4, 4)
     assert cache.find(KEY, seen(1.0, 1.0, 1.0), [True] * 3) is None
     cache.keep(KEY, seen(1.0, 1.0, 1.0), velocity)
@@ -50,7 +53,7 @@ def film(tiny_folder, monkeypatch):
     return film
 
 
-def test_all_but_the_first_and_last_steps_may_be_left_out(film, monkeypatch):
+def test_all_but_the_first_and_last_steps_may_be_left_out__released_defect_27(film, monkeypatch):
     frames, passes = film(num_frames=9)
     assert passes == 10
     with monkeypatch.context() as patch:
@@ -71,6 +74,17 @@ def test_it_keeps_rows_for_frames_and_not_for_tokens__released_defect_21(film, m
         frames, channels = 3, 6 * 48
         assert (seen_TC.shape, changed_T.shape) == ((frames, channels), (frames,))
         assert velocity_BCTHW.shape[-4:] == (16, frames, 4, 6)
+
+
+@pytest.mark.parametrize("name", ["SkyReels-V2-T2V-14B-540P", "I2V-14B-720P", "my model"])
+def test_a_folder_may_be_called_anything__released_defect_28(tiny_folder, tmp_path, name):
+    """The released cache has constants for each model, and chose them by the folder's name, or failed."""
+    made = []
+    for folder in (tiny_folder, Path(shutil.copytree(tiny_folder, tmp_path / name))):
+        pipe = VideoPipeline.from_pretrained(str(folder), device="cpu", dtype=torch.float32)
+        request = make_request(**SMALL, num_frames=9, step_cache=0.5)
+        made.append(np.concatenate([block.frames for block in pipe.stream(request)]))
+    assert np.array_equal(*made)
 
 
 @pytest.mark.parametrize(

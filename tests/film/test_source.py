@@ -82,7 +82,7 @@ def test_a_short_film_gives_what_it_has(tmp_path, length, asked, count):
     assert source.duration == pytest.approx(length / 24)
 
 
-def test_only_the_end_is_decoded(tmp_path, monkeypatch):
+def test_only_the_end_is_decoded__released_defect_24(tmp_path, monkeypatch):
     path = write(tmp_path / "film.mp4", numbered(110), options={"g": "10"})
     source, decoded = SourceFilm.open(path), []
     frames_from = SourceFilm._frames_from
@@ -109,7 +109,7 @@ def test_a_tail_of_a_size_is_the_tail_made_to_cover_it_frame_by_frame(tmp_path, 
     np.testing.assert_array_equal(found, expected)
 
 
-def test_of_a_large_film_no_frames_are_gathered_at_its_own_size(tmp_path, monkeypatch):
+def test_of_a_large_film_no_frames_are_gathered_at_its_own_size__released_defect_24(tmp_path, monkeypatch):
     options, upright = {"preset": "ultrafast"}, Picture.upright
     # A copy is counted, and the memory of FFmpeg is not.
     monkeypatch.setattr(Picture, "upright", lambda picture, frame: upright(picture, frame).copy())

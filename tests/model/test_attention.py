@@ -28,7 +28,7 @@ def brute(q, k, v, bias=None):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("length", "keys"), [(12, 20), (600, 520)])
 @pytest.mark.parametrize("biased", [False, True])
-def test_forms_agree_with_a_plain_softmax(dtype, length, keys, biased):
+def test_forms_agree_with_a_plain_softmax__released_defect_40(dtype, length, keys, biased):
     q, k, v = (x.to(dtype).requires_grad_() for x in tensors(length, keys))
     bias = torch.zeros(2, keys) if biased else None
     if bias is not None:

@@ -266,7 +266,9 @@ class Made(TorchDispatchMode):
 @pytest.mark.parametrize("blocks", [None, (2, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_neither_modulation_by_token_nor_a_mask_of_tokens_by_tokens_is_made(blocks, dtype, monkeypatch):
+def test_neither_modulation_by_token_nor_a_mask_is_made__released_defect_20__released_defect_22(
+    blocks, dtype, monkeypatch
+):
     """The released code holds six vectors a token, twice over, and a mask of all tokens by all tokens in every pass."""
     monkeypatch.setattr("everreel.model.attention.QUERY_CHUNK", 64)  # of a size that goes with so few tokens
     model = small(ffn_dim=48).to(dtype)

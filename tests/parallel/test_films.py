@@ -71,7 +71,7 @@ def want(alone):
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_processes_make_the_film_that_one_makes(size, tiny_folder, alone, want):
+def test_processes_make_the_film_that_one_makes__released_defect_29(size, tiny_folder, alone, want):
     (made, (latents, frames, state)), codes = together(size, films, str(tiny_folder))
     assert codes == [0] * size
     for name, (ours, shown) in made.items():
