@@ -152,14 +152,14 @@ def real_size_section(result: real_size.Result) -> list[str]:
     arithmetic = [
         (f"{what}, {size}", *(_size(count) for count in counts))
         for size in real_size.SIZES
-        for what, counts in real_size.released_bytes(size).items()
+        for what, counts in real_size.bytes_of_a_pass(size).items()
     ]
     return [
         *lines,
         "",
         "By arithmetic, for one pass of the 14B:",
         "",
-        *table(("what is held", "the released code", "everreel"), arithmetic),
+        *table(("what is held", "the released code", "diffusers", "everreel"), arithmetic),
     ]
 
 

@@ -163,19 +163,22 @@ def forms(setting: Setting, side: str) -> list[Form]:
     return [Form(name, dtype, _Once(partial(make, setting, dtype))) for name, dtype in DTYPES.items()]
 
 
-def released_bytes(size: str, dim: int = 5120, layers: int = 40) -> dict[str, tuple[float, float]]:
-    """What the released form takes in one pass of the 14B, and what ours does: modulation, mask and text, in bytes.
+def bytes_of_a_pass(size: str, dim: int = 5120, layers: int = 40) -> dict[str, tuple[float, float, float]]:
+    """Bytes that a pass of the 14B takes in the released code, in diffusers and in ours: modulation, mask and text.
 
-    The released code expands the six vectors of modulation to every token in float32, and once more in each block; it
-    makes a mask of all tokens by all tokens for blocks; and in each layer of each pass it makes the keys and values of
-    512 positions of text, where ours are made once a film, those of the prompt and one more, and held for all layers.
+    The released code expands the six vectors of modulation to every token in float32, and once more in each block;
+    diffusers does so in bfloat16, and in each block in float32 (transformer_skyreels_v2.py, `forward` of the model and
+    of a block). Both make a mask of all tokens by all tokens for blocks; and in each layer of each pass they make the
+    keys and values of 512 positions of text, where ours are made once a film, those of the prompt and one more, and
+    held for all layers.
     """
     shape = LatentShape.from_pixels(*SIZES[size])
-    modulation, text = 6.0 * dim * 4, 2.0 * dim * 2
+    modulation, text, mask = 6.0 * dim * 4, 2.0 * dim * 2, float(shape.tokens) ** 2
+    ours = text * (PROMPT_TOKENS + 1) * layers
     return {
-        "modulation": (2 * modulation * shape.tokens, modulation * shape.frames),
-        "mask of a block-causal pass": (float(shape.tokens) ** 2, 0.0),
-        f"keys and values of a text of {PROMPT_TOKENS} tokens": (text * 512, text * (PROMPT_TOKENS + 1) * layers),
+        "modulation": (2 * modulation * shape.tokens, 1.5 * modulation * shape.tokens, modulation * shape.frames),
+        "mask of a block-causal pass": (mask, mask, 0.0),
+        f"keys and values of a text of {PROMPT_TOKENS} tokens": (text * 512, text * 512, ours),
     }
 
 
