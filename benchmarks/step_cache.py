@@ -192,16 +192,14 @@ def page(kinds: Mapping[str, Mapping[str, Tried]], command: str) -> str:
         "one level, blocks five rows behind one another (`--ar-step 5`), and one block after the other; accuracy is "
         "the critic's. Nothing is said of the released weights, so the cache is off unless it is asked for."
     )
-    lines += [
-        "",
-        *paragraph(
-            "A pass is left out whole or not at all: its blocks attend to each other, so one that is to be computed needs "
-            "the others' keys and values at its own level of noise. The frame whose modulation has gone furthest since its "
-            "velocity was computed decides, of those that move; both branches of guidance are left out together. One block "
-            "after the other that is a decision a block; of blocks that follow closely one always takes a first or a last "
-            "step, which every film computes, and nothing is left out."
-        ),
-    ]
+    lines.append("")
+    lines += paragraph(
+        "A pass is left out whole or not at all: its blocks attend to each other, so one that is to be computed needs "
+        "the keys and values of the others at their own noise. The frame whose modulation has gone furthest since its "
+        "velocity was computed decides, of those that move; both branches of guidance are left out together. One block "
+        "after the other that is a decision a block; of blocks that follow closely one always takes a first or a last "
+        "step, which every film computes, and nothing is left out."
+    )
     rows = [(kind, *cells) for kind, tried in kinds.items() for cells in _rows(tried)]
     head = ("film", "way", "passes saved", "seconds a film", "median PSNR", "accuracy", "holds")
     return "\n".join([*lines, "", *table(head, rows, "llrrrrl"), ""])
