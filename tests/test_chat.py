@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import shutil
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from everreel import chat
 from everreel.answers import json_answer
@@ -346,6 +348,14 @@ def test_a_local_model_that_gives_no_json_is_told_once(local: Path, monkeypatch:
         LocalChat(local).answer(QUESTION, schema=SCHEMA)
 
 
+def _without_one(data: bytes) -> bytes:
+    """Weights that lack a tensor."""
+    tensors = load(data)
+    return save(
+        {name: tensor for name, tensor in tensors.items() if not name.endswith("q_proj.weight")}, {"format": "pt"}
+    )
+
+
 def test_what_a_local_model_cannot_do_is_one_line(local: Path, tmp_path: Path) -> None:
     model = LocalChat(local)
     picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]
@@ -356,5 +366,12 @@ def test_what_a_local_model_cannot_do_is_one_line(local: Path, tmp_path: Path) -
     with pytest.raises(UnreachableError, match=r"is no causal language model that can be loaded here") as caught:
         LocalChat(tmp_path).answer(QUESTION)
     assert "\n" not in str(caught.value)
+    spoilt = {"that can be loaded here": lambda data: data[:-100], "its files lack .*; download it again": _without_one}
+    for number, (line, spoil) in enumerate(spoilt.items()):
+        folder = Path(shutil.copytree(local, tmp_path / str(number)))
+        (weights,) = folder.glob("*.safetensors")
+        weights.write_bytes(spoil(weights.read_bytes()))
+        with pytest.raises(UnreachableError, match=line):
+            LocalChat(folder).answer(QUESTION)
     with pytest.raises(ValueError, match="device = nowhere: is not on this machine"):
         LocalChat(local, "nowhere")

@@ -362,17 +362,23 @@ class LocalChat:
         where: dict[str, Any] = {"pretrained_model_name_or_path": str(path) if path.exists() else self.path}
         if path.is_file():
             where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-        try:
-            with quiet():
-                from transformers import AutoModelForCausalLM, AutoTokenizer
+        with quiet():
+            from safetensors import SafetensorError
+            from transformers import AutoModelForCausalLM, AutoTokenizer
 
+            device = torch.device(self.device)
+            try:
                 tokenizer: Any = AutoTokenizer.from_pretrained(**where)
-                device = torch.device(self.device)
                 with no_bars():
-                    model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=default_dtype(device))
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            rule = "is no causal language model that can be loaded here; a folder of one works"
-            raise self._error(f"{rule} ({shorten(str(error))})", UnreachableError) from None
+                    loaded: Any = AutoModelForCausalLM.from_pretrained(
+                        **where, dtype=default_dtype(device), output_loading_info=True
+                    )
+            except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+                rule = "is no causal language model that can be loaded here; a folder of one works"
+                raise self._error(f"{rule} ({shorten(str(error))})", UnreachableError) from None
+        model, notes = loaded
+        if missing := sorted(notes["missing_keys"]):
+            raise self._error(f"its files lack {missing[0]}; download it again", UnreachableError)
         if not getattr(tokenizer, "chat_template", None):
             raise self._error("has no chat template; a model that was taught to answer works", UnreachableError)
         return tokenizer, model.to(device).eval()

@@ -444,7 +444,7 @@ def _look_at_pictures(plan: Plan) -> None:
     """Refuse those that cannot be used, and say what becomes of the others."""
     from everreel.film.given import read_pictures
 
-    for note in [note for picture in read_pictures(plan.request).values() for note in picture.notes]:
+    for note in [*plan.notes, *(note for picture in read_pictures(plan.request).values() for note in picture.notes)]:
         typer.echo(note, err=True)
 
 

@@ -262,6 +262,8 @@ class Frames:
                     timestamp = next(wanted, None)
                     if timestamp is None:
                         return
+        number = self._timestamps.index(timestamp)
+        raise ValueError(f"video = {self._path}: its frame {number} cannot be decoded; a film that is whole works")
 
 
 def in_one_thread(stream: av.VideoStream, options: Mapping[str, str]) -> bool:

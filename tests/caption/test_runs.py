@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from everreel.caption.camera import SIX, Measured
+from everreel.caption.fusion import BuiltInFusion
 from everreel.caption.runs import (
     BUILT_IN,
     CAMERA,
     FIELDS,
+    STOOD_IN,
     Run,
     RunSettings,
     caption_file,
@@ -263,8 +265,25 @@ def test_what_a_model_could_not_fuse_is_said_and_signed(tmp_path):
     run = Run(listed, tmp_path / "out.jsonl", RunSettings(fusion="big"), Counts, Fails)
     outcome = run.make()
     assert [each.reason for each in outcome.replaced] == ["big: has 0 words; fused by rules instead"]
-    assert rows_of(tmp_path / "out.jsonl")[0]["fusion"] == BUILT_IN
+    assert rows_of(tmp_path / "out.jsonl")[0]["fusion"] == STOOD_IN
     assert not Run(listed, tmp_path / "out.jsonl", RunSettings(fusion="big"), Counts, Fails).missing()
+
+
+def test_captions_that_another_fusion_was_asked_for_are_not_taken_for_a_models(tmp_path):
+    """As if there were nothing to do; one that stood in for the model is its own."""
+    film(tmp_path / "a.mp4")
+    make([tmp_path / "a.mp4"], tmp_path / "out.jsonl")
+    listed, _ = listed_films([tmp_path / "a.mp4"])
+    with pytest.raises(ValueError, match=r"has captions with fusion = 'built-in', and this run has 'big'"):
+        Run(listed, tmp_path / "out.jsonl", RunSettings(fusion="big"), Counts, lambda said: BuiltInFusion())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), MemoryError()])
+def test_a_film_that_a_captioner_fails_with_ends_nothing(tmp_path, error):
+    film(tmp_path / "a.mp4")
+    film(tmp_path / "b.mp4", 7)
+    outcome, _, _ = make([tmp_path], tmp_path / "out.jsonl", Counts(fails={7: error}))
+    assert outcome.made == 1 and [each.reason for each in outcome.skipped] == [str(error) or "MemoryError"]
 
 
 def test_frames_are_read_when_they_are_looked_at(tmp_path):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,6 +80,25 @@ def test_a_run_that_was_killed_goes_on(films: Path, tmp_path: Path, measured: li
         assert not measure_files(films_in(films), table)
         assert table.read_bytes() == whole
         assert measured == (["c.mp4"] if end > 20 else ["a.mp4", "c.mp4"])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_full_disk_is_no_films_fault(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (films / "b.mp4").unlink()
+    opened = Path.open
+
+    def full(path: Path, *given: Any, **more: Any) -> Any:
+        file = opened(path, *given, **more)
+        if given[:1] != ("ab",):
+            return file
+        (tmp_path / "full").symlink_to("/dev/full")
+        return opened(tmp_path / "full", "wb")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(Path, "open", full)
+        measure_files(films_in(films), tmp_path / "table.jsonl")
+    assert not measure_files(films_in(films), tmp_path / "table.jsonl")
+    assert len(read_table(tmp_path / "table.jsonl")) == 2
 
 
 def test_a_film_that_was_made_again_is_measured_again(films: Path, tmp_path: Path, measured: list[str]) -> None:

@@ -97,6 +97,15 @@ def test_another_shape_is_cut_not_squashed_and_said(tmp_path):
     assert "288x96 has another shape than 32x32; 67% of it were cut off" in read.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("size", "said"), [((16, 24), ["16x24 is small for 48x32; it was made 3 times as large"]), ((30, 20), [])]
+)
+def test_a_picture_that_is_made_much_larger_is_said_to_be__released_defect_37(tmp_path, size, said):
+    Image.new("RGB", size, "red").save(tmp_path / "small.png")
+    read = read_one(tmp_path / "small.png", height=32, width=48)
+    assert [note.split(": ", 1)[1] for note in read.notes if "large" in note] == said
+
+
 def png_header(width: int, height: int) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

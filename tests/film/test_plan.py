@@ -354,6 +354,18 @@ def test_the_frame_where_a_part_takes_over_is_said(pipe):
     assert grown.told_from == (7, 19)
 
 
+@pytest.mark.parametrize(
+    ("model", "fps", "told"),
+    [("DF-14B-540P", 16, False), ("I2V-1.3B-540P", 16, False), ("DF-1.3B-540P", 16, True), ("DF-14B-540P", 24, True)],
+)
+def test_a_rate_that_a_model_is_not_told_is_said__released_defect_12(model, fps, told):
+    """The released code takes it in silence, and makes the film that it makes at 24."""
+    pictures = {"image": "fox.png"} if model.startswith("I2V") else {}
+    plan = make_plan(make_request(prompt="x", fps=fps, **pictures), find_model(model, here=False))
+    assert (not plan.notes) == told and list(plan.notes) == plan.explain()[: len(plan.notes)]
+    assert told or plan.notes[0].startswith(f"fps = 16: {model} is not told the rate of its films")
+
+
 @pytest.mark.parametrize("schedule", ["blockwise", "rolling", "windows"])
 def test_every_piece_that_leads_to_a_picture_is_told(schedule):
     """However far behind the first ones it comes."""

@@ -28,6 +28,8 @@ from everreel.film.source import FilmFrames, SourceFilm
 from everreel.media import read_image
 
 TINY, BUILT_IN, GIVEN = "tiny", "built-in", "given"
+STOOD_IN = "built-in instead"
+"""Who fused a caption whose model failed."""
 FLOW = "+flow"
 STRUCTURED = "structural_caption"
 FIELDS = (
@@ -134,7 +136,7 @@ class Run:
                     row = self._row(each)
                 except UnreachableError:
                     raise
-                except (ValueError, OSError, av.error.FFmpegError) as error:
+                except (ValueError, OSError, RuntimeError, MemoryError, av.error.FFmpegError) as error:
                     skipped.append(Skipped(each.name, _reason(error, each.file)))
                     if on_skipped is not None:
                         on_skipped(skipped[-1])
@@ -162,14 +164,14 @@ class Run:
         row: Row = {**listed.row, KEY: listed.name, STRUCTURED: caption.to_json(), "captioner": by}
         for task in self.settings.tasks:
             row[fused_column(task)] = self._fuser.fuse(caption, task)
-        row["fusion"] = BUILT_IN if self._problems else self.settings.fusion
+        row["fusion"] = STOOD_IN if self._problems else self.settings.fusion
         if self.settings.fields:
             row |= fields_row(caption) | camera_row(None if by == GIVEN else self._captioner)
         self.table.check(row)
         return row
 
     def _check_known(self, row: Row, output: str | Path) -> None:
-        allowed = {"captioner": GIVEN, "fusion": BUILT_IN}  # which stands in where a model fails
+        allowed = {"captioner": GIVEN, "fusion": STOOD_IN}
         for name, other in allowed.items():
             mine = getattr(self.settings, name)
             if row[name] not in (mine, other):

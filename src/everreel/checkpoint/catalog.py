@@ -56,6 +56,7 @@ class ModelCard:
     guidance_level: float = 1.0  # the noise level from which on guidance works
     guidance_until: float = 0.0  # and down to which
     skip_guidance_layers: tuple[int, ...] = (9,)  # as people leave them out of Wan2.1; nobody measured it here
+    told_fps: bool = False  # is told how many frames a second its film has; others make what they make at 24
     schedule: LongSchedule = "windows"
     join: Join = "reencode"
     causal: bool = False  # trained with block-causal attention as well, so that finished blocks can be cached
@@ -136,6 +137,7 @@ _TINY = ModelCard(
     dim=256,
     ffn_dim=1024,
     num_layers=10,
+    told_fps=True,
     # All by what docs/long-video.md measures.
     schedule="blockwise",
     join="carry",
@@ -171,11 +173,13 @@ _DF_1B = ModelCard(
     dim=1536,
     ffn_dim=8960,
     num_layers=30,
+    told_fps=True,  # it alone, of those that were released
     negative_prompt="blurry, overexposed, washed out, distorted, bad hands, extra limbs, subtitles, watermark, still",
 )
 _DF_14B = replace(
     _DF_1B,
     name="DF-14B-540P",
+    told_fps=False,
     path="Skywork/SkyReels-V2-DF-14B-540P-Diffusers",
     size="14 B",
     dim=5120,
@@ -207,6 +211,7 @@ _I2V: dict[str, Any] = {"kind": "i2v", "solver": "unipc_exact", "guidance_scale"
 _I2V_1B = replace(
     _DF_1B,
     **_I2V,
+    told_fps=False,
     name="I2V-1.3B-540P",
     path="Skywork/SkyReels-V2-I2V-1.3B-540P-Diffusers",
     needs="a GPU with 24 GB (8 GB, slower), 32 GB of memory, 31 GB of disk",
@@ -372,6 +377,7 @@ def _card_of(path: Path, kind: Kind | None, otherwise: Kind | None) -> ModelCard
     if card is None or (card.kind, card.dim) != (kind, config.dim):
         card = _most_alike(kind, config.dim, name)
     card = replace(card, dim=config.dim, ffn_dim=config.ffn_dim, num_layers=config.num_layers)
+    card = replace(card, told_fps=config.inject_sample_info)
     return replace(card, name=name, path=str(path), released=False)
 
 

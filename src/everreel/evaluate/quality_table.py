@@ -100,13 +100,14 @@ def measure_files(
         for done, (name, film) in enumerate(todo):
             if on_film is not None and not done:
                 on_film(len(films) - len(todo), len(films))
-            try:
+            try:  # no more than reading of: a full disk is no film's fault
                 num_bytes = film.stat().st_size
-                row = Row(name, num_bytes, asked.measure(film))
-                file.write(_line(row, table))
-                file.flush()
+                line = _line(Row(name, num_bytes, asked.measure(film)), table)
             except (ValueError, OSError) as error:
                 skipped.append(Skipped(name, _reason(error, film)))
+            else:
+                file.write(line)
+                file.flush()
             if on_film is not None:
                 on_film(len(films) - len(todo) + done + 1, len(films))
     return skipped

@@ -275,7 +275,8 @@ def _item(line: _Line, card: ModelCard, maker: Maker, tokenizer: Tokenizer) -> B
     status, threads = _standing(plan.request, line.output, maker)
     notes: list[str] = []
     if status == "new":
-        notes = [note for picture in read_pictures(plan.request).values() for note in picture.notes]
+        notes = [*plan.notes]
+        notes += [note for picture in read_pictures(plan.request).values() for note in picture.notes]
         check_prompts(plan.request, tokenizer)
     if status != "finished":
         _check_place(line.output)

@@ -28,6 +28,7 @@ from everreel.shapes import TEMPORAL
 SMALLEST_SIDE = 16
 LARGEST_PIXELS = 150_000_000
 CUT_WORTH_SAYING = 0.02
+GROWN_WORTH_SAYING = 2  # times as high and wide
 MOVING = ("GIF", "PNG", "WEBP", "AVIF")  # formats whose frames are shown one after the other
 
 
@@ -106,6 +107,9 @@ def _read(field: str, path: Path, height: int, width: int) -> Picture:
     cut = 1 - min(columns * height, rows * width) / max(columns * height, rows * width)
     if cut > CUT_WORTH_SAYING:
         notes.append(f"{field}: {columns}x{rows} has another shape than {width}x{height}; {cut:.0%} of it were cut off")
+    grown = max(height / rows, width / columns)
+    if grown > GROWN_WORTH_SAYING:
+        notes.append(f"{field}: {columns}x{rows} is small for {width}x{height}; it was made {grown:.2g} times as large")
     return Picture(resize_cover(pixels_HWC, height, width), tuple(notes))
 
 

@@ -21,6 +21,7 @@ from everreel.shapes import TEMPORAL, LatentShape, frames_of, latent_frames, vid
 
 OVERLAP = 17  # frames: what the released code is run with
 MOST_PIECES = 8  # that are listed one by one
+TOLD_TO_ALL = 24  # frames a second of films that models without an embedding of the rate were trained on
 _ONE_WINDOW = "makes any number of frames in one window"
 _AT_ONCE = "makes all frames at once, at one noise level"
 _COLOURS = f"{_AT_ONCE}; in diffusion forcing it gives blocks of colour"
@@ -74,6 +75,8 @@ class Plan:
     """The latent frame at which each part of the story takes over."""
     told_from: tuple[int, ...] = ()
     """The frame of the film at which it does."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of it who has asked for something else, a line each."""
 
     @property
     def num_blocks(self) -> int:
@@ -116,7 +119,7 @@ class Plan:
 
     def explain(self) -> list[str]:
         """Lines for people: what is given where, which frames come in which order, and what is in sight meanwhile."""
-        lines = []
+        lines = [*self.notes]
         for (frame, prompt), turned in zip(self.request.story.items(), self.told_from, strict=True):
             in_fact = f" (it takes over at {turned})" * (turned != frame)
             lines.append(f"from frame {frame} on{in_fact}: {prompt}")
@@ -203,10 +206,19 @@ def make_plan(request: VideoRequest, card: ModelCard, history: int = 0, spare: i
         raise RequestError(str(error)) from None
     shape = LatentShape.from_pixels(video_frames(frames), height, width)
     turns, told_from = _turns(resolved, frames - bool(ring), history, spare)
-    plan = Plan(resolved, shape, **vars(made), ring=ring, turns=turns, told_from=told_from)
+    plan = Plan(
+        resolved, shape, **vars(made), ring=ring, turns=turns, told_from=told_from, notes=_notes(resolved, card)
+    )
     if resolved.addnoise_condition is not None or not plan.is_long:
         return plan  # and who goes on with a short film may look back at more
     return replace(plan, request=resolved.model_copy(update={"addnoise_condition": card.addnoise_condition}))
+
+
+def _notes(request: VideoRequest, card: ModelCard) -> tuple[str, ...]:
+    if request.fps == TOLD_TO_ALL or card.told_fps:
+        return ()
+    says = f"{card.name} is not told the rate of its films, it makes what it makes at {TOLD_TO_ALL}, shown more slowly"
+    return (f"fps = {request.fps}: {says}",)
 
 
 def _known(request: VideoRequest, card: ModelCard, block: int) -> tuple[int, frozenset[int], Ring | None]:

@@ -81,7 +81,8 @@ class Films:
         """What tells the films of a dimension from others of the same names."""
         found = hashlib.sha256()
         for name in sorted(self.wanted[dimension]):
-            found.update(f"{name}\0{(self.videos / name).stat().st_size}\0".encode())
+            with (self.videos / name).open("rb") as file:
+                found.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
         return found.hexdigest()[:16]
 
 
