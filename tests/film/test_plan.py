@@ -287,6 +287,9 @@ def any_request(draw: random.Random) -> dict:
         options["end_image"] = "end.png"
     if draw.random() < 0.3:
         options["image"] = "first.png"
+    ahead = places or options["loop"] or "end_image" in options
+    if schedule == "blockwise" and not ahead and draw.random() < 0.6:  # with pictures ahead that is refused
+        options["causal_block_size"] = [draw.randint(1, size) for _ in range(draw.randint(1, 4))]
     return options
 
 
