@@ -91,7 +91,9 @@ def one_line(said):
     ],
     ids=lambda value: " ".join(map(str, value))[:40] if isinstance(value, list) else "",
 )
-def test_a_bad_request_is_refused_before_anything_is_loaded(tiny_folder, tmp_path, refused, arguments, message):
+def test_a_bad_request_is_refused_before_any_load__released_defect_34(
+    tiny_folder, tmp_path, refused, arguments, message
+):
     model = () if "--model" in arguments else ("--model", tiny_folder)
     film = tmp_path / "film.mp4"
     line = refused("generate", *arguments, "-o", film, *model)
@@ -287,7 +289,7 @@ def test_a_recipe_that_is_not_there_is_one_line(run):
     assert "no-such-recipe.py" in one_line(run("train", "no-such-recipe.py"))
 
 
-def test_every_flag_arrives(tiny_folder, tmp_path, run, monkeypatch):
+def test_every_flag_arrives__released_defect_14(tiny_folder, tmp_path, run, monkeypatch):
     films, loads = [], []
     monkeypatch.setattr(cli, "_load", lambda *arguments: loads.append(arguments))
     monkeypatch.setattr(cli, "_film", lambda *arguments: films.append(arguments))

@@ -76,7 +76,7 @@ def test_what_crashed_there_works_here(tiny_folder):
     assert sum(len(row.finished) for row in plan.schedule) == 49
 
 
-def test_a_film_is_made_longer():
+def test_a_film_is_made_longer__released_defect_13__released_defect_32__released_defect_33__released_defect_36():
     """Defects 13, 32, 33 and 36: every frame asked for is new, and what is done otherwise is said."""
     asked = flags(
         FORCING, video_path=Path("a.mov"), num_frames=120, overlap_history=17, resolution="540P", image=Path("b.png"),
@@ -162,7 +162,7 @@ def test_what_an_i2v_model_takes_other_than_the_script_is_said():
     assert translate(PLAIN, flags(PLAIN)).notes == (words("T2V-14B-540P"),), "all else is what is published"
 
 
-def test_names_of_films_fit_any_system():
+def test_names_of_films_fit_any_system__released_defect_35():
     """Defect 35: a hundred characters of a prompt were more bytes than a name may have, or what Windows refuses."""
     name = translate(FORCING, flags(FORCING, prompt="狐" * 100 + ': "why?"', seed=1)).output.name
     assert len(name.encode()) < 200 and not re.search(r'[:"?<>|*\\/]', name)

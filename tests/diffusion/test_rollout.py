@@ -90,7 +90,7 @@ def cached(model, data, schedule, max_frames, **options):
 
 @pytest.mark.parametrize("size", [2, (1, 3, 2)])
 @pytest.mark.parametrize("given", [(), (0,), (0, 1)])
-def test_blocks_with_a_cache_equal_blocks_without(released, size, given):
+def test_blocks_with_a_cache_equal_blocks_without__released_defect_7(released, size, given):
     """With every earlier frame in sight and block-causal attention, the cache changes nothing."""
     if size == (1, 3, 2) and given == (0, 1):
         given = (0, 1, 2, 3)
@@ -214,7 +214,7 @@ def test_channels_are_shown_beside_the_frames_that_they_are_of():
     torch.testing.assert_close(film[0, :, 0, 0], torch.arange(6.0))
 
 
-def test_history_noise_is_repeatable_and_known_frames_stay(released):
+def test_history_noise_is_repeatable_and_known_frames_stay__released_defect_9(released):
     model, data = released
     known = {0: data["prefix1"][:, 0]}
     schedule = synchronous(6, 4, given=[0])

@@ -133,7 +133,7 @@ def test_partition():
     assert asynchronous(9, 4, 1, [2, 3, 4]).sizes == (2, 3, 4)
 
 
-def test_released_defects_are_gone():
+def test_given_and_tail__released_defect_1__released_defect_2__released_defect_3__released_defect_4():
     """An async prefix of one is protected, a tail is denoised, an end picture is seen."""
     rows = expand(asynchronous(25, 30, 5, 5, given=[0]))
     assert not any(update[0] for _, update in rows)
@@ -147,7 +147,7 @@ def test_released_defects_are_gone():
 @pytest.mark.parametrize("block", [1, 4, 5, 7])
 @pytest.mark.parametrize("prefix", [0, 1, 9, 14])
 @pytest.mark.parametrize("base", [7, 10, 12, 25])
-def test_sliding_windows(frames, block, prefix, base):
+def test_sliding_windows__released_defect_10(frames, block, prefix, base):
     """At the smallest ar_step that works the window holds all that moves; one less is refused and says so."""
     smallest = 0
     for ar_step in range(9):

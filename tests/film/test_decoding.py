@@ -58,7 +58,7 @@ def test_no_more_is_decoded_at_a_time_than_may_be(pipe, monkeypatch):
     assert set(counts) == {1}
 
 
-def test_carried_latents_are_the_same_and_decoding_goes_on(pipe):
+def test_carried_latents_are_the_same_and_decoding_goes_on__released_defect_16(pipe):
     decoder, _ = played(pipe, "carry")
     before, history = decoder.state, latents(9)[:, -3:]
     assert decoder.join(history) is history and decoder.state is before and decoder.tail is None
@@ -159,7 +159,7 @@ def test_the_decoder_keeps_nothing_of_a_window_that_is_over(pipe):
     assert decoder.state is None, "it stands behind the front before the window's own latents come"
 
 
-def test_joins_are_computed_in_all_of_float32(pipe, monkeypatch):
+def test_joins_are_computed_in_all_of_float32__released_defect_17(pipe, monkeypatch):
     """NVIDIA's convolutions round to 10 bits where they may."""
     seen = []
     for name in ("encode", "decode_stream"):

@@ -158,7 +158,7 @@ def test_pictures_that_have_no_place_are_refused_before_anything_is_read(pipe, g
         make_plan(make_request(**FAST, num_frames=9, **given), pipe.card)
 
 
-def test_an_end_image_alone_is_allowed_and_a_film_of_nothing_else_is_not(pipe, picture):
+def test_an_end_image_alone_is_allowed_and_a_film_of_nothing_else_is_not__released_defect_31(pipe, picture):
     plan = make_plan(make_request(**FAST, num_frames=9, end_image=picture), pipe.card)
     assert plan.schedule.given == {2}
     assert "1 given picture" in plan.describe()
@@ -265,7 +265,7 @@ def test_what_leads_to_a_picture_sees_it(pipe, picture):
 
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("num_frames", [24, 25, 26, 27, 61, 62])
-def test_a_film_ends_with_the_last_frame_of_the_latent_of_its_last_picture(pipe, tmp_path, first, num_frames):
+def test_a_film_ends_with_its_end_image__released_defect_5__released_defect_6(pipe, tmp_path, first, num_frames):
     """There a picture is seen as it is; the first frames of a latent still come from where the film was."""
     picture = tmp_path / "a.png"
     Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(picture)

@@ -130,7 +130,7 @@ def test_a_long_prompt_is_refused_not_cut(pipe):
         next(pipe.stream(make_request(prompt="a red fox " * 300, **FAST)))
 
 
-def test_pixels_are_rounded():
+def test_pixels_are_rounded__released_defect_18():
     video = torch.tensor([-1.0, -0.999, 0.0, 0.9999, 3.0]).reshape(1, 1, 1, 5).expand(3, -1, -1, -1)
     assert to_uint8(video)[0, 0, :, 0].tolist() == [0, 0, 128, 255, 255]
 

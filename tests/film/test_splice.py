@@ -337,7 +337,7 @@ def test_the_header_tells_the_length_of_the_longest_track(tmp_path):
         assert packets(out, "audio") == packets(source.path, "audio")
 
 
-def test_new_frames_are_cropped_not_squashed(tmp_path):
+def test_new_frames_are_cropped_not_squashed__released_defect_36(tmp_path):
     """A disc in a tall new frame stays a disc in a wide film."""
     y, x = np.mgrid[:96, :64]
     disc = np.where(np.hypot(x - 31.5, y - 47.5) < 16, 230, 20).astype(np.uint8)

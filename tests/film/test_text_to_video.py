@@ -36,7 +36,7 @@ def test_the_released_ones_are_run_as_there():
 
 
 @pytest.mark.parametrize(("scale", "rows"), [(1, 1), (6, 2)])
-def test_without_guidance_the_network_runs_once_a_step(pipe, scale, rows):
+def test_without_guidance_the_network_runs_once_a_step__released_defect_15(pipe, scale, rows):
     """Defect 15: the released code runs the second branch all the same."""
     seen = []
     hook = pipe.transformer.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))

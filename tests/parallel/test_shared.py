@@ -67,7 +67,7 @@ def shared_passes(crew):
 
 
 @pytest.mark.parametrize(("size", "guidance"), [(2, None), (2, False), (3, None), (4, None), (4, False)])
-def test_processes_agree_with_one__released_defect_30(size, guidance):
+def test_processes_agree_with_one__released_defect_30__released_defect_19(size, guidance):
     got, codes = together(size, shared_passes, guidance=guidance)
     assert codes == [0] * size
     for (heads, rows), (outs, cached) in got.items():
