@@ -22,6 +22,8 @@ TRAJECTORIES = TrajectoryRecipe(
     strides=STRIDES, guidance_scale=5.0, processes=2, threads=1,
 )  # fmt: skip
 
+# More of the same is worth nothing: 256 trajectories and 1,200 steps read 67.4 % where these read 67.1 (64 films of 97
+# frames, +0.4 points, -2.0 to +2.7), so what ships is of these.
 REGRESSION = RegressionRecipe(
     settings=TrainerSettings(
         steps=500,
