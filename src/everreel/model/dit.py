@@ -262,7 +262,7 @@ class DiT(nn.Module):
         return self._time(timestep_BT)[1].float()
 
     def _time(self, timestep_BT: Tensor) -> tuple[Tensor, Tensor]:
-        # In float32, as the released code has it, a bfloat16 network comes no nearer to its float32 self: 0.9 % off both.
+        # In float32, as the released code has it, a bfloat16 network comes no nearer to its float32 self (0.9 % off).
         dtype = self.patch_embedding.weight.dtype
         time_BTC = self.time_embedding(timestep_embedding(timestep_BT, self.config.freq_dim).to(dtype))
         return time_BTC, self.time_projection(time_BTC)
