@@ -227,7 +227,7 @@ def plan(request: VideoRequest, *, model: ModelOptions, enhance: EnhanceOptions 
     placement = placed(model, card, cut, parts)
     typer.echo(cut.describe())
     cost = estimate(cut, card, model.device, placement, parts, model)
-    for line in (*cut.explain(), *placement.describe(), *cost.describe()):
+    for line in (*cut.explain()[len(cut.notes) :], *placement.describe(), *cost.describe()):
         typer.echo(f"  {line}")
     if card.usable and (missing := model.source(card).missing):
         typer.echo(f"  missing: {'; '.join(missing)}")

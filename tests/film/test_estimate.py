@@ -185,6 +185,7 @@ def test_what_is_kept_of_a_block_is_work_too():
         ({5: 0.05 + 5e9 / 1e11, 25: 0.05 + 25e9 / 1e11}, 1e11, 0.05),  # both by the same line
         ({5: 2.0}, 2.5e9, 0.0),  # slow: nothing next to it, and nobody waits for a window
         ({5: 0.04, 25: 0.25}, 1e11, 0.0),  # a block that is as fast as none has nothing besides
+        ({5: 0.3, 25: 0.25}, 1e11, 0.0),  # as where one of them was disturbed
     ],
 )
 def test_two_measurements_tell_the_speed_and_what_a_pass_takes_besides(took, speed, latency):

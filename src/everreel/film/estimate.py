@@ -202,8 +202,8 @@ def _speed_of(step: Callable[[int], tuple[float, float]]) -> tuple[float, float]
     if took > SLOW:
         return work / took, 0.0
     more_work, longer = step(many)
-    speed = (more_work - work) / max(longer - took, 1e-9)
-    latency = took - work / speed
+    speed = (more_work - work) / (longer - took) if longer > took else 0.0
+    latency = took - work / speed if speed else 0.0
     # A short pass that was the faster one for its work has nothing besides; the longer one is the rule then.
     return (speed, latency) if latency > 0 else (more_work / longer, 0.0)
 

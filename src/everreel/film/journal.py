@@ -108,7 +108,7 @@ class Journal:
     @property
     def finished(self) -> bool:
         """Whether the film has all of its frames."""
-        return self.state is not None and self.state.num_frames == self.request.num_frames
+        return (self.state.num_frames if self.state else 0) == self.request.num_frames
 
     @property
     def is_unopened(self) -> bool:

@@ -203,29 +203,36 @@ def longer(
 ) -> Journal:
     """As `go_on_with`, where the model of `card` is not loaded yet; raises the same."""
     check_grows(journal, card)
-    state, old = journal.state, journal.request
-    assert state is not None
-    latents_CTHW = state.rollout.solver.latents[0]
-    held = latents_CTHW.shape[1]
-    history = min(held, card.context)
-    offset = journal.beginning.offset + state.rollout.start + held - history
-    beginning = Beginning(
-        known={frame: latents_CTHW[:, held - history + frame] for frame in range(history)},
-        history=history,
-        offset=offset,
-        spare=state.spare,
-        # New words have colours of their own, as a part of a story has.
-        anchor=_colors(journal) if not told or request.prompt == old.last_prompt else None,
-    )
+    old, beginning = journal.request, _next_beginning(journal, card)
+    if told and request.prompt != old.last_prompt:  # new words have colours of their own, as a part of a story has
+        beginning = replace(beginning, anchor=None)
+    history = beginning.history
     changed: dict[str, Any] = {"num_frames": request.length or TEMPORAL * (latent_frames(card.num_frames) - history)}
     changed |= {"seed": request.seed, "prompt": request.prompt if told else old.last_prompt}
     changed["story"] = request.story
     if request.num_inference_steps is not None:
         changed["num_inference_steps"] = request.num_inference_steps
-    bare = VideoRequest(**old.model_dump(exclude={"image", "end_image", "keyframes", "story"}))
+    bare = VideoRequest(**old.model_dump(exclude={"image", "end_image", "keyframes", "story", "num_frames"}))
     asked = bare.model_copy(update=changed)
-    check_prompts(make_plan(asked, card, history, len(state.spare)).request, tokenizer)
+    check_prompts(make_plan(asked, card, history, len(beginning.spare)).request, tokenizer)
     return Journal(asked, journal.maker, beginning, None, journal.num_bytes, journal.num_frames, journal.source)
+
+
+def _next_beginning(journal: Journal, card: ModelCard) -> Beginning:
+    """What the next piece of a finished film goes on from."""
+    state = journal.state
+    if state is None:  # its last piece has no frames
+        return journal.beginning
+    latents_CTHW = state.rollout.solver.latents[0]
+    held = latents_CTHW.shape[1]
+    history = min(held, card.context)
+    return Beginning(
+        known={frame: latents_CTHW[:, held - history + frame] for frame in range(history)},
+        history=history,
+        offset=journal.beginning.offset + state.rollout.start + held - history,
+        spare=state.spare,
+        anchor=_colors(journal),
+    )
 
 
 def check_grows(journal: Journal, card: ModelCard) -> None:
@@ -273,10 +280,13 @@ def cut_short(journal: Journal) -> Journal:
     Raises:
         RequestError: it has none yet, or its last ones are not settled.
     """
-    state = journal.state
-    if state is None or state.held is not None or journal.beginning.channels is not None or journal.request.loop:
+    state, beginning = journal.state, journal.beginning
+    if state is None and journal.frames_before:  # what was to follow has not begun: the film ends where it did
+        nothing: dict[str, Any] = {"num_frames": 0, "seconds": None, "story": {}}
+        return replace(journal, request=journal.request.model_copy(update=nothing))
+    if state is None or state.held is not None or beginning.channels is not None or journal.request.loop:
         raise RequestError(f"film: has {journal.num_frames} of its frames and cannot end there; finish it first")
-    history = journal.beginning.history
+    history = beginning.history
     done = history + state.num_made // TEMPORAL if history else latent_frames(state.num_made)
     solver = state.rollout.solver.select(0, done - state.rollout.start)  # what comes after is in the making
     state = replace(state, rollout=replace(state.rollout, solver=solver))

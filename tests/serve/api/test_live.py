@@ -16,6 +16,7 @@ from everreel.serve.api.live import LiveError, Tail, without_length
 from everreel.serve.jobs.job import NotFoundError
 from tests.serve.api.servers import ANNA, BLOCK, KEYS, frames, wait
 
+BEFORE = ("queued", "in_progress")
 ASKED = {"prompt": "a red fox", "num_frames": 4 * BLOCK}
 
 
@@ -183,8 +184,9 @@ def test_who_waits_for_a_film_is_told_why_there_is_none(serve):
     with server.client() as client, ThreadPoolExecutor() as pool:
         for end, said in (("cancel", "is cancelled"), ("delete", "was deleted")):
             reply = pool.submit(ask)
-            wait(lambda: server.app.state.live.watching == 1, "that somebody waits")
-            film = client.get("/v1/videos").json()["data"][0]["id"]
+            film = wait(
+                lambda: [one["id"] for one in client.get("/v1/videos").json()["data"] if one["state"] in BEFORE]
+            )[0]
             server.maker.go()
             address = f"/v1/videos/{film}"
             client.delete(address) if end == "delete" else client.post(f"{address}/cancel")

@@ -12,7 +12,7 @@ from everreel.film.control import CancelledError, Control
 from everreel.film.journal import Journal, journal_path, read_journal
 from everreel.film.making import follow
 from everreel.film.making import write as write_film
-from everreel.film.request import make_request
+from everreel.film.request import RequestError, make_request
 from everreel.film.source import SourceFilm
 from everreel.media import Video
 from everreel.serve.jobs.job import ConflictError, Owner, Report
@@ -237,6 +237,42 @@ def test_an_endless_film_that_was_stopped_is_gone_on_with(home):
     assert Video(home.film(longer)).num_frames == before + 8
     assert read_journal(home.film(longer)).request.prompt == "a green dog"
     assert not read_journal(home.film(job)).finished, "it can still be resumed itself"
+
+
+def test_a_film_whose_next_piece_has_not_begun_is_gone_on_with(home):
+    """It ends where the one did that it was to go on with."""
+    first = home.order(num_frames=21)
+    assert home.work().status == "completed"
+    asked = {"prompt": "a green dog", "num_frames": 8, "num_inference_steps": 2, "seed": 3}
+    plain = home.jobs.submit(home.jobs.extension(first.id, Owner(), **asked), Owner())[0]
+    made(home, plain)
+    home.jobs.want(plain.id, "cancel", Owner())
+    endless = home.jobs.submit(home.jobs.extension(first.id, Owner(), num_inference_steps=2, endless=True), Owner())[0]
+    worker = home.worker()
+    claimed = home.queue.claim(worker.name)
+    assert claimed.id == endless.id
+    with pytest.raises(CancelledError):
+        made(home, endless, stop_at=1)
+    home.queue.report(endless.id, worker.name, Report(1, 20, *home_standing(home, claimed)))
+    home.queue.finish(endless.id, worker.name, "cancelled")
+    assert home.queue.get(endless.id).whole and Video(home.film(endless)).num_frames == 21
+    longer = home.jobs.submit(home.jobs.extension(endless.id, Owner(), **asked), Owner())[0]
+    made(home, longer)
+    assert home.film(longer).read_bytes() == home.film(plain).read_bytes()
+
+
+def test_a_film_that_can_hardly_be_decoded_is_there_without_pictures(home, tmp_path, monkeypatch):
+    upload = home.store.keep(write(tmp_path / "theirs.mp4", natural(24)), "local", ".mp4")
+    job = home.order(follows=upload, num_frames=12)
+
+    def slow(path, *given):
+        raise RequestError("upload: takes too long to decode; a smaller or shorter film works")
+
+    with monkeypatch.context() as patch:
+        film = made(home, job)
+        patch.setattr("everreel.serve.jobs.produce.sent_film", slow)
+        film.show()
+    assert Video(home.film(job)).num_frames == 36 and not (home.film(job).parent / "thumbnail.webp").exists()
 
 
 def home_standing(home, job):

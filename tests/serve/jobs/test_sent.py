@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 from everreel.film.request import RequestError
 from everreel.film.source import FilmFrames, SourceFilm
 from everreel.serve.jobs import sent
+from everreel.serve.jobs.job import BusyError
 from everreel.serve.jobs.sent import LOOK, WRITE, sent_film, spliced
 from tests.film.films import natural, write
 
@@ -87,9 +89,41 @@ def test_an_answer_that_does_not_come_is_not_waited_for(film):
         pass
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there a file has no limit")
 def test_it_may_write_no_more_than_it_needs(film, tmp_path):
-    with pytest.raises(OSError, match="File too large"), sent_film(film) as sent:
+    with pytest.raises(RequestError, match="cannot be decoded"), sent_film(film) as sent:  # it needs to write nothing
         sent.splice(tmp_path / "out.mp4", 24)
+    with pytest.raises(OSError, match="File too large"), sent_film(film, bounds=replace(WRITE, output=500)) as sent:
+        sent.splice(tmp_path / "out.mp4", 24)
+
+
+def test_of_one_that_was_ended_nothing_is_left(film, tmp_path):
+    with pytest.raises(RequestError), sent_film(film, bounds=WRITE) as sent:
+        sent._process.kill()
+        sent.splice(tmp_path / "out.mp4", 24)
+    (tmp_path / "film.mp4.begun-00.part").write_bytes(b"of a process that was ended")
+    spliced(film, tmp_path / "film.mp4", 24).close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_more_than_a_few_are_decoded_at_a_time_for_a_server(film, monkeypatch):
+    monkeypatch.setattr(sent, "LOOK", replace(LOOK, clock=0.1))
+    with sent.looked_at(film), sent.looked_at(film), pytest.raises(BusyError, match="try again"), sent.looked_at(film):
+        pass
+    with sent.looked_at(film) as one:
+        assert one.num_frames == 30
+    monkeypatch.setattr(sent.sys, "executable", "/nowhere")
+    with pytest.raises(BusyError, match="try again"), sent.looked_at(film):
+        pass
+
+
+def test_a_film_that_still_grows_is_seen_as_it_was_opened(film, tmp_path):
+    grows = tmp_path / "film.mp4"
+    grows.write_bytes(film.read_bytes())
+    with sent_film(grows) as sent:
+        with grows.open("ab") as file:
+            file.write(struct.pack(">I4s", 8, b"free"))
+        assert sent.frames[29].shape == (48, 64, 3)
 
 
 def test_a_film_that_cannot_be_spliced_leaves_nothing(tmp_path, film):
@@ -102,7 +136,7 @@ def test_a_film_that_cannot_be_spliced_leaves_nothing(tmp_path, film):
     assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
 
 
-GOOD = {"height": 48, "width": 64, "fps": 24.0, "num_bytes": 0, "num_frames": 30}
+GOOD = {"height": 48, "width": 64, "fps": 24.0, "num_frames": 30}
 LIES = {
     "nothing": b"",
     "no JSON": b"\xff\xfe\n",
@@ -115,7 +149,9 @@ LIES = {
     "pixels without end": json.dumps(GOOD | {"height": 60_000, "width": 60_000}).encode() + b"\n",
     "frames without end": json.dumps(GOOD | {"num_frames": 10**12}).encode() + b"\n",
     "no rate": json.dumps(GOOD | {"fps": 0}).encode() + b"\n",
-    "another film": json.dumps(GOOD | {"num_bytes": 5}).encode() + b"\n",
+    "a number of many digits": json.dumps(GOOD | {"fps": 10**400}).encode() + b"\n",
+    "lists in lists": b"[" * 100_000 + b"]" * 100_000 + b"\n",
+    "an error of no disk": b'{"errno": 28}\n',
     "a line without end": b"9" * (sent.MOST_TOLD + 10),
 }
 
@@ -151,8 +187,7 @@ def test_what_it_says_of_the_film_is_not_believed(film, tmp_path, monkeypatch, s
     ],
 )
 def test_nor_are_its_pixels(film, tmp_path, monkeypatch, said):
-    facts = json.dumps(GOOD | {"num_bytes": film.stat().st_size}).encode() + b"\n"
-    liar(tmp_path, monkeypatch, facts, said)
+    liar(tmp_path, monkeypatch, json.dumps(GOOD).encode() + b"\n", said)
     with (
         pytest.raises(RequestError, match=r"^upload: "),
         sent_film(film, bounds=replace(LOOK, clock=1.0)) as lying,
@@ -163,11 +198,41 @@ def test_nor_are_its_pixels(film, tmp_path, monkeypatch, said):
 @pytest.mark.skipif(sys.platform == "win32", reason="has no shell")
 @pytest.mark.parametrize("said", [b"{}\n", b'{"seam": 5}\n', b'{"seam": {"picture": {}}}\n'])
 def test_nor_is_its_seam(film, tmp_path, monkeypatch, said):
-    facts = json.dumps(GOOD | {"num_bytes": film.stat().st_size}).encode() + b"\n"
-    liar(tmp_path, monkeypatch, facts, said)
+    liar(tmp_path, monkeypatch, json.dumps(GOOD).encode() + b"\n", said)
     with pytest.raises(RequestError, match=r"^upload: "):
         spliced(film, tmp_path / "out.mp4", 24)
     assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("options", {"x264-params": "sps-id=1:dump-yuv=/tmp/x"}),
+        ("options", {"x264-params": "sps-id=1", "stats": "/tmp/x"}),
+        ("options", {"profile": "high444"}),
+        ("clock", 0),
+        ("clock", "24"),
+        ("pixel_format", "rgb48"),
+        ("picture", {"height": 2**15, "width": 2**15}),
+        ("picture", {"pixel_aspect": "1/0"}),
+        ("num_bytes", 7),
+    ],
+)
+def test_what_a_seam_says_to_the_encoder_is_what_ours_would(film, tmp_path, monkeypatch, field, value):
+    with sent_film(film, bounds=WRITE) as one:
+        facts = one.splice(tmp_path / "begun", 24).facts()
+    facts = facts | {field: {**facts[field], **value} if field == "picture" else value}
+    with sent_film(film, bounds=WRITE) as one:
+        monkeypatch.setattr(one, "_ask", lambda question: ({"seam": facts}, None))
+        with pytest.raises(RequestError, match=r"^upload: "):
+            one.splice(tmp_path / "begun", 24)
+
+
+def test_a_refusal_can_be_written_down_whatever_it_says(film, tmp_path, monkeypatch):
+    liar(tmp_path, monkeypatch, b'{"refused": "\\ud800 ' + b"x" * 900 + b'"}\n')
+    with pytest.raises(RequestError) as error, sent_film(film):
+        pass
+    assert len(str(error.value).encode()) <= 500
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="ends processes otherwise")

@@ -20,7 +20,7 @@ from PIL import Image
 from everreel.film.request import RequestError
 from everreel.media import Pixels, contact_sheet
 from everreel.serve.jobs.job import Limits, NotFoundError, Owner
-from everreel.serve.jobs.sent import SentFilm, sent_film
+from everreel.serve.jobs.sent import SentFilm, looked_at
 from everreel.serve.jobs.service import Jobs, naming
 from everreel.serve.jobs.uploads import inspect
 
@@ -46,7 +46,7 @@ def opened(jobs: Jobs, film: str, owner: Owner) -> Iterator[SentFilm]:
     except NotFoundError:
         status = job.status.replace("_", " ")
         raise NotFoundError(f"film = {film}: has no frames yet, it is {status}; wait_for_film says when") from None
-    with file, _on_disk(file) as path, sent_film(path) as video:  # it may begin with what somebody sent
+    with file, _on_disk(file) as path, looked_at(path) as video:  # it may begin with what somebody sent
         yield video
 
 
@@ -62,7 +62,7 @@ def captioned(field: str, path: Path, captioner: Captioner, limits: Limits) -> S
         found = inspect(path, limits)
         if found.kind != "video":
             raise RequestError("film: is a picture; give a film")
-        with sent_film(path, found.suffix) as film:
+        with looked_at(path, found.suffix) as film:
             try:
                 return captioner.caption(film.frames, film.fps)
             except ValueError as error:  # a frame that is looked at, or all of them

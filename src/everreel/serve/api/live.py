@@ -50,7 +50,8 @@ class Live:
         self._threads = CapacityLimiter(4)  # so that watchers never take all threads of the server
 
     @contextlib.contextmanager
-    def _seat(self) -> Iterator[None]:
+    def seat(self) -> Iterator[None]:
+        """One of those who watch."""
         self.watching += 1
         try:
             yield
@@ -65,7 +66,7 @@ class Live:
 
     async def film(self, request: Request, job: Job, owner: Owner) -> AsyncIterator[bytes]:
         """A film's bytes from the first on, for as long as it is made; while it is paused there are none."""
-        with self._seat():
+        with self.seat():
             tail = Tail(lambda: self._jobs.store.open(job.id, "film.mp4"))
             while True:
                 state = await self._do(lambda: self._get(job.id, owner))
@@ -82,16 +83,15 @@ class Live:
 
     async def over(self, request: Request, job_id: str, owner: Owner) -> Job | None:
         """The film when it is over, or as it stands when nobody waits for it any more; None, if it was deleted."""
-        with self._seat():
-            while True:
-                state = await self._do(lambda: self._get(job_id, owner))
-                if state is None or state.over or await request.is_disconnected():
-                    return state
-                await asyncio.sleep(self._pause())
+        while True:
+            state = await self._do(lambda: self._get(job_id, owner))
+            if state is None or state.over or await request.is_disconnected():
+                return state
+            await asyncio.sleep(self._pause())
 
     async def events(self, request: Request, job: Job, owner: Owner, preview: bool) -> AsyncIterator[str]:
         """What happens to a film, until it is over."""
-        with self._seat():
+        with self.seat():
             seen, shown, quiet = -1, b"", 0.0
             while True:
                 state = await self._do(lambda: self._get(job.id, owner))

@@ -103,20 +103,20 @@ def add_waiting(router: APIRouter, desk: Desk) -> None:
         "Idempotency-Key it is the same one.",
     )
     async def whole(request: Request) -> Response:
-        desk.live.check_room()
-        async with received(request, settings, most) as body:
+        def make(owner: Owner) -> tuple[Order, int]:
+            found = asked(body)
+            order = order_of(found, body, jobs, owner, replace(settings, endless=False))
+            if order.endless:
+                said = "endless: a film that is waited for has an end; POST /v1/videos makes one without"
+                raise ApiError(400, said, "endless", "invalid_value")
+            return order, found.priority
 
-            def make(owner: Owner) -> tuple[Order, int]:
-                found = asked(body)
-                order = order_of(found, body, jobs, owner, replace(settings, endless=False))
-                if order.endless:
-                    said = "endless: a film that is waited for has an end; POST /v1/videos makes one without"
-                    raise ApiError(400, said, "endless", "invalid_value")
-                return order, found.priority
-
-            video = await desk.submit(request, body, make)
         owner = owner_of(request)
-        job = await desk.live.over(request, video.id, owner)
+        desk.live.check_room()
+        with desk.live.seat():
+            async with received(request, settings, most) as body:
+                video = await desk.submit(request, body, make)
+            job = await desk.live.over(request, video.id, owner)
         if job is None or not job.whole:
             why = "was deleted" if job is None else f"is {job.status}"
             why += f": {job.failure.message}" if job and job.failure else ""

@@ -76,7 +76,7 @@ class _Film:
         """
         match name, given:
             case "open", []:
-                told = {name: getattr(self.source, name) for name in ("height", "width", "fps", "num_bytes")}
+                told = {name: getattr(self.source, name) for name in ("height", "width", "fps")}
                 return {**told, "num_frames": len(self.frames)}, None
             case "frame", [number]:
                 return {}, self.frames[number][np.newaxis]

@@ -7,6 +7,7 @@ disturbed. The journal decides: it is written last, and what is there without on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from everreel.film.journal import Journal, journal_path, read_journal
 from everreel.film.loading import ModelOptions
 from everreel.film.pipeline import Progress, VideoPipeline
 from everreel.film.plan import Plan, make_plan
-from everreel.film.request import VideoRequest, make_request
+from everreel.film.request import RequestError, VideoRequest, make_request
 from everreel.media import FilmWriter, FrameSource, Pixels, Video, resize_cover
 from everreel.serve.jobs.job import FilmStore, Job
 from everreel.serve.jobs.order import piece_frames
@@ -112,8 +113,8 @@ class Film:
             return
         if read_journal(self.path).source is None:
             self._show(Video(self.path))
-        else:  # it begins with what somebody sent
-            with sent_film(self.path) as film:
+        else:  # it begins with what somebody sent; where that can hardly be decoded the film is there none the less
+            with suppress(RequestError), sent_film(self.path) as film:
                 self._show(film)
 
     def _show(self, video: Video | SentFilm) -> None:

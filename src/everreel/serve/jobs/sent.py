@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -23,19 +24,25 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from everreel.film.reencode import PIXEL_FORMATS
 from everreel.film.request import RequestError
 from everreel.film.source import MOST_SIDE
 from everreel.film.splice import Seam, Splice
 from everreel.media import Pixels
-from everreel.serve.jobs.uploads import MEMORY, finite, upload_options
+from everreel.serve.jobs.job import BusyError
+from everreel.serve.jobs.uploads import AT_ONCE, MEMORY, finite, upload_options
 
 MOST_PIXELS = 1 << 27  # of a frame as it is seen; far beyond what an upload may have
 MOST_FRAMES = 100_000_000
+MOST_CLOCK = 10_000_000  # ticks a second
 MOST_TOLD = 1 << 20  # characters of a line
 _KEPT = ("LD_LIBRARY_PATH", "SYSTEMROOT", "PYTHONPATH")
 _ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # their stacks are memory too
 _UNREADABLE = "upload: cannot be decoded; an MP4, MOV, MKV or WebM film works"
 _TOO_LONG = "upload: takes too long to decode; a smaller or shorter film works"
+_BUSY = "film: cannot be decoded now; try again in a minute"
+_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+_TURNS = threading.BoundedSemaphore(AT_ONCE)
 _TOO_LARGE = "upload: takes too much memory to decode; a smaller film works"
 
 
@@ -68,14 +75,15 @@ class SentFilm:
     def __init__(self, path: Path, process: subprocess.Popen[bytes], bounds: Bounds) -> None:
         self.path, self._process, self._bounds = path, process, bounds
         told, _ = self._answer()
-        self.height, self.width, self.num_bytes, self.num_frames = (
-            int(finite(told.get(name))) for name in ("height", "width", "num_bytes", "num_frames")
+        self.height, self.width, self.num_frames = (
+            int(finite(told.get(name))) for name in ("height", "width", "num_frames")
         )
+        self.num_bytes = path.stat().st_size
         self.fps = float(finite(told.get("fps")))
         sides = 0 < self.height <= MOST_SIDE and 0 < self.width <= MOST_SIDE
         if not (sides and self.height * self.width <= MOST_PIXELS and 0 < self.num_frames <= MOST_FRAMES):
             raise RequestError(_UNREADABLE)
-        if self.fps <= 0 or self.num_bytes != path.stat().st_size:
+        if self.fps <= 0:
             raise RequestError(_UNREADABLE)
 
     @property
@@ -95,20 +103,33 @@ class SentFilm:
     def splice(self, output: Path, fps: int) -> Seam:
         """Begin a film with this one, in a file of its own, for `Splice.take_over`. Raises also OSError."""
         told, _ = self._ask({"splice": [str(output), fps]})
-        try:
+        with suppress(ArithmeticError, AttributeError, KeyError, OSError, TypeError, ValueError):
             seam = Seam.of(told["seam"])
-            if seam.num_bytes == output.stat().st_size:
+            if seam.num_bytes == output.stat().st_size and self._may_be(seam):
                 return seam
-        except (KeyError, TypeError, ValueError, OSError):
-            pass
         raise RequestError(_UNREADABLE)
+
+    def _may_be(self, seam: Seam) -> bool:
+        """Whether it is a seam of this film, and says nothing to the encoder but what `Splice` does."""
+        picture, known = seam.picture, {"x264-params": r"sps-id=\d{1,2}", "profile": "baseline|main"}
+        sides = 0 < picture.height <= MOST_SIDE and 0 < picture.width <= MOST_SIDE
+        return (
+            sides
+            and picture.height * picture.width <= MOST_PIXELS
+            and picture.seen_size == (self.height, self.width)
+            and seam.pixel_format in PIXEL_FORMATS
+            and all(re.fullmatch(known[name], value) for name, value in seam.options.items())
+            and all(type(value) is int for value in (seam.clock, seam.first, seam.last, seam.sound_end))
+            and 0 < seam.clock <= MOST_CLOCK
+        )
 
     def _pixels(self, question: Mapping[str, Any], most: int, size: tuple[int, int]) -> Pixels:
         """Up to so many frames, T x H x W x 3."""
         told, pixels = self._ask(question)
         match told.get("shape"):
             case [int(frames), *rest] if 0 < frames <= most and rest == [*size, 3]:
-                return np.frombuffer(pixels(math.prod((frames, *rest))), np.uint8).reshape(frames, *rest)
+                shape = frames, *size, 3  # `rest` may have them as other kinds of numbers
+                return np.frombuffer(pixels(math.prod(shape)), np.uint8).reshape(shape)
         raise RequestError(_UNREADABLE)
 
     def _ask(self, question: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -126,17 +147,19 @@ class SentFilm:
             line = output.readline(MOST_TOLD)
         try:
             told = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             told = None
         if not isinstance(told, dict) or not line.endswith(b"\n"):
             self._ended()
         match told:
             case {"errno": errno.ENOMEM}:
                 raise RequestError(_TOO_LARGE)
-            case {"errno": int(number)}:
-                raise OSError(number, os.strerror(number), str(self.path))
+            case {"errno": int(number)} if number in _OF_DISKS and self._bounds.output:
+                raise OSError(number, os.strerror(number))
+            case {"errno": _}:
+                self._ended()
             case {"refused": str(said)}:
-                raise RequestError(" ".join(said.split())[:500])
+                raise RequestError(" ".join(said.encode(errors="replace").decode().split())[:500])
 
         def pixels(num_bytes: int) -> bytes:
             with self._in_time():
@@ -149,7 +172,7 @@ class SentFilm:
 
     def _ended(self) -> NoReturn:
         """It said nothing that is understood, or was ended."""
-        self._process.kill()
+        _end(self._process)
         slow = self._process.wait() == -getattr(signal, "SIGXCPU", 0) or self._late
         raise RequestError(_TOO_LONG if slow else _UNREADABLE)
 
@@ -159,7 +182,7 @@ class SentFilm:
     def _in_time(self) -> Iterator[None]:
         def stop() -> None:
             self._late = True
-            self._process.kill()
+            _end(self._process)
 
         timer = threading.Timer(self._bounds.clock, stop)
         timer.daemon = True
@@ -208,9 +231,34 @@ def sent_film(path: Path, suffix: str | None = None, bounds: Bounds = LOOK) -> I
     try:
         yield SentFilm(path, process, bounds)
     finally:
-        process.kill()
+        _end(process)
         with suppress(OSError), process:  # pipes may hold what nobody reads any more
             pass
+
+
+@contextmanager
+def looked_at(path: Path, suffix: str | None = None) -> Iterator[SentFilm]:
+    """As `sent_film`, for a server: few at a time.
+
+    Raises:
+        RequestError: as there.
+        BusyError: too many are being decoded, or this machine has no process to spare now.
+    """
+    if not _TURNS.acquire(timeout=LOOK.clock):
+        raise BusyError(_BUSY)
+    try:
+        with sent_film(path, suffix) as film:
+            yield film
+    except OSError:
+        raise BusyError(_BUSY) from None
+    finally:
+        _TURNS.release()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """With whatever it has started."""
+    with suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
 
 
 def spliced(source: Path, film: Path, fps: int) -> Splice:
@@ -228,4 +276,5 @@ def spliced(source: Path, film: Path, fps: int) -> Splice:
             seam = sent.splice(begun, fps)
         return Splice.take_over(film, begun, seam, fps)
     finally:
-        begun.unlink(missing_ok=True)
+        for left in (begun, begun.with_name(f"{begun.name}.part")):  # the second is of a process that was ended
+            left.unlink(missing_ok=True)

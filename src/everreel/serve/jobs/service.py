@@ -403,9 +403,9 @@ def serve_options(model: ModelOptions, also: tuple[str, ...] = ()) -> dict[str, 
 @lru_cache(maxsize=1024)  # an upload never changes
 def _seen_size(path: Path) -> tuple[int, int]:
     """Height and width of an uploaded film. Raises: RequestError: its end is missing, and so on."""
-    from everreel.serve.jobs.sent import sent_film
+    from everreel.serve.jobs.sent import looked_at
 
-    with sent_film(path) as film:
+    with looked_at(path) as film:
         return film.height, film.width
 
 

@@ -210,7 +210,7 @@ def _parsed(answer: bytes, code: int) -> Mapping[str, Any]:
     """One line of JSON, or nothing of it."""
     try:
         said = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         said = None
     if code != 0 or not isinstance(said, dict) or answer.count(b"\n") != 1:
         raise RequestError(UNREADABLE)
@@ -232,9 +232,10 @@ def _checked(said: Mapping[str, Any], kind: _Kind, limits: Limits) -> Upload:
 
 def finite(value: object) -> float:
     """A number that another process told. Raises: RequestError, where it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RequestError(UNREADABLE)
-    return value
+    with suppress(OverflowError):  # of digits without end
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return value
+    raise RequestError(UNREADABLE)
 
 
 def _refusal(said: Mapping[str, Any], limits: Limits) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from everreel.film.loading import ModelOptions
-from everreel.serve.jobs.job import HELD, Job
+from everreel.serve.jobs.job import HELD, Job, NotFoundError
 from everreel.serve.jobs.order import EXTENDED, PICTURES, Order
 from everreel.serve.jobs.service import Jobs, Outlook
 
@@ -64,11 +64,19 @@ def screen_of(job: Job, jobs: Jobs, token: str) -> dict[str, Any]:
         "error": job.failure.message if job.failure else "" if job.waiting == HELD else job.waiting,
         "can": can(job),
         "can_extend": job.whole and not request.loop,
-        "command": command_of(job.order, jobs.models.get(job.order.model), job.num_frames),
+        "command": command_of(job.order, jobs.models.get(job.order.model), job.num_frames - _before(job, jobs)),
         "note": NEEDS_JOURNAL if job.order.extends else "",
         "address": address_of(job.order),
         "body": json.dumps(body_of(job.order), indent=2, ensure_ascii=False),
     }
+
+
+def _before(job: Job, jobs: Jobs) -> int:
+    """How many of a film's frames are those of the one made here that it goes on with, if that is there."""
+    try:
+        return jobs.get(job.order.extends).num_frames if job.order.extends else 0
+    except NotFoundError:
+        return 0
 
 
 def added_to(order: Order) -> str:
@@ -151,7 +159,8 @@ def body_of(order: Order) -> dict[str, Any]:
         request["story"] = {str(frame): text for frame, text in order.request.story.items()}
     if order.extends or order.follows:
         video = {"id": order.extends} if order.extends else {"file_id": order.follows}
-        return {"video": video, **{name: value for name, value in request.items() if name not in _NOT_EXTENDED}}
+        kept = {name: value for name, value in request.items() if name not in _NOT_EXTENDED}
+        return {"video": video, **kept, **({"endless": True} if order.endless else {})}
     pictures: dict[str, Any] = {}
     if order.image:
         pictures["input_reference"] = {"file_id": order.image}
