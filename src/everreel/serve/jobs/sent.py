@@ -256,9 +256,10 @@ def looked_at(path: Path, suffix: str | None = None) -> Iterator[SentFilm]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """With whatever it has started."""
-    with suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+    """With whatever it has started; once it is waited for, its number may be another's."""
+    if process.poll() is None:
+        with suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
 
 
 def spliced(source: Path, film: Path, fps: int) -> Splice:
