@@ -197,8 +197,8 @@ def page(kinds: Mapping[str, Mapping[str, Tried]], command: str) -> str:
         "A pass is left out whole or not at all: its blocks attend to each other, so one that is to be computed needs "
         "the keys and values of the others at their own noise. The frame whose modulation has gone furthest since its "
         "velocity was computed decides, of those that move; both branches of guidance are left out together. One block "
-        "after the other that is a decision a block; of blocks that follow closely one always takes a first or a last "
-        "step, which every film computes, and nothing is left out."
+        "after the other that is a decision a block; of blocks that follow closely one often takes a first or a last "
+        "step, which every film computes, so less is left out."
     )
     rows = [(kind, *cells) for kind, tried in kinds.items() for cells in _rows(tried)]
     head = ("film", "way", "passes saved", "seconds a film", "median PSNR", "accuracy", "holds")

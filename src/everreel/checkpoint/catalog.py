@@ -138,7 +138,7 @@ _TINY = ModelCard(
     ffn_dim=1024,
     num_layers=10,
     told_fps=True,
-    # All by what docs/long-video.md measures.
+    # By what docs/long-video.md measured of earlier weights; of these it says that rolling, cached, keeps more.
     schedule="blockwise",
     join="carry",
     causal=True,

@@ -36,6 +36,11 @@ def made(home, job, stop_at=None, left=None, **more):
     return film
 
 
+def seconds_left(film, most, fps):
+    """Of an owner who may have so many seconds of films, and has this one."""
+    return lambda: most - (Video(film).num_frames / fps if film.exists() else 0)
+
+
 LONG = {"num_frames": 57, "base_num_frames": 25, "overlap_history": 9}
 
 
@@ -166,10 +171,7 @@ def test_pictures_that_were_uploaded_are_where_they_were_asked(home, tmp_path):
 def test_an_endless_film_ends_when_its_owner_has_no_seconds_left(home):
     job = home.order(endless=True, num_frames=None, fps=16)
     film = home.film(job)
-
-    def left():
-        return 3.0 - (Video(film).num_frames / 16 if film.exists() else 0)
-
+    left = seconds_left(film, 3.0, 16)
     made(home, job, left=left)
     assert Video(film).num_frames == 48
 
@@ -181,9 +183,7 @@ def test_an_endless_film_is_made_in_pieces_that_go_on_with_each_other(home, monk
         job = home.order(endless=True, num_frames=None, fps=16, story={20: "a blue cat"})
         film = home.film(job)
 
-        def left(film=film):
-            return 3.0 - (Video(film).num_frames / 16 if film.exists() else 0)
-
+        left = seconds_left(film, 3.0, 16)
         if stop_at:
             with pytest.raises(CancelledError):
                 made(home, job, stop_at, left)
@@ -209,9 +209,7 @@ def test_a_film_goes_on_with_another_without_an_end(home, tmp_path, monkeypatch,
         film = home.film(job)
         assert home.jobs.outlook(order, Owner()).endless and job.progress == 0
 
-        def left(film=film):
-            return 2.5 - (Video(film).num_frames / 24 if film.exists() else 0)
-
+        left = seconds_left(film, 2.5, 24)
         if stop_at:
             with pytest.raises(CancelledError):
                 made(home, job, stop_at, left)

@@ -16,9 +16,9 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from queue import SimpleQueue
 
 from everreel.answers import ChatError, LateError, Message, Schema, UnreachableError
+from everreel.serve.jobs.beside import questions_and_answers
 
 NICER = 10
 
@@ -86,10 +86,7 @@ class ChatProcess:
 
 def main() -> None:
     """Answer questions, a line of JSON each, until there is nobody to ask more."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no answer
-    questions: SimpleQueue[bytes] = SimpleQueue()
-    threading.Thread(target=_listen, args=(questions,), daemon=True).start()
+    questions, answers = questions_and_answers()
     with contextlib.suppress(OSError, AttributeError):
         os.nice(NICER)
     from everreel.chat import LocalChat
@@ -103,13 +100,6 @@ def main() -> None:
             told = {"kind": type(error).__name__, "error": " ".join(str(error).split()) or type(error).__name__}
         answers.write(json.dumps(told).encode() + b"\n")
         answers.flush()
-
-
-def _listen(questions: SimpleQueue[bytes]) -> None:
-    """The end of the input ends the process, also amid an answer."""
-    for line in sys.stdin.buffer:
-        questions.put(line)
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,11 @@ the first byte of the film is read, memory and time have a limit that nothing li
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import ENOMEM
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -23,16 +20,14 @@ import numpy as np
 from everreel.film.source import FilmFrames, SourceFilm
 from everreel.film.splice import Splice
 from everreel.media import Pixels
+from everreel.serve.jobs.beside import questions_and_answers
 from everreel.serve.jobs.reader import limit
 
 
 def main() -> None:
     """Answer what is asked of the film, until there is nobody to ask more."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    questions, answers = questions_and_answers()
     rules: dict[str, Any] = json.loads(sys.argv[1])
-    questions: SimpleQueue[bytes] = SimpleQueue()
-    threading.Thread(target=listen, args=(questions,), daemon=True).start()
     limit(rules["memory"], rules["cpu"], rules["output"])
     film: _Film | None = None
     question = b'{"open": []}'
@@ -49,13 +44,6 @@ def main() -> None:
             told, pixels = {"errno": ENOMEM if errno is None else errno}, None
         _tell(answers, told, pixels)
         question = questions.get()
-
-
-def listen(questions: SimpleQueue[bytes]) -> None:
-    """The end of the input ends the process, also amid an answer."""
-    for line in sys.stdin.buffer:
-        questions.put(line)
-    os._exit(0)
 
 
 @dataclass(frozen=True)

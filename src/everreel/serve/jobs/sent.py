@@ -30,13 +30,12 @@ from everreel.film.source import MOST_SIDE
 from everreel.film.splice import Seam, Splice
 from everreel.media import Pixels
 from everreel.serve.jobs.job import BusyError
-from everreel.serve.jobs.uploads import AT_ONCE, MEMORY, finite, upload_options
+from everreel.serve.jobs.uploads import AT_ONCE, KEPT, MEMORY, finite, upload_options
 
 MOST_PIXELS = 1 << 27  # of a frame as it is seen; far beyond what an upload may have
 MOST_FRAMES = 100_000_000
 MOST_CLOCK = 10_000_000  # ticks a second
 MOST_TOLD = 1 << 20  # characters of a line
-_KEPT = ("LD_LIBRARY_PATH", "SYSTEMROOT", "PYTHONPATH")
 _ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # their stacks are memory too
 _UNREADABLE = "upload: cannot be decoded; an MP4, MOV, MKV or WebM film works"
 _TOO_LONG = "upload: takes too long to decode; a smaller or shorter film works"
@@ -81,9 +80,8 @@ class SentFilm:
         self.num_bytes = path.stat().st_size
         self.fps = float(finite(told.get("fps")))
         sides = 0 < self.height <= MOST_SIDE and 0 < self.width <= MOST_SIDE
-        if not (sides and self.height * self.width <= MOST_PIXELS and 0 < self.num_frames <= MOST_FRAMES):
-            raise RequestError(_UNREADABLE)
-        if self.fps <= 0:
+        frames = self.fps > 0 and 0 < self.num_frames <= MOST_FRAMES
+        if not (sides and frames and self.height * self.width <= MOST_PIXELS):
             raise RequestError(_UNREADABLE)
 
     @property
@@ -225,7 +223,7 @@ def sent_film(path: Path, suffix: str | None = None, bounds: Bounds = LOOK) -> I
         [sys.executable, "-P", "-m", "everreel.serve.jobs.decoder", json.dumps(rules)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={name: os.environ[name] for name in _KEPT if name in os.environ} | _ALONE,
+        env={name: os.environ[name] for name in (*KEPT, "PYTHONPATH") if name in os.environ} | _ALONE,
         start_new_session=True,  # the Ctrl-C that ends the server is not for it
     )
     try:

@@ -39,7 +39,7 @@ MEMORY = 1_500_000_000  # bytes of address space, of which the libraries take a 
 HEAD_BYTES, ANSWER_BYTES = 64, 4096
 AT_ONCE = 2  # processes that read; whoever comes then waits
 _READER = Path(__file__).with_name("reader.py")
-_KEPT = ("LD_LIBRARY_PATH", "SYSTEMROOT")  # of the environment: without them some systems start no Python at all
+KEPT = ("LD_LIBRARY_PATH", "SYSTEMROOT")  # of the environment: without them some systems start no Python at all
 _TURNS = threading.BoundedSemaphore(AT_ONCE)
 
 
@@ -172,7 +172,7 @@ def _ask(kind: _Kind, limits: Limits, file: BinaryIO, out: BinaryIO | None) -> M
         "output": 5 * SPARE * limits.pixels + (1 << 20) if out else 0,
     }
     command = [sys.executable, "-I", "-S", "-B", str(_READER), json.dumps(rules)]
-    environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     with (
         tempfile.TemporaryDirectory(prefix="everreel-") as empty,
         subprocess.Popen(

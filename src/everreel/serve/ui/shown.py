@@ -72,9 +72,9 @@ def screen_of(job: Job, jobs: Jobs, token: str) -> dict[str, Any]:
 
 
 def _before(job: Job, jobs: Jobs) -> int:
-    """How many of a film's frames are those of the one made here that it goes on with, if that is there."""
+    """How many of an endless film's frames are those of the one made here that it goes on with, if that is there."""
     try:
-        return jobs.get(job.order.extends).num_frames if job.order.extends else 0
+        return jobs.get(job.order.extends).num_frames if job.order.endless and job.order.extends else 0
     except NotFoundError:
         return 0
 
