@@ -176,7 +176,7 @@ def _check_kind(script: str, model: str, card: ModelCard) -> None:
 
 
 def _faster(flags: Mapping[str, Any], card: ModelCard, notes: list[str]) -> dict[str, Any]:
-    """TeaCache as it can be had: its rule for one level suits films whose frames all have the same."""
+    """TeaCache as it can be had: its rule is for one level, so where every frame has its own nothing stands for it."""
     if not flags["teacache"]:
         return {}
     if card.forcing:

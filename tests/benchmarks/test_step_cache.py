@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import step_cache
-from benchmarks.step_cache import FILMS, WAYS, EveryPass, Extrapolated, KeptGuidance
+from benchmarks.step_cache import FILMS, WAYS, EveryPass, Extrapolated, KeptGuidance, TeaCache
 from everreel.checkpoint.catalog import find_model
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
@@ -13,7 +13,7 @@ from everreel.film.request import make_request
 
 @pytest.fixture
 def frames(tiny_folder):
-    def frames(way, steps=8):
+    def frames(way, steps=7):
         pipe = VideoPipeline.from_pretrained(str(tiny_folder), device="cpu", dtype=torch.float32)
         counted = way(pipe.transformer, steps)
         pipe.transformer = counted
@@ -24,9 +24,15 @@ def frames(tiny_folder):
     return frames
 
 
-@pytest.mark.parametrize(("way", "rows"), [(EveryPass, 16), (KeptGuidance, 15), (Extrapolated, 14)])
+@pytest.mark.parametrize(("way", "rows"), [(EveryPass, 14), (KeptGuidance, 13), (Extrapolated, 12)])
 def test_of_the_three_in_the_middle_the_second_is_left_out(frames, way, rows):
     assert frames(way)[0].rows == rows
+
+
+@pytest.mark.parametrize(("limit", "rows"), [(0.0, 14), (float("inf"), 8)])
+def test_teacache_leaves_out_passes_below_its_limit(frames, monkeypatch, limit, rows):
+    monkeypatch.setattr(TeaCache, "limit", limit)
+    assert frames(TeaCache)[0].rows == rows
 
 
 def test_the_page_holds_every_way_and_every_kind_of_film(tiny_folder, tmp_path, monkeypatch):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from everreel.checkpoint.catalog import CATALOG
-from everreel.diffusion.denoiser import Branch, Denoiser, Guidance, StepCache
+from everreel.diffusion.denoiser import Branch, Denoiser, Guidance
+from everreel.diffusion.step_cache import StepCache
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.request import RequestError, make_request
 
@@ -30,9 +31,6 @@ class Rows:
         self.batches.append(len(x_BCTHW))
         self.caches.append(cache)
         return context.bias[:, :1, None, None, None].expand_as(x_BCTHW) / (2 if skip else 1)
-
-    def modulation(self, timestep_BT):
-        return timestep_BT[..., None]
 
 
 class Row:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from everreel.diffusion.step_cache import StepCache
 from everreel.model.dit import Context, Transformer
 from everreel.model.kv_cache import KVCache
 
@@ -45,10 +46,6 @@ class Branch:
     def batch(self) -> int:
         """Rows of the context."""
         return self.context.bias.shape[0]
-
-
-Frames = tuple[int, torch.Size, tuple[int, ...] | None, bool]
-"""Which frames a pass is over: the first, the latents' shape, the blocks, and whether it is a pass without guidance."""
 
 
 @dataclass(frozen=True)
@@ -86,50 +83,6 @@ class Guidance:
     def at(self, timestep_T: Tensor) -> Tensor:
         """Which frames have it."""
         return (timestep_T <= 1000 * self.level) & (timestep_T >= 1000 * self.until)
-
-
-class StepCache:
-    """Whether a pass can be left out: the last velocity again, while what the levels do to the network changes little.
-
-    Source: TeaCache's rule (arXiv 2411.19108), for a level a frame. It accumulates, frame by frame, how far the
-    modulation of each has gone since its velocity was computed; the frame that has gone furthest decides, of those that
-    move. Both branches of guidance are left out together, and nothing is counted inside the model.
-
-    Args:
-        limit: the change, as a share of the modulation's mean size, from which on a pass is computed.
-    """
-
-    def __init__(self, limit: float) -> None:
-        self.limit = limit
-        self._kept: _Kept | None = None
-
-    def forget(self) -> None:
-        """The next pass is computed."""
-        self._kept = None
-
-    def find(self, key: Frames, modulation_TC: Tensor, moves_T: Sequence[bool]) -> Tensor | None:
-        """The velocity of the last pass over the same frames, if it may stand for this one's."""
-        kept = self._kept
-        if kept is None or kept.key != key:
-            return None
-        gone_T = (modulation_TC - kept.seen_TC).abs().mean(1) / kept.seen_TC.abs().mean(1)
-        changed_T = kept.changed_T + gone_T
-        if float(changed_T[list(moves_T)].max()) >= self.limit:
-            return None
-        self._kept = _Kept(key, modulation_TC, changed_T, kept.velocity_BCTHW)
-        return kept.velocity_BCTHW
-
-    def keep(self, key: Frames, modulation_TC: Tensor, velocity_BCTHW: Tensor) -> None:
-        """What a pass over these frames gave."""
-        self._kept = _Kept(key, modulation_TC, torch.zeros_like(modulation_TC[:, 0]), velocity_BCTHW)
-
-
-@dataclass(frozen=True)
-class _Kept:
-    key: Frames
-    seen_TC: Tensor
-    changed_T: Tensor
-    velocity_BCTHW: Tensor
 
 
 class Denoiser:
@@ -188,7 +141,7 @@ class Denoiser:
 
         `start` is the film's latent frame that the window begins with, for texts that change. Without `blocks` the
         window is seen by itself and whole: full attention, nothing of the caches. `guess_T` says which frames move;
-        where it is given the velocity may be one that was computed before.
+        where it is given the velocity may be told from those that were computed before.
         """
         velocity = self._velocity(x_CTHW, timestep_T, blocks, start, guess_T, *self._needed(timestep_T))
         conditional, others = velocity[0], velocity[1:]
@@ -228,7 +181,7 @@ class Denoiser:
         branches: Sequence[Branch],
         skip: tuple[int, ...],
     ) -> Tensor:
-        """Of the branches and of the pass without some layers, computed or kept."""
+        """Of the branches and of the pass without some layers, computed or told from those before."""
 
         def run() -> Tensor:
             velocity = self._run(x_CTHW, timestep_T, blocks, start, branches)
@@ -239,11 +192,11 @@ class Denoiser:
         if self.step_cache is None:
             return run()
         key = start, x_CTHW.shape, None if blocks is None else tuple(blocks), branches is not self.branches
-        (modulation_TC,) = self.model.modulation(timestep_T.to(x_CTHW.device)[None])
-        found = None if guess_T is None else self.step_cache.find(key, modulation_TC, guess_T)
+        time_T = timestep_T.to(x_CTHW.device)
+        found = None if guess_T is None else self.step_cache.find(key, x_CTHW, time_T, guess_T)
         if found is None:
             found = run()
-            self.step_cache.keep(key, modulation_TC, found)
+            self.step_cache.keep(key, x_CTHW, time_T, found)
         return found
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ from everreel.diffusion.noise import draw_noise_frames
 from everreel.diffusion.schedule import Row, Schedule
 from everreel.diffusion.solver import Solver, SolverState
 
-FIRST_STEPS, LAST_STEPS = 3, 2  # of every frame, whose velocities are never guessed
+FIRST_STEPS, LAST_STEPS = 3, 1  # of every frame, whose velocities are never guessed
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,11 @@ from everreel.checkpoint.offload import offload
 from everreel.checkpoint.quantize import quantize
 from everreel.checkpoint.source import Source
 from everreel.diffusion.conditioning import FPS_INDEX, Conditioning
-from everreel.diffusion.denoiser import Branch, Denoiser, Guidance, StepCache
+from everreel.diffusion.denoiser import Branch, Denoiser, Guidance
 from everreel.diffusion.noise import draw_noise
 from everreel.diffusion.rollout import Glimpse, LatentBlock, RolloutState, rollout
 from everreel.diffusion.solver import solver_for
+from everreel.diffusion.step_cache import StepCache
 from everreel.film.anchor import ColorAnchor
 from everreel.film.budget import fits_as_batch, fitted, placed
 from everreel.film.control import Control

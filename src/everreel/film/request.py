@@ -170,7 +170,7 @@ class VideoRequest(BaseModel):
         None, description="Keep finished blocks as keys and values instead of computing them again."
     )
     step_cache: Annotated[float, _at_least(0, 1)] = Field(
-        0, description="Leave out passes while what the noise levels do changes by less: try 0.1; 0 is off."
+        0, description="Leave out passes whose velocity must have changed by less than this share: try 0.1; 0 is off."
     )
     sink: Annotated[int | None, _at_least(0)] = Field(
         None, description="Latent frames at the film's start that stay in the cache."

@@ -84,9 +84,6 @@ class Transformer(Protocol):
     def new_cache(self, max_frames: int, sink_frames: int = 0) -> KVCache:
         """As `DiT.new_cache`."""
 
-    def modulation(self, timestep_BT: Tensor) -> Tensor:
-        """As `DiT.modulation`."""
-
 
 class DiT(nn.Module):
     """The transformer. Holds weights only; caches and contexts are arguments.
@@ -257,18 +254,11 @@ class DiT(nn.Module):
         x_BCTHW: Tensor = x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
         return x_BCTHW
 
-    def modulation(self, timestep_BT: Tensor) -> Tensor:
-        """What a timestep alone makes of the modulation of all blocks, (B, T, 6 C) in float32."""
-        return self._time(timestep_BT)[1].float()
-
-    def _time(self, timestep_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def _modulation(self, timestep_BT: Tensor, fps_B: Tensor | None) -> tuple[Tensor, Tensor]:
         # In float32, as the released code has it, a bfloat16 network comes no nearer to its float32 self (0.9 % off).
         dtype = self.patch_embedding.weight.dtype
         time_BTC = self.time_embedding(timestep_embedding(timestep_BT, self.config.freq_dim).to(dtype))
-        return time_BTC, self.time_projection(time_BTC)
-
-    def _modulation(self, timestep_BT: Tensor, fps_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        time_BTC, modulation = self._time(timestep_BT)
+        modulation = self.time_projection(time_BTC)
         if self.config.inject_sample_info:
             if fps_B is None:
                 raise ValueError("fps: needed by this model (0 for 16, 1 for 24 frames a second)")

@@ -85,10 +85,6 @@ class SharedDiT(nn.Module):
         self._crew.keep(number, context)
         return context
 
-    def modulation(self, timestep_BT: Tensor) -> Tensor:
-        """See `DiT.modulation`; of weights that every process has, so the leader's are enough."""
-        return self.model.modulation(timestep_BT)
-
     def new_cache(self, max_frames: int, sink_frames: int = 0) -> SharedCache:
         """See `DiT.new_cache`."""
         return SharedCache(self._crew, max_frames, sink_frames)

@@ -23,11 +23,12 @@ from everreel.checkpoint.source import Source
 from everreel.data.clips import to_bytes
 from everreel.data.text import Text
 from everreel.diffusion.conditioning import Conditioning
-from everreel.diffusion.denoiser import Branch, Denoiser, Guidance, StepCache
+from everreel.diffusion.denoiser import Branch, Denoiser, Guidance
 from everreel.diffusion.noise import draw_noise
 from everreel.diffusion.rollout import Glimpse, LatentBlock, rollout
 from everreel.diffusion.schedule import Schedule, blockwise, synchronous
 from everreel.diffusion.solver import SOLVERS, solver_for
+from everreel.diffusion.step_cache import StepCache
 from everreel.film.state import Beginning
 from everreel.media import Pixels, contact_sheet, write_image
 from everreel.model.config import TransformerConfig

@@ -42,7 +42,7 @@ class Distortions:
 
     `strengths` are the noise levels from which a clip is made again, `rates` how many frames of film a frame goes on,
     above 1 too fast and below too slow. A film of cached steps is made again from `cache_strength`, and a pass is left
-    out while the levels do less than `cache_limit` to the network.
+    out while its velocity must have changed by less than `cache_limit`, as a share of itself.
     """
 
     strengths: tuple[float, ...] = (0.6, 0.75, 0.9)
