@@ -46,10 +46,13 @@ WAYS: dict[str, dict[str, Any]] = {
     "blockwise, noise 20, sink, anchored": {
         "schedule": "blockwise", "addnoise_condition": 20, "sink": 5, "anchor_color": 1,
     },
-    "rolling": {"schedule": "rolling", "addnoise_condition": 0, "anchor_color": 0},
-    "rolling, anchored": {"schedule": "rolling", "addnoise_condition": 0, "anchor_color": 1},
+    "rolling": {"schedule": "rolling", "addnoise_condition": 0, "cache": False, "anchor_color": 0},
+    "rolling, anchored": {"schedule": "rolling", "addnoise_condition": 0, "cache": False, "anchor_color": 1},
     "rolling, cache and sink, anchored": {
         "schedule": "rolling", "addnoise_condition": 0, "cache": True, "sink": 5, "anchor_color": 1,
+    },
+    "rolling, noise 20, cache and sink, anchored": {
+        "schedule": "rolling", "addnoise_condition": 20, "cache": True, "sink": 5, "anchor_color": 1,
     },
     "windows, carry": {"schedule": "windows", "join": "carry", "addnoise_condition": 0, "anchor_color": 0},
     "windows, carry, asynchronous": {

@@ -43,10 +43,13 @@ ENDS: Sequence[tuple[str, dict[str, Any]]] = (  # films that end on a picture
     ("one window", {"num_frames": 23}),
     ("one window", {"num_frames": 97}),
     ("asynchronous", {"num_frames": 97, "ar_step": 5}),
-    ("blockwise", {"num_frames": 242}),
-    ("rolling", {"num_frames": 242, "schedule": "rolling"}),
+    ("blockwise", {"num_frames": 242, "schedule": "blockwise"}),
+    ("rolling", {"num_frames": 242, "schedule": "rolling", "cache": False}),
+    ("rolling, cache", {"num_frames": 242, "schedule": "rolling", "cache": True}),
     ("windows, reencode", {"num_frames": 242, "join": "reencode"}),
-    ("blockwise", {"num_frames": LONG_FRAMES}),
+    ("windows, carry", {"num_frames": 242, "join": "carry"}),
+    ("windows, hybrid", {"num_frames": 242, "join": "hybrid"}),
+    ("blockwise", {"num_frames": LONG_FRAMES, "schedule": "blockwise"}),
     ("rolling, cache", {"num_frames": LONG_FRAMES, "schedule": "rolling", "cache": True}),
 )
 Line = tuple[str, str, str, str]

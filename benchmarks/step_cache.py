@@ -14,7 +14,6 @@ import argparse
 import shlex
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,7 +162,6 @@ class Tried:
     """One way, over all films of a kind."""
 
     rows: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
 
@@ -186,7 +184,6 @@ def _kind(pipe: VideoPipeline, kind: str, num_films: int, steps: int) -> dict[st
             say(f"{kind}, {name}, film {number + 1} of {num_films}")
             counted = way(transformer, steps)
             pipe.transformer = counted  # type: ignore[assignment]  # it is called like one
-            started = time.perf_counter()
             request = make_request(
                 prompt=prompt.text,
                 seed=number,
@@ -198,7 +195,6 @@ def _kind(pipe: VideoPipeline, kind: str, num_films: int, steps: int) -> dict[st
             )
             frames_THWC = np.concatenate([block.frames for block in pipe.stream(request)])
             found = tried[name]
-            found.seconds.append(time.perf_counter() - started)
             found.rows.append(counted.rows)
             exact_THWC = frames_THWC if name == "every pass" else exact_THWC
             found.psnr.append(_psnr(frames_THWC, exact_THWC))
@@ -234,8 +230,8 @@ def page(kinds: Mapping[str, Mapping[str, Tried]], command: str) -> str:
         "of blocks that follow closely one often takes a first step, which every film computes, so less is left out."
     )
     rows = [(kind, *cells) for kind, tried in kinds.items() for cells in _rows(tried)]
-    head = ("film", "way", "passes saved", "seconds a film", "median PSNR", "accuracy", "holds")
-    return "\n".join([*lines, "", *table(head, rows, "llrrrrl"), ""])
+    head = ("film", "way", "passes saved", "median PSNR", "accuracy", "holds")
+    return "\n".join([*lines, "", *table(head, rows, "llrrrl"), ""])
 
 
 def _rows(tried: Mapping[str, Tried]) -> Iterator[tuple[str, ...]]:
@@ -244,7 +240,7 @@ def _rows(tried: Mapping[str, Tried]) -> Iterator[tuple[str, ...]]:
         saved, psnr = 1 - statistics.mean(found.rows) / whole, statistics.median(found.psnr)
         holds = "" if name == "every pass" else verdict(saved >= SAVED_GOAL and psnr >= PSNR_GOAL)
         far = "" if name == "every pass" else f"{psnr:.1f} dB"
-        cells = f"{100 * saved:.0f} %", f"{statistics.mean(found.seconds):.1f}", far
+        cells = f"{100 * saved:.0f} %", far
         yield name, *cells, f"{100 * statistics.mean(found.accuracy):.0f} %", holds
 
 

@@ -67,9 +67,10 @@ def test_a_paused_film_can_be_cancelled():
         control.check()
 
 
-def test_the_last_preview_of_a_block_is_the_block(pipe):
+@pytest.mark.parametrize(("schedule", "rows"), [("blockwise", 3), ("rolling", 2)])
+def test_the_last_preview_of_a_block_is_the_block(pipe, schedule, rows):
     """Decoded by itself: exact where the film begins, and of the same frames elsewhere."""
-    request = make_request(**SMALL | {"num_inference_steps": 3}, num_frames=42)
+    request = make_request(**SMALL | {"num_inference_steps": 3}, num_frames=42, schedule=schedule)
     seen = {}
 
     def on_progress(progress):
@@ -78,6 +79,6 @@ def test_the_last_preview_of_a_block_is_the_block(pipe):
     blocks = [block.frames for block in pipe.stream(request, on_progress=on_progress)]
     assert {number for number, _ in seen.values()} == set(range(1, len(blocks) + 1))
     first = [preview for number, preview in seen.values() if number == 1]
-    assert [preview.shape for preview in first] == [(5, 32, 32, 3)] * 3
+    assert [preview.shape for preview in first] == [(5, 32, 32, 3)] * rows
     far = [np.abs(preview.astype(int) - blocks[0]).mean() for preview in first]
     assert far[-1] < 0.5 and far[0] > far[-1]

@@ -156,7 +156,7 @@ with journal.open_film(Path(sys.argv[1])) as writer:
     whole, film = tmp_path / "whole.mp4", tmp_path / "film.mp4"
     subprocess.run([sys.executable, "-c", script, str(whole)], check=True, capture_output=True)
     with subprocess.Popen([sys.executable, "-c", script, str(film)], stdout=subprocess.PIPE, text=True) as process:
-        assert any(int(line) == 12 for line in process.stdout)
+        assert any(int(line) == 8 for line in process.stdout)
         os.kill(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     journal = read_journal(film)

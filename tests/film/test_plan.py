@@ -24,9 +24,10 @@ FAST = {"prompt": "a red fox", "num_inference_steps": 2, "height": 32, "width": 
     ("model", "options", "noise"),
     [
         ("tiny", {}, None),  # all in sight at once
-        ("tiny", {"num_frames": 98}, 20),
-        ("tiny", {"num_frames": 98, "schedule": "rolling"}, 20),
-        ("tiny", {"num_frames": 98, "addnoise_condition": 0}, 0),
+        ("tiny", {"num_frames": 98}, 0),
+        ("tiny-fast", {"num_frames": 98}, 20),
+        ("tiny-fast", {"num_frames": 98, "schedule": "rolling"}, 20),
+        ("tiny-fast", {"num_frames": 98, "addnoise_condition": 0}, 0),
         ("tiny", {"addnoise_condition": 5}, 5),
         ("DF-1.3B-540P", {"num_frames": 257}, 0),
     ],
@@ -40,11 +41,22 @@ def test_noise_on_what_a_long_film_looks_back_at_is_the_models_own(model, option
     ("options", "mode"),
     [
         ({}, "synchronous"),
-        ({"num_frames": 98}, "blockwise (blocks of 5, 15 latent frames of context and a sink of 5)"),
-        ({"num_frames": 98, "sink": 0}, "blockwise (blocks of 5, 20 latent frames of context)"),
+        (
+            {"num_frames": 98},
+            "rolling (a window of 25 latent frames, blocks of 5, 10 latent frames of history and a sink of 5, cached)",
+        ),
+        (
+            {"num_frames": 98, "schedule": "blockwise"},
+            "blockwise (blocks of 5, 15 latent frames of context and a sink of 5)",
+        ),
+        (
+            {"num_frames": 98, "schedule": "blockwise", "sink": 0},
+            "blockwise (blocks of 5, 20 latent frames of context)",
+        ),
+        ({"num_frames": 98, "sink": 0}, "rolling (a window of 25 latent frames, blocks of 5, 15 latent frames of hist"),
         ({"num_frames": 98, "ar_step": 7}, "rolling (a window of 25 latent frames, blocks of 5)"),
         ({"num_frames": 97, "ar_step": 7}, "asynchronous (ar_step 7, blocks of 5)"),
-        ({"num_frames": 98, "schedule": "rolling"}, "rolling (a window of 25 latent frames, blocks of 5)"),
+        ({"num_frames": 98, "cache": False}, "rolling (a window of 25 latent frames, blocks of 5)"),
         ({"num_frames": 98, "join": "hybrid"}, "windows (of 25 latent frames, 5 of them history, joined by hybrid)"),
         (
             {"num_frames": 98, "overlap_history": 9, "base_num_frames": 33},
@@ -53,6 +65,10 @@ def test_noise_on_what_a_long_film_looks_back_at_is_the_models_own(model, option
         ({"num_frames": 98, "schedule": "windows", "ar_step": 5}, "windows (of 25 latent frames"),
         (
             {"num_frames": 33, "base_num_frames": 17},
+            "rolling (a window of 5 latent frames, blocks of 5, 1 latent frames of history and a sink of 0, cached)",
+        ),
+        (
+            {"num_frames": 33, "base_num_frames": 17, "schedule": "blockwise"},
             "blockwise (blocks of 5, 1 latent frames of context)",
         ),
         (
@@ -61,8 +77,8 @@ def test_noise_on_what_a_long_film_looks_back_at_is_the_models_own(model, option
         ),
         ({"num_frames": 97, "ar_step": 7, "cache": True}, "asynchronous (ar_step 7, blocks of 5, cached)"),
         (
-            {"num_frames": 98, "schedule": "rolling", "cache": True},
-            "rolling (a window of 25 latent frames, blocks of 5, 10 latent frames of history and a sink of 5, cached)",
+            {"num_frames": 98, "ar_step": 7, "cache": True},
+            "rolling (a window of 25 latent frames, blocks of 5, 10 latent",
         ),
     ],
 )
@@ -77,14 +93,19 @@ def test_the_schedule_that_is_chosen(options, mode):
         ({}, "1 block of 30 steps, 30 denoising passes"),
         ({"ar_step": 5}, "5 blocks of 30 steps, 50 denoising passes"),
         ({"ar_step": 5, "step_cache": 0.1}, "5 blocks of 30 steps, at most 50 denoising passes"),
-        ({"num_frames": 481}, "25 blocks of 30 steps, 750 denoising passes"),
+        ({"num_frames": 481}, "25 blocks of 30 steps, 390 denoising passes"),
+        ({"num_frames": 481, "schedule": "blockwise"}, "25 blocks of 30 steps, 750 denoising passes"),
         ({"num_frames": 481, "schedule": "windows"}, "6 windows, 6 blocks of 30 steps, 180 denoising passes"),
         (
             {"num_frames": 481, "schedule": "windows", "ar_step": 5},
             "6 windows, 25 blocks of 30 steps, 275 denoising passes",
         ),
         ({"num_frames": 33, "schedule": "windows"}, "1 window, 1 block of 30 steps, 30 denoising passes"),
-        ({"loop": True}, "2 blocks of 30 steps, 60 denoising passes after those of its opening"),
+        ({"loop": True}, "5 blocks of 30 steps, 90 denoising passes after those of its opening"),
+        (
+            {"loop": True, "schedule": "blockwise"},
+            "2 blocks of 30 steps, 60 denoising passes after those of its opening",
+        ),
     ],
 )
 def test_a_plan_says_its_windows_blocks_steps_and_passes(options, counts):
@@ -143,7 +164,7 @@ def test_weights_that_were_not_trained_for_blocks_get_windows():
             "cache = True: goes with blocks; give causal_block_size, or ar_step as well",
         ),
         ({"sink": 2, "cache": False}, "sink = 2: is kept in the cache; leave out cache = False"),
-        ({"sink": 2, "schedule": "rolling"}, "sink = 2: is kept in a cache; give cache as well"),
+        ({"sink": 2, "ar_step": 3}, "sink = 2: is kept in a cache; give cache as well"),
         (
             {"sink": 5, "schedule": "blockwise"},
             "sink = 5: must be less than what a block looks back at, 5 latent frames; nearest that works: 4",
@@ -199,7 +220,7 @@ def test_blocks_of_released_weights_see_with_full_attention__diffusers_defect_1(
             (1, 4, 4, 4, 4, 4, 4),
         ),
         ({"num_frames": 106}, "blockwise (blocks of 1,4, 16 latent frames", (1, 4, 4, 4, 4, 4, 4, 3)),
-        ({"num_frames": 106, "schedule": "rolling"}, "rolling (a window of 25 latent frames, blocks of 1,4)", None),
+        ({"num_frames": 106, "schedule": "rolling"}, "rolling (a window of 25 latent frames, blocks of 1,4,", None),
         ({"num_frames": 200, "schedule": "windows", "ar_step": 7}, "windows (of 25 latent frames", None),
     ],
 )

@@ -138,13 +138,12 @@ _TINY = ModelCard(
     ffn_dim=1024,
     num_layers=10,
     told_fps=True,
-    # By what docs/long-video.md measured of earlier weights; of these it says that rolling, cached, keeps more.
-    schedule="blockwise",
+    # By what docs/long-video.md measured.
+    schedule="rolling",
     join="carry",
     causal=True,
     sink=5,
     anchor_color=1.0,
-    addnoise_condition=20.0,
 )
 # The same weights and a LoRA that makes a student of few steps of them.
 _TINY_FAST = replace(
@@ -155,6 +154,7 @@ _TINY_FAST = replace(
     num_inference_steps=4,
     solver="euler",
     streams=True,
+    addnoise_condition=20.0,  # as the student was measured
 )
 _DF_1B = ModelCard(
     name="DF-1.3B-540P",

@@ -288,7 +288,9 @@ class _Cut:
             )
         if how == "windows":
             return self._windows()
-        cached = self.card.causal and how == "blockwise" if request.cache is None else request.cache
+        cached = request.cache
+        if cached is None:  # with an ar_step that is asked for, all of the window is in the making
+            cached = self.card.causal and (how == "blockwise" or (how == "rolling" and not request.ar_step))
         if how == "one window":
             return self._at_once(cached)
         if request.sink and not cached:
@@ -484,7 +486,7 @@ def _how(request: VideoRequest, card: ModelCard, long: bool) -> str:
         return "windows"
     if request.ar_step:
         return "rolling"
-    return card.schedule if request.causal_block_size is None else "blockwise"
+    return card.schedule if request.causal_block_size is None and not streams else "blockwise"
 
 
 def _can_do_it(card: ModelCard) -> str:
