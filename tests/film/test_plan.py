@@ -77,7 +77,7 @@ def test_noise_on_what_a_long_film_looks_back_at_is_the_models_own(model, option
         ),
         ({"num_frames": 97, "ar_step": 7, "cache": True}, "asynchronous (ar_step 7, blocks of 5, cached)"),
         (
-            {"num_frames": 98, "ar_step": 7, "cache": True},
+            {"num_frames": 98, "ar_step": 15, "cache": True},
             "rolling (a window of 25 latent frames, blocks of 5, 10 latent",
         ),
     ],
