@@ -48,11 +48,14 @@ WAYS: dict[str, dict[str, Any]] = {
     },
     "rolling": {"schedule": "rolling", "addnoise_condition": 0, "cache": False, "anchor_color": 0},
     "rolling, anchored": {"schedule": "rolling", "addnoise_condition": 0, "cache": False, "anchor_color": 1},
-    "rolling, cache and sink, anchored": {
+    "rolling, cache, sink of 5, anchored": {
         "schedule": "rolling", "addnoise_condition": 0, "cache": True, "sink": 5, "anchor_color": 1,
     },
-    "rolling, noise 20, cache and sink, anchored": {
+    "rolling, noise 20, cache, sink of 5, anchored": {
         "schedule": "rolling", "addnoise_condition": 20, "cache": True, "sink": 5, "anchor_color": 1,
+    },
+    "rolling, cache, sink of 10, anchored": {
+        "schedule": "rolling", "addnoise_condition": 0, "cache": True, "sink": 10, "anchor_color": 1,
     },
     "windows, carry": {"schedule": "windows", "join": "carry", "addnoise_condition": 0, "anchor_color": 0},
     "windows, carry, asynchronous": {

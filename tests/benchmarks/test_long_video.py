@@ -84,5 +84,5 @@ def test_every_way_can_be_planned():
         make_plan(make_request(prompt="x", num_frames=481, num_inference_steps=6, **options), find_model("tiny")).mode
         for options in long_video.WAYS.values()
     ]
-    assert [mode.split(" ")[0] for mode in modes] == [*["blockwise"] * 5, *["rolling"] * 4, *["windows"] * 6]
-    assert long_video.default_way("tiny") == "rolling, cache and sink, anchored"
+    assert [mode.split(" ")[0] for mode in modes] == [*["blockwise"] * 5, *["rolling"] * 5, *["windows"] * 6]
+    assert long_video.default_way("tiny") == "rolling, cache, sink of 10, anchored"

@@ -43,11 +43,11 @@ def test_noise_on_what_a_long_film_looks_back_at_is_the_models_own(model, option
         ({}, "synchronous"),
         (
             {"num_frames": 98},
-            "rolling (a window of 25 latent frames, blocks of 5, 10 latent frames of history and a sink of 5, cached)",
+            "rolling (a window of 25 latent frames, blocks of 5, 5 latent frames of history and a sink of 10, cached)",
         ),
         (
             {"num_frames": 98, "schedule": "blockwise"},
-            "blockwise (blocks of 5, 15 latent frames of context and a sink of 5)",
+            "blockwise (blocks of 5, 10 latent frames of context and a sink of 10)",
         ),
         (
             {"num_frames": 98, "schedule": "blockwise", "sink": 0},
@@ -73,12 +73,12 @@ def test_noise_on_what_a_long_film_looks_back_at_is_the_models_own(model, option
         ),
         (
             {"num_frames": 33, "causal_block_size": 3},
-            "blockwise (blocks of 3, 17 latent frames of context and a sink of 5)",
+            "blockwise (blocks of 3, 12 latent frames of context and a sink of 10)",
         ),
         ({"num_frames": 97, "ar_step": 7, "cache": True}, "asynchronous (ar_step 7, blocks of 5, cached)"),
         (
             {"num_frames": 98, "ar_step": 15, "cache": True},
-            "rolling (a window of 25 latent frames, blocks of 5, 10 latent",
+            "rolling (a window of 25 latent frames, blocks of 5, 5 latent",
         ),
     ],
 )
@@ -219,7 +219,7 @@ def test_blocks_of_released_weights_see_with_full_attention__diffusers_defect_1(
             "asynchronous (ar_step 7, blocks of 1,4",
             (1, 4, 4, 4, 4, 4, 4),
         ),
-        ({"num_frames": 106}, "blockwise (blocks of 1,4, 16 latent frames", (1, 4, 4, 4, 4, 4, 4, 3)),
+        ({"num_frames": 106}, "blockwise (blocks of 1,4, 11 latent frames", (1, 4, 4, 4, 4, 4, 4, 3)),
         ({"num_frames": 106, "schedule": "rolling"}, "rolling (a window of 25 latent frames, blocks of 1,4,", None),
         ({"num_frames": 200, "schedule": "windows", "ar_step": 7}, "windows (of 25 latent frames", None),
     ],

@@ -142,7 +142,7 @@ _TINY = ModelCard(
     schedule="rolling",
     join="carry",
     causal=True,
-    sink=5,
+    sink=10,
     anchor_color=1.0,
 )
 # The same weights and a LoRA that makes a student of few steps of them.
@@ -154,7 +154,9 @@ _TINY_FAST = replace(
     num_inference_steps=4,
     solver="euler",
     streams=True,
-    addnoise_condition=20.0,  # as the student was measured
+    # As the student was measured, block by block.
+    sink=5,
+    addnoise_condition=20.0,
 )
 _DF_1B = ModelCard(
     name="DF-1.3B-540P",
