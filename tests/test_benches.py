@@ -78,6 +78,24 @@ def test_two_models_of_one_folder_of_weights_share_no_folder_of_films(call, prom
     assert call(*command, "--model", "tiny")[0] == 0
 
 
+def test_films_are_made_of_prompts_that_were_made_whole(call, prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr("everreel.benches._make", lambda films, model: made.append(films.films))
+    made, folder = [], tmp_path / "films"
+    command = ("films", "--prompts", prompts, "-o", folder, *SMALL, "--seeds", 1, "--enhance")
+    code, out, err, error = call(*command)
+    assert code == 0, (err, error)
+    asked = {film.path.name: film.request.prompt for film in made[0]}
+    assert list(asked) == [f"{row['prompt_en']}-0.mp4" for row in PROMPTS]  # the suite knows them by its own words
+    assert all("shot" in prompt and len(prompt) > 2 * len(name) for name, prompt in asked.items())
+    assert all(f"{name.removesuffix('-0.mp4')}: {prompt}" in out for name, prompt in asked.items())
+    (folder / "enhanced.jsonl").write_text((folder / "enhanced.jsonl").read_text().replace("shot", "view"))
+    assert call(*command)[0] == 0 and {film.path.name: film.request.prompt for film in made[1]} == {
+        name: prompt.replace("shot", "view") for name, prompt in asked.items()
+    }
+    code, *_, error = call(*command, "--longer", prompts)
+    assert code == 1 and "is what --enhance makes of the prompts" in str(error)
+
+
 def test_the_suite_is_run_and_what_failed_is_told(call, tmp_path):
     (tmp_path / "films").mkdir()
     for prompt in PROMPTS:

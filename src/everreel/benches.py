@@ -6,27 +6,34 @@ The one invariant: each goes on where it was stopped, and leaves files that the 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from everreel.bars import films_bar, pieces_bar
+from everreel.enhance import EnhanceOptions, takes_enhancement, whole_texts
 from everreel.film.loading import ModelOptions
 from everreel.options import takes_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from everreel.checkpoint.catalog import ModelCard
     from everreel.evaluate.vbench.features import FilmScore
     from everreel.evaluate.vbench.films import SuiteFilms
+    from everreel.evaluate.vbench.prompts import Prompt
     from everreel.media import Pixels
+
+ENHANCED = "enhanced.jsonl"  # in the folder of the films
 
 vbench = typer.Typer(name="vbench", help="VBench's films, dimensions and totals.", no_args_is_help=True)
 
 
 @vbench.command("films")
 @takes_model
+@takes_enhancement
 def vbench_films(
     *,
     prompts: Annotated[
@@ -49,13 +56,18 @@ def vbench_films(
     width: Annotated[int | None, typer.Option(help="In pixels; by default the model's.")] = None,
     seed: Annotated[int, typer.Option(help="Another one makes other films.")] = 0,
     model: ModelOptions,
+    enhance: EnhanceOptions | None,
 ) -> None:
     """Make the films that the suite asks for, called as it finds them; stopped, the same command goes on."""
     from everreel.evaluate.films import Making
     from everreel.evaluate.vbench.films import SuiteFilms
     from everreel.evaluate.vbench.prompts import read_prompts, select
 
-    chosen = select(read_prompts(prompts, longer), _names(dimensions), num_prompts)
+    if longer is not None and enhance is not None:
+        raise ValueError(f"longer = {longer}: is what --enhance makes of the prompts; leave out one of them")
+    chosen, card = select(read_prompts(prompts, longer), _names(dimensions), num_prompts), model.card()
+    if enhance is not None:
+        chosen = _enhanced(chosen, enhance, card, output)
     making = Making(
         num_frames=num_frames,
         height=height,
@@ -66,12 +78,21 @@ def vbench_films(
         guidance_until=guidance_until,
         shift=shift,
     )
-    films = SuiteFilms(model.card(), chosen, making, output, seeds=seeds, seed=seed, loras=model.asked)
+    films = SuiteFilms(card, chosen, making, output, seeds=seeds, seed=seed, loras=model.asked)
     for note in films.notes:
         typer.echo(note, err=True)
     typer.echo(f"{len(films.films)} films of {len(chosen)} prompts, {len(films.missing())} of them to be made")
     _make(films, model)
     typer.echo(f"{len(films.films)} films are in {output}; everreel evaluate vbench run {output} measures them")
+
+
+def _enhanced(prompts: Sequence[Prompt], options: EnhanceOptions, card: ModelCard, output: Path) -> list[Prompt]:
+    """The prompts with what films are made from instead; each is shown, and kept in the folder of the films."""
+    with pieces_bar("prompt") as on_prompt:
+        made = whole_texts((prompt.text for prompt in prompts), options, card, output / ENHANCED, on_prompt)
+    for text, enhanced in made.items():
+        typer.echo(f"{text}: {enhanced.text}")
+    return [replace(prompt, long=made[prompt.text].text) for prompt in prompts]
 
 
 def _make(films: SuiteFilms, model: ModelOptions) -> None:

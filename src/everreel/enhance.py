@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -138,6 +138,33 @@ def whole_prompts(
     told = {frame: enhanced.text for frame, enhanced in made.items()}
     given = request.model_dump(exclude_unset=True)
     return make_request(**given | {"prompt": told.pop(0)} | ({"story": told} if told else {})), made
+
+
+def whole_texts(
+    texts: Iterable[str], options: EnhanceOptions, card: ModelCard, path: Path, on_text: Callable[[int, int], None]
+) -> dict[str, Enhanced]:
+    """What becomes of prompts for a model, each asked for once; whoever asks again gets the same from the file.
+
+    Args:
+        path: the file of the answers; its folder is made.
+        on_text: called with how many are done and how many there are, before the first and after each.
+
+    Raises:
+        ValueError: a language model gives no answer that can be used; those before it are kept.
+        OSError: the file cannot be written.
+    """
+    from everreel.prompt.builtin import BUILT_IN
+    from everreel.prompt.remembered import Remembered
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    world, asked, made = knows_only_the_world(card), list(dict.fromkeys(texts)), {}
+    with enhancer_of(options, world=world) as enhancer:
+        remembered = Remembered(enhancer, path, options.llm or BUILT_IN, world)
+        on_text(0, len(asked))
+        for text in asked:
+            made[text] = remembered.enhance(text, has_image=False)
+            on_text(len(made), len(asked))
+    return made
 
 
 @contextmanager
