@@ -1,6 +1,7 @@
 """The commands for VBench, from prompts to totals."""
 
 import json
+import re
 import sys
 import zipfile
 
@@ -62,6 +63,9 @@ def test_films_are_made_measured_and_put_together(call, prompts, tiny_folder, tm
     assert code == 1 and isinstance(error, ValueError) and "scene, appearance_style" in str(error)
     code, out, err, error = call("score", results, "--partial", "-o", tmp_path / "totals.json")
     assert code == 0 and "Quality of 1 of 16 dimensions" in out and "Total: a half is missing" in out
+    code, out, err, error = call("score", results, "--partial", "--beside", "paper")
+    assert code == 0 and re.search(r"SkyReels-V2 +83\.9% +84\.7% +80\.8%", out) and "longer prompts" in out
+    assert "must be paper" in str(call("score", results, "--partial", "--beside", "papers")[-1])
     record = json.loads((tmp_path / "totals.json").read_text())
     assert record["suite"] == "VBench" and record["total"] is None and len(record["missing"]) == 15
 

@@ -196,21 +196,28 @@ def vbench_score(
     results: Annotated[list[Path], typer.Argument(help="Result files of the suite, folders of them, or a ZIP.")],
     *,
     partial: Annotated[bool, typer.Option("--partial", help="Totals of what is there, if some is missing.")] = False,
+    beside: Annotated[str | None, typer.Option(help="paper: its table of VBench, below one's own totals.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A JSON file for the totals.")] = None,
 ) -> None:
     """Put result files together: Quality, Semantic and Total, as the suite's leaderboard has them."""
     from everreel.evaluate.films import write_json
     from everreel.evaluate.vbench.results import read_results
-    from everreel.evaluate.vbench.scores import totals
+    from everreel.evaluate.vbench.scores import VBENCH, published, totals
     from everreel.media import check_file
 
+    if beside not in (None, "paper"):
+        raise ValueError(f"beside = {beside!r}: must be paper")
     if output is not None:
         check_file("output", output, "vbench.json")
     found = read_results(results)
     for note in found.notes():
         typer.echo(note, err=True)
     made = totals(found.raw, partial=partial)
+    if beside and made.suite is not VBENCH:
+        raise ValueError(f"beside = {beside}: is of VBench, and these are scores of {made.suite.name}; leave it out")
     typer.echo(made.describe())
+    for line in published() if beside else ():
+        typer.echo(line)
     if output is not None:
         write_json(output, made.record())
         typer.echo(f"wrote {output}")

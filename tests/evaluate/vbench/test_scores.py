@@ -3,7 +3,7 @@
 import pytest
 
 from everreel.evaluate.vbench.prompts import SHARED
-from everreel.evaluate.vbench.scores import VBENCH, VBENCH_I2V, check_dimension, suite_of, total_of, totals
+from everreel.evaluate.vbench.scores import VBENCH, VBENCH_I2V, check_dimension, published, suite_of, total_of, totals
 
 # FlashVideo (arXiv 2502.05179), table 1, and the README of AccVideo (arXiv 2503.19462): Total, Quality, Semantic, then
 # the raw scores of the sixteen dimensions in this order. (The table's row "FlashVideo, 8 fps" is left out: its Semantic
@@ -178,3 +178,11 @@ def test_dimensions_tell_their_suite():
 def test_dimensions_of_others_are_refused_by_name(name, message):
     with pytest.raises(ValueError, match=message):
         check_dimension(name)
+
+
+def test_the_papers_totals_are_those_that_its_halves_make():
+    rows = [line.split() for line in published() if line.endswith("%")]
+    assert [row[0] for row in rows] == ["OpenSora", "CogVideoX1.5-5B", "HunyuanVideo-13B", "Wan2.1-14B", "SkyReels-V2"]
+    for *_, total, quality, semantic in rows:
+        found, *halves = (float(cell.rstrip("%")) for cell in (total, quality, semantic))
+        assert total_of(dict(zip(("quality", "semantic"), halves, strict=True))) == pytest.approx(found, abs=0.2)

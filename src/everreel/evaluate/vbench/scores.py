@@ -9,8 +9,10 @@ that is missing for a score of nought; here it is named, and totals of a part ar
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 SEEDS = 5
@@ -192,6 +194,17 @@ def totals(raw: Mapping[str, float], suite: Suite | None = None, *, partial: boo
             halves[half] = sum(scores) / sum(dimension.weight for dimension in there)
     whole = len(halves) == len(suite.halves)
     return Totals(suite, counted, halves, total_of(halves, suite) if whole else None)
+
+
+def published() -> Iterator[str]:
+    """The paper's table for people, which ships as `paper.json`: totals of VBench in per cent, a line a model."""
+    content = json.loads((files("everreel.evaluate.vbench") / "paper.json").read_text(encoding="utf-8"))
+    yield f"{content['source']}:"
+    wide = max(len(row["model"]) for row in content["rows"]) + 2
+    yield f"{'model':<{wide}}{'total':>8}{'quality':>9}{'semantic':>10}"
+    for row in content["rows"]:
+        yield f"{row['model']:<{wide}}{row['total']:>8.1%}{row['quality']:>9.1%}{row['semantic']:>10.1%}"
+    yield content["note"]
 
 
 def total_of(halves: Mapping[str, float], suite: Suite = VBENCH) -> float:
