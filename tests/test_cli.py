@@ -385,9 +385,9 @@ def test_a_plan_is_said_without_loading_anything(run, monkeypatch, tmp_path):
     assert (code, err) == (0, "")
     assert (
         out.startswith("1457 frames of 160x96 at 24 fps: blockwise")
-        and "frames 97..116: latents 0..4 and 10..29" in out
+        and "frames 97..116: latents 0..9 and 15..29" in out
     )
-    assert "... 64 more ..." in out and "frames 1437..1456: latents 0..4 and 345..364 in sight" in out
+    assert "... 64 more ..." in out and "frames 1437..1456: latents 0..9 and 350..364 in sight" in out
     assert "73 blocks of 30 steps, 2190 denoising passes" in out
     assert "time: about" in out and "s a pass" in out and "memory: about" in out
     write_image(tmp_path / "a.png", np.zeros((96, 160, 3), np.uint8))

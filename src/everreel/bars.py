@@ -31,7 +31,7 @@ def film_bar(what: str = "") -> Iterator[Callable[[Progress], None]]:
         def on_progress(progress: Progress) -> None:
             nonlocal last_block
             plan = progress.plan
-            where = f"{what}block {progress.block}/{plan.num_blocks} step {progress.step}/{plan.rows_per_block}"
+            where = f"{what}block {progress.block}/{plan.num_blocks} step {progress.step}/{plan.schedule.num_steps}"
             time_left = f"{clock(progress.elapsed)} elapsed, {clock(progress.remaining)} left"
             if watched:
                 show(progress.row, progress.num_rows, where, time_left)

@@ -67,18 +67,47 @@ def test_a_paused_film_can_be_cancelled():
         control.check()
 
 
-@pytest.mark.parametrize(("schedule", "rows"), [("blockwise", 3), ("rolling", 2)])
-def test_the_last_preview_of_a_block_is_the_block(pipe, schedule, rows):
+@pytest.mark.parametrize("schedule", ["blockwise", "rolling"])
+def test_the_last_preview_of_a_block_is_the_block(pipe, schedule):
     """Decoded by itself: exact where the film begins, and of the same frames elsewhere."""
     request = make_request(**SMALL | {"num_inference_steps": 3}, num_frames=42, schedule=schedule)
     seen = {}
 
     def on_progress(progress):
-        seen[progress.row] = progress.block, progress.preview()
+        seen[progress.row] = progress.block, progress.preview()[:5]  # those of a film that rolls hold the next one too
 
     blocks = [block.frames for block in pipe.stream(request, on_progress=on_progress)]
     assert {number for number, _ in seen.values()} == set(range(1, len(blocks) + 1))
     first = [preview for number, preview in seen.values() if number == 1]
-    assert [preview.shape for preview in first] == [(5, 32, 32, 3)] * rows
+    assert [preview.shape for preview in first] == [(5, 32, 32, 3)] * 3
     far = [np.abs(preview.astype(int) - blocks[0]).mean() for preview in first]
     assert far[-1] < 0.5 and far[0] > far[-1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_frames": 9},
+        {"num_frames": 42, "schedule": "blockwise"},
+        {"num_frames": 42, "schedule": "rolling"},
+        {"num_frames": 42, "ar_step": 2},
+        {"num_frames": 42, "schedule": "windows"},
+        {"num_frames": 42, "schedule": "windows", "ar_step": 2},
+    ],
+)
+def test_progress_names_the_block_that_is_finished_next_and_its_step(pipe, options):
+    request = make_request(**SMALL | {"num_inference_steps": 3}, **options)
+    seen, ended, state = [], [], None
+    for block in pipe.stream(request, on_progress=seen.append):
+        ended.append((seen[-1].block, seen[-1].step))
+        state = block.state if seen[-1].block < seen[-1].plan.num_blocks else state
+    plan = seen[0].plan
+    assert {(progress.block, progress.step) for progress in seen} >= set(ended)
+    assert [block for block, _ in dict.fromkeys(ended)] == list(range(1, plan.num_blocks + 1))
+    assert {step for _, step in ended} == {3} and {progress.step for progress in seen} == {1, 2, 3}
+    if state is not None:
+        resumed = []
+        list(pipe.stream(request, state=state, on_progress=resumed.append))
+        assert [(each.row, each.block, each.step) for each in resumed] == [
+            (each.row, each.block, each.step) for each in seen if each.row >= resumed[0].row
+        ]

@@ -64,6 +64,9 @@ class Progress:
     num_rows: int
     plan: Plan
     elapsed: float
+    block: int
+    """The piece of the film that is finished next, counted from 1, and the step of its frames that is done."""
+    step: int
     first_row: int = 0
     """Rows that were done before this run."""
     preview: Callable[[], Pixels] = lambda: NOTHING
@@ -74,16 +77,6 @@ class Progress:
     def remaining(self) -> float:
         """Seconds left if the rest goes as what is done has gone."""
         return self.elapsed / (self.row - self.first_row) * (self.num_rows - self.row)
-
-    @property
-    def block(self) -> int:
-        """The block at work, counted from 1."""
-        return 1 + min((self.row - 1) // self.plan.rows_per_block, self.plan.num_blocks - 1)
-
-    @property
-    def step(self) -> int:
-        """The step of that block, counted from 1."""
-        return 1 + (self.row - 1) - (self.block - 1) * self.plan.rows_per_block
 
 
 class _Watch:
@@ -99,12 +92,18 @@ class _Watch:
     ) -> None:
         self._plan, self._preview, self._on_progress, self._control = plan, preview, on_progress, control
         self._first, self._started = state.rollout.row if state else 0, time.monotonic()
+        self._finished = sum(bool(plan.schedule[row].finished) for row in range(self._first))
 
     def __call__(self, glimpse: Glimpse) -> None:
         if self._on_progress is not None:
             elapsed = time.monotonic() - self._started
             rows, preview = len(self._plan.schedule), partial(self._preview, glimpse)
-            self._on_progress(Progress(glimpse.row + 1, rows, self._plan, elapsed, self._first, preview))
+            row = self._plan.schedule[glimpse.row]
+            step = 1 + max((row.levels[frame] for frame in glimpse.moved), default=0)
+            self._on_progress(
+                Progress(glimpse.row + 1, rows, self._plan, elapsed, self._finished + 1, step, self._first, preview)
+            )
+            self._finished += bool(row.finished)
         if self._control is not None:
             self._started += self._control.check()
 

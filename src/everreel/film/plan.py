@@ -88,13 +88,6 @@ class Plan:
         """Whether not all of the film is ever in sight at once, so that it may drift."""
         return self.schedule.longest_window < self.schedule.num_frames
 
-    @property
-    def rows_per_block(self) -> int:
-        """Rows between the end of one block and the end of the next."""
-        if self.num_blocks == 1:
-            return len(self.schedule)
-        return (len(self.schedule) - self.schedule.num_steps) // (self.num_blocks - 1)
-
     def describe(self) -> str:
         """One line for people."""
         request, pictures = self.request, 0 if self.ring else len(self.schedule.given)

@@ -82,7 +82,7 @@ def test_an_order_that_nothing_ends_is_made_endless_and_no_other_is(home, tmp_pa
 def test_the_outlook_of_an_endless_film_says_that_it_is_one(home):
     endless, usual = (home.jobs.outlook(make_order(**SMALL, endless=value), ANNA) for value in (True, False))
     assert endless.endless and "first" in endless.lines[0] and f"{endless.num_frames} frames" in endless.lines[0]
-    assert endless.num_frames == 480 and "blockwise" in endless.summary, "as its first 20 seconds are made"
+    assert endless.num_frames == 480 and "rolling" in endless.summary, "as its first 20 seconds are made"
     assert not usual.endless and not any("until it is stopped" in line for line in usual.lines)
 
 
