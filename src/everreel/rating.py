@@ -32,6 +32,9 @@ def make(
     ask: Annotated[str, typer.Option(help="scores, pairs or both.")] = "scores",
     axes: Annotated[str | None, typer.Option(help="As in motion_quality,overall; by default all.")] = None,
     medium: Annotated[str, typer.Option(help="t2v or i2v: which of the paper's tables is the one to see.")] = "t2v",
+    pictures: Annotated[
+        Path | None, typer.Option(help="A folder of the pictures that the films begin with, called as these are.")
+    ] = None,
     title: Annotated[str, typer.Option(help="What raters see at the top.")] = "Which films are good?",
     per_rater: Annotated[int | None, typer.Option(help="Prompts for each rater; by default all.")] = None,
     seed: Annotated[int, typer.Option(help="Of the order in which raters see them.")] = 0,
@@ -51,7 +54,9 @@ def make(
         checks=checks,
         prompts_per_rater=per_rater,
     )
-    made = make_study(study, _models(films), settings)
+    made = make_study(study, _models(films), settings, pictures)
+    if medium == "i2v" and pictures is None:
+        typer.echo("raters do not see what the films were to begin with; --pictures FOLDER shows it", err=True)
     for line in made.left_out:
         typer.echo(line, err=True)
     typer.echo(f"{len(made.prompts)} prompts, {len(made.models)} models: {', '.join(made.models)}; in {study}")

@@ -6,6 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
 from everreel.evaluate.bench.ratings import Ratings
 from everreel.evaluate.bench.study import StudySettings, make_study
 from tests.film.films import natural, write
@@ -34,11 +37,22 @@ def films(folder, models=("old", "new"), prompts=PROMPTS):
     return made
 
 
-def study_of(folder, models=("old", "new"), prompts=PROMPTS, **settings):
+def study_of(folder, models=("old", "new"), prompts=PROMPTS, pictures=None, **settings):
     """A study in a folder: its own folder, and the study."""
     settings.setdefault("kinds", ("scores", "pairs"))
     path = folder / "study"
-    return path, make_study(path, films(folder, models, prompts), StudySettings(**settings))
+    return path, make_study(path, films(folder, models, prompts), StudySettings(**settings), pictures)
+
+
+def pictures(folder):
+    """A folder of a picture a prompt, each of another colour, with words in it that nobody is to see."""
+    made = folder / "pictures"
+    made.mkdir()
+    for number in range(len(PROMPTS)):
+        words = PngInfo()
+        words.add_text("Comment", "secret words")
+        Image.new("RGB", (64, 36), (200, 40 * number, 60)).save(made / f"film-{number}.png", pnginfo=words)
+    return made
 
 
 def fake_study(folder, models, prompts, **settings):

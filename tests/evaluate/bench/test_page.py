@@ -10,7 +10,7 @@ import pytest
 
 from everreel.evaluate.bench import ratings
 from everreel.evaluate.bench.ratings import Ratings
-from tests.evaluate.bench.studies import PROMPTS, study_of
+from tests.evaluate.bench.studies import PROMPTS, pictures, study_of
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
@@ -158,6 +158,23 @@ def test_words_are_shown_as_words_and_films_play(tmp_path, visit):
         page.keyboard.press(" ")
         until(page, "[...document.querySelectorAll('video')].every((film) => film.paused)")
         expect(page, "#play", "Play")
+
+
+def test_the_picture_that_films_begin_with_stands_beside_the_words(tmp_path, visit):
+    folder, _ = study_of(tmp_path, kinds=("pairs",), pictures=pictures(tmp_path), medium="i2v")
+    with served(folder) as url:
+        page = visit(url)
+        join(page)
+        until(page, "document.querySelector('#picture').naturalWidth === 64")
+        expect(page, "#start", "begins with")
+
+
+def test_without_pictures_there_is_no_place_for_one(tmp_path, visit):
+    folder, _ = study_of(tmp_path, kinds=("scores",))
+    with served(folder) as url:
+        page = visit(url)
+        join(page)
+        playwright.expect(page.locator("#start")).to_be_hidden()
 
 
 def test_pairs_by_keys_are_what_was_on_that_side(tmp_path, visit):

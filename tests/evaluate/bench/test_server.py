@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import re
@@ -11,11 +12,12 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from everreel.evaluate.bench import ratings
 from everreel.evaluate.bench.ratings import Ratings
 from everreel.evaluate.bench.server import PAGE, Desk, bind, make_app
-from tests.evaluate.bench.studies import fake_study, nonce
+from tests.evaluate.bench.studies import fake_study, nonce, pictures, study_of
 
 KEY = "a-long-enough-key"
 
@@ -75,6 +77,25 @@ def test_nothing_that_reaches_a_browser_names_a_model_or_a_film(made):
     hidden = [film.id for film in study.films] + [film.digest for film in study.films] + [study.secret]
     hidden += ["Old One", "Newer", "of-old", "film-0", str(folder), "uvicorn"]
     assert not [word for word in hidden if word in seen]
+
+
+def test_a_picture_is_shown_to_those_who_are_asked_and_tells_nothing_else(tmp_path):
+    folder, study = study_of(tmp_path, kinds=("scores",), pictures=pictures(tmp_path), medium="i2v")
+    client = client_of(folder)
+    assert client.get("/picture/0").status_code == 404
+    told = joined(client)
+    (consistency,) = (axis for axis in told["axes"]["scores"] if axis["id"] == "consistency")
+    assert "Does it begin with the picture?" in consistency["hint"] and all(task["picture"] for task in told["tasks"])
+    colors = {prompt.text: number for number, prompt in enumerate(study.prompts)}
+    for task in told["tasks"]:
+        reply = client.get(f"/picture/{task['id']}")
+        image = Image.open(io.BytesIO(reply.content))
+        assert reply.headers["content-type"] == "image/jpeg" and b"secret" not in reply.content
+        assert abs(image.getpixel((9, 9))[1] - 40 * colors[task["prompt"]]) < 8
+    (tmp_path / "pictures" / "film-0.png").write_bytes(b"another")
+    first = next(task["id"] for task in told["tasks"] if colors[task["prompt"]] == 0)
+    reply = client.get(f"/picture/{first}")
+    assert reply.status_code == 410 and "missing or was changed" in reply.json()["error"]
 
 
 def test_the_same_film_has_the_same_headers_whoever_made_it_and_whenever(made):

@@ -1,12 +1,16 @@
 """Studies: films paired by name, prompts from wherever they stand, and nothing changes once ratings began."""
 
+import hashlib
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from everreel.evaluate.bench.found import find_films, model_name
 from everreel.evaluate.bench.ratings import Ratings
 from everreel.evaluate.bench.study import AXES, StudySettings, load_study, make_study
+from everreel.media import write_image
 from tests.evaluate.bench.studies import film, films, study_of
 from tests.film.films import natural, write
 
@@ -90,6 +94,40 @@ def test_films_may_move_with_their_study_and_the_study_is_the_same(tmp_path):
     paths = tuple(one.model_copy(update={"path": "elsewhere.mp4"}) for one in study.films)
     assert study.model_copy(update={"films": paths, "title": "Another"}).digest == study.digest
     assert study.model_copy(update={"seed": 1}).digest != study.digest
+
+
+def test_films_may_begin_with_pictures_that_are_called_as_they_are(tmp_path):
+    made = films(tmp_path)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    plain = make_study(tmp_path / "study", made, StudySettings())
+    with pytest.raises(ValueError, match=r"pictures = .*pictures: none is of a film of the study; film-2: is left out"):
+        make_study(tmp_path / "study", made, StudySettings(), pictures)
+    write_image(pictures / "film-0.png", np.full((8, 8, 3), 9, np.uint8))
+    (pictures / "film-1.jpg").write_bytes(b"no picture")
+    study = make_study(tmp_path / "study", made, StudySettings(medium="i2v"), pictures)
+    assert [prompt.start.path for prompt in study.prompts] == ["../pictures/film-0.png"]
+    lost = "\n".join(study.left_out)
+    assert "film-1: is left out: image = " in lost and "film-2: is left out: there is no film-2.png in " in lost
+    assert load_study(tmp_path / "study") == study and study.digest != plain.digest
+    moved = study.prompts[0].start.model_copy(update={"path": "elsewhere.png"})
+    other = moved.model_copy(update={"digest": "0"})
+    told = [
+        study.model_copy(update={"prompts": (study.prompts[0].model_copy(update={"start": start}),)}).digest
+        for start in (moved, other)
+    ]
+    assert told[0] == study.digest != told[1]
+    with pytest.raises(ValueError, match=r"pictures = nowhere: no such folder"):
+        make_study(tmp_path / "study", made, StudySettings(), Path("nowhere"))
+
+
+def test_a_study_without_pictures_is_what_it_was_before_there_were_any(tmp_path):
+    """Ratings are of a study by its digest: those of older versions still count."""
+    _, study = study_of(tmp_path)
+    told = json.loads(study.model_dump_json(exclude={"title": True, "left_out": True, "films": {"__all__": {"path"}}}))
+    assert all(prompt.pop("start") is None for prompt in told["prompts"])
+    before = json.dumps(told, separators=(",", ":"), ensure_ascii=False)
+    assert study.digest == hashlib.sha256(before.encode()).hexdigest()[:16]
 
 
 def test_a_study_with_ratings_does_not_change(tmp_path):

@@ -9,6 +9,7 @@ length, and only a rater who is asked about it can know its address.
 
 import asyncio
 import hmac
+import io
 import json
 import os
 import socket
@@ -17,11 +18,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from everreel import web
 from everreel.evaluate.bench.found import PLAYABLE, digest_of
 from everreel.evaluate.bench.ratings import NameTaken, RaterLog, Ratings
 from everreel.evaluate.bench.study import PAIR_AXES, Film, Study, load_study
 from everreel.evaluate.bench.tasks import Task
+from everreel.media import read_image
 
 try:
     from fastapi import FastAPI, Request, Response
@@ -32,6 +36,7 @@ except ImportError as error:
 
 LOOPBACK = (*web.LOOPBACK, "[::1]")
 LONGEST_BODY = 16384
+LARGEST_PICTURE = 1280  # pixels of its longer side, as it is shown
 PAGE = {
     "/": ("rate.html", "text/html"),
     "/rate.js": ("rate.js", "text/javascript"),
@@ -39,7 +44,7 @@ PAGE = {
 }
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; media-src 'self'; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -104,6 +109,24 @@ class Desk:
         if not self._is_as_it_was(film, path):
             raise ValueError("this film is missing or was changed since the study was made")
         return path
+
+    def picture(self, task: str) -> bytes:
+        """What a task's films begin with, as a JPEG of which nothing tells what file it was.
+
+        Raises:
+            KeyError: there is no such task, or its films begin with none.
+            ValueError: it is gone, or is another than it was.
+        """
+        start = self.study.prompts[self._asked[task].prompt].start
+        if start is None:
+            raise KeyError(task)
+        path = self.folder / start.path
+        if not path.is_file() or digest_of(path) != start.digest:
+            raise ValueError("this picture is missing or was changed since the study was made")
+        image, shown = Image.fromarray(read_image(path)), io.BytesIO()
+        image.thumbnail((LARGEST_PICTURE, LARGEST_PICTURE))
+        image.save(shown, "JPEG", quality=90)
+        return shown.getvalue()
 
     def lost_films(self) -> Iterable[str]:
         """The films that are missing or have another length, by path: quick, for the start."""
@@ -215,6 +238,16 @@ def _add_films(app: FastAPI, desk: Desk) -> None:
         told["Cache-Control"] = "private, max-age=86400"
         return FileResponse(path, headers=told, media_type=PLAYABLE[path.suffix.lower()], stat_result=found)
 
+    @app.api_route("/picture/{task}", methods=["GET", "HEAD"])
+    async def picture(task: str) -> Response:
+        try:
+            shown = await asyncio.to_thread(desk.picture, task)
+        except KeyError:
+            raise Refused(404, "there is no such picture") from None
+        except (ValueError, OSError) as error:
+            raise Refused(410, str(error) if isinstance(error, ValueError) else "this picture is missing") from None
+        return Response(shown, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
+
 
 def _add_ratings(app: FastAPI, desk: Desk) -> None:
     study = desk.study
@@ -240,8 +273,10 @@ def _add_ratings(app: FastAPI, desk: Desk) -> None:
     @app.get("/api/tasks")
     def tasks(request: Request) -> dict[str, Any]:
         rater = _rater(desk, request)
+        begun = any(prompt.start for prompt in study.prompts)
+        hints = {**HINTS, "consistency": HINTS["consistency"] + " Does it begin with the picture?" * begun}
         axes = {
-            kind: [{"id": axis, "name": PAIR_AXES[axis], "hint": HINTS[axis]} for axis in study.axes_of(kind)]
+            kind: [{"id": axis, "name": PAIR_AXES[axis], "hint": hints[axis]} for axis in study.axes_of(kind)]
             for kind in study.kinds
         }
         answers = {
@@ -272,8 +307,9 @@ def _add_ratings(app: FastAPI, desk: Desk) -> None:
 
 def _shown(study: Study, task: Task) -> dict[str, Any]:
     """What the page is told of a task: no film's own name, and nothing of models."""
-    text = study.prompts[task.prompt].text
-    return {"id": task.id, "kind": task.kind, "films": len(task.films), "prompt": text, "check": task.check}
+    prompt = study.prompts[task.prompt]
+    shown = {"id": task.id, "kind": task.kind, "films": len(task.films), "prompt": prompt.text, "check": task.check}
+    return {**shown, "picture": prompt.start is not None}
 
 
 def _rater(desk: Desk, request: Request) -> RaterLog:

@@ -13,16 +13,17 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from everreel.data.sources import Skipped
-from everreel.evaluate.bench.found import Found, find_films
+from everreel.evaluate.bench.found import Found, digest_of, find_films
 from everreel.evaluate.films import write_text
+from everreel.media import read_image
 
 Kind = Literal["scores", "pairs"]
 Medium = Literal["t2v", "i2v"]
@@ -37,6 +38,15 @@ AXES = {
 OVERALL = "overall"
 PAIR_AXES = {**AXES, OVERALL: "Overall"}
 FILE, RATINGS = "study.json", "ratings"
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class Start(BaseModel):
+    """The picture that films begin with. `path` is seen from the study's folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    path: str
+    digest: str
 
 
 class Prompt(BaseModel):
@@ -45,6 +55,7 @@ class Prompt(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     key: str
     text: str
+    start: Start | None = None
 
 
 class Film(BaseModel):
@@ -86,7 +97,10 @@ class Study(BaseModel):
     @property
     def digest(self) -> str:
         """What tells this study from one with other films or rules; where its films lie is no part of it."""
-        content = self.model_dump_json(exclude={"title": True, "left_out": True, "films": {"__all__": {"path"}}})
+        start: Any = {"start": {"path"}} if any(prompt.start for prompt in self.prompts) else {"start"}
+        content = self.model_dump_json(
+            exclude={"title": True, "left_out": True, "films": {"__all__": {"path"}}, "prompts": {"__all__": start}}
+        )
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -104,10 +118,16 @@ class StudySettings:
     prompts_per_rater: int | None = None
 
 
-def make_study(folder: Path, models: Mapping[str, Path], settings: StudySettings) -> Study:
+def make_study(
+    folder: Path, models: Mapping[str, Path], settings: StudySettings, pictures: Path | None = None
+) -> Study:
     """Write `study.json` for the films that lie in a folder a model, paired by their names.
 
     A prompt that one of the models has no film of is left out for all, and named in `left_out`.
+
+    Args:
+        pictures: a folder of the pictures that the films begin with, called as these are; a prompt without one is left
+            out too.
 
     Raises:
         ValueError: a setting is wrong, a folder has no films, two folders have no film in common, or the study's folder
@@ -118,6 +138,11 @@ def make_study(folder: Path, models: Mapping[str, Path], settings: StudySettings
     old = _there(folder)
     found, left_out = _find(models)
     prompts, gone = _pair(found)
+    if pictures is not None and prompts:
+        prompts, without = _begun(prompts, pictures, folder)
+        gone += without
+        if not prompts:
+            raise ValueError(f"pictures = {pictures}: none is of a film of the study; {gone[-1]}")
     if not prompts:
         least = min(found, key=lambda model: len(found[model]))
         why = f"; {(left_out + gone)[0]}" if left_out + gone else ""
@@ -128,7 +153,7 @@ def make_study(folder: Path, models: Mapping[str, Path], settings: StudySettings
             id=opaque(secret, model, prompt.key),
             model=model,
             prompt=number,
-            path=Path(os.path.relpath(film.path.resolve(), folder.resolve())).as_posix(),
+            path=_seen_from(folder, film.path),
             num_bytes=film.num_bytes,
             digest=film.digest,
         )
@@ -173,6 +198,10 @@ def load_study(folder: Path) -> Study:
 def opaque(secret: str, *words: str) -> str:
     """A name that tells nothing to those who do not know the secret, the same for the same words."""
     return hmac.new(secret.encode(), "\0".join(words).encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def _seen_from(folder: Path, path: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
 def _check(settings: StudySettings, models: Mapping[str, Path]) -> None:
@@ -232,6 +261,25 @@ def _pair(found: Mapping[str, Mapping[str, Found]]) -> tuple[list[Prompt], list[
         else:
             prompts.append(Prompt(key=key, text=texts[0]))
     return prompts, gone
+
+
+def _begun(prompts: Sequence[Prompt], pictures: Path, folder: Path) -> tuple[list[Prompt], list[Skipped]]:
+    """The prompts with the pictures that their films begin with, and those of which there is none that can be shown."""
+    if not pictures.is_dir():
+        raise ValueError(f"pictures = {pictures}: no such folder; one of pictures called as the films are works")
+    begun, gone = [], []
+    for prompt in prompts:
+        there = [path for ending in PICTURES if (path := pictures / f"{prompt.key}{ending}").is_file()]
+        try:
+            if not there:
+                raise ValueError(f"there is no {prompt.key}.png in {pictures}")
+            read_image(there[0])
+        except (ValueError, OSError) as error:
+            gone.append(Skipped(prompt.key, f"is left out: {error}"))
+            continue
+        start = Start(path=_seen_from(folder, there[0]), digest=digest_of(there[0]))
+        begun.append(prompt.model_copy(update={"start": start}))
+    return begun, gone
 
 
 def _valid(record: object, path: Path) -> Study:

@@ -18,7 +18,7 @@ const RETRY = { first: 1000, longest: 30000 };
 let study = null;      // {title, study}
 let rater = null;      // {name, code}
 let axes = {};         // by kind: [{id, name, hint}]
-let tasks = [];        // in order: {id, kind, films, prompt, check}
+let tasks = [];        // in order: {id, kind, films, prompt, check, picture}
 let answers = new Map();  // task → {axis: value}, or null for a film that does not play; the last answered is the last
 let queue = [];
 let joining = false;
@@ -252,6 +252,7 @@ function show() {
   showOnly("task");
   showSaved();
   $("prompt").textContent = current.prompt;
+  showPicture();
   showCheck();
   showRows();
   showFilms();
@@ -260,6 +261,12 @@ function show() {
   // Away from the button that was pressed, so that Enter does not press it again, and to what is read first.
   $("prompt").focus({ preventScroll: true });
   window.scrollTo(0, 0);
+}
+
+function showPicture() {
+  $("start").hidden = !current.picture;
+  if (current.picture) $("picture").src = `picture/${current.id}`;
+  else $("picture").removeAttribute("src");
 }
 
 function showSaved() {
