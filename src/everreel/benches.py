@@ -60,12 +60,13 @@ def vbench_films(
 ) -> None:
     """Make the films that the suite asks for, called as it finds them; stopped, the same command goes on."""
     from everreel.evaluate.films import Making
-    from everreel.evaluate.vbench.films import SuiteFilms
+    from everreel.evaluate.vbench.films import SuiteFilms, check_asked
     from everreel.evaluate.vbench.prompts import read_prompts, select
 
     if longer is not None and enhance is not None:
         raise ValueError(f"longer = {longer}: is what --enhance makes of the prompts; leave out one of them")
     chosen, card = select(read_prompts(prompts, longer), _names(dimensions), num_prompts), model.card()
+    check_asked(card, seeds)
     if enhance is not None:
         chosen = _enhanced(chosen, enhance, card, output)
     making = Making(

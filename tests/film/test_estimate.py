@@ -40,6 +40,11 @@ def test_work_grows_as_it_does():
     assert cost().seconds < cost(**skips).seconds < 1.5 * cost().seconds
     long = {"num_frames": 1457, "schedule": "blockwise"}  # rows that are branches of their own need not be kept in step
     assert cost(**long, **skips, guidance_until=0.5).seconds < cost(**long, guidance_until=0.5).seconds
+    blocks = {
+        "num_frames": 1457,
+        "schedule": "blockwise",
+    }  # its sink is some of what is looked back at
+    assert cost(**blocks).seconds == pytest.approx(cost(**blocks, sink=0).seconds, rel=0.02)
     assert cost(num_frames=1457).seconds > 10 * film.seconds / 2  # blocks with a cache do less each
     assert cost(num_frames=2897, schedule="windows").seconds == pytest.approx(
         2 * cost(num_frames=1457, schedule="windows").seconds, rel=0.05

@@ -204,6 +204,9 @@ def test_a_student_streams_from_its_first_frame(tiny_folder, tmp_path):
     plan = make_plan(make_request(prompt="a red fox", num_frames=41), options.card())
     assert plan.mode.startswith("blockwise (blocks of 5") and plan.num_blocks == 3 and plan.remembers
     assert plan.request.num_inference_steps == 3 and plan.request.shift == 2.5
+    fast = find_model("tiny-fast")  # which is the same made of tiny
+    made = model_options(model="tiny", lora=[str(fast.lora)]).card()
+    assert (made.sink, made.addnoise_condition, made.streams) == (fast.sink, fast.addnoise_condition, True)
     pipe, plain = (
         VideoPipeline.load(options),
         VideoPipeline.load(model_options(model=str(tiny_folder), lora=[str(path)])),

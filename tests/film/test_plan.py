@@ -101,9 +101,9 @@ def test_the_schedule_that_is_chosen(options, mode):
             "6 windows, 25 blocks of 30 steps, 275 denoising passes",
         ),
         ({"num_frames": 33, "schedule": "windows"}, "1 window, 1 block of 30 steps, 30 denoising passes"),
-        ({"loop": True}, "5 blocks of 30 steps, 90 denoising passes after those of its opening"),
+        ({"loop": True, "schedule": "rolling"}, "5 blocks of 30 steps, 90 denoising passes after those of its opening"),
         (
-            {"loop": True, "schedule": "blockwise"},
+            {"loop": True},
             "2 blocks of 30 steps, 60 denoising passes after those of its opening",
         ),
     ],

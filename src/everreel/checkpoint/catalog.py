@@ -145,6 +145,10 @@ _TINY = ModelCard(
     sink=10,
     anchor_color=1.0,
 )
+# How a student of few steps is served: block by block, as it was trained, with what was measured so.
+STREAMED: Mapping[str, Any] = {"sink": 5, "addnoise_condition": 20.0}
+# Of films that were begun before long ones rolled; they go on as they were begun.
+BLOCKWISE: Mapping[str, Any] = {"schedule": "blockwise", **STREAMED}
 # The same weights and a LoRA that makes a student of few steps of them.
 _TINY_FAST = replace(
     _TINY,
@@ -154,9 +158,7 @@ _TINY_FAST = replace(
     num_inference_steps=4,
     solver="euler",
     streams=True,
-    # As the student was measured, block by block.
-    sink=5,
-    addnoise_condition=20.0,
+    **STREAMED,
 )
 _DF_1B = ModelCard(
     name="DF-1.3B-540P",

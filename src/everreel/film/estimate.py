@@ -246,7 +246,7 @@ def _work(plan: Plan, card: ModelCard) -> float:
     work = len(plan.schedule) * sum(sampled) / len(sampled)
     if plan.remembers:  # each block once more when it is finished, so that it is kept
         per_frame, rows = plan.shape.tokens_per_frame, branches(plan.schedule[0])
-        keys = plan.schedule.longest_window * per_frame
+        keys = (plan.schedule.longest_window + plan.sink) * per_frame
         work += plan.num_blocks * rows * _operations(plan.shape.frames * per_frame // plan.num_blocks, keys, card)
     return work
 
@@ -258,6 +258,7 @@ def _row_work(row: Row, plan: Plan, card: ModelCard) -> float:
     fresh = seen
     if plan.remembers and not row.ahead:
         fresh = sum(level < plan.schedule.num_steps for level in row.levels)
+        seen += min(plan.sink, row.window[0])
     return _operations(fresh * per_frame, seen * per_frame, card)
 
 

@@ -54,6 +54,8 @@ class Maker:
     """The other `ModelOptions` that were given."""
     placement: Mapping[str, Any] = field(default_factory=dict)
     """What of `Placement` is not said by these."""
+    rules: int = 1
+    """Of which time the model's defaults were, see `ModelOptions.rules`; the first ones were not written down."""
 
 
 @dataclass(frozen=True)
@@ -302,7 +304,10 @@ def _journal(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Journal
         seam = facts["source"]["seam"]
         found = {"path": Path(facts["source"]["path"]), "seam": Seam.of(seam) if seam else None}
         source = Source(**{**facts["source"], **found})
-    request = make_request(**facts["request"])
+    asked = facts["request"]
+    if maker.rules < 2 and asked["schedule"] == "rolling" and asked["cache"] is None:  # which then was without
+        asked = {**asked, "cache": False}
+    request = make_request(**asked)
     return Journal(request, maker, beginning, state, facts["num_bytes"], facts["frames_before"], source)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
-from everreel.checkpoint.catalog import ModelCard, find_model, published
+from everreel.checkpoint.catalog import BLOCKWISE, STREAMED, ModelCard, find_model, published
 from everreel.checkpoint.configs import Kind
 from everreel.film.request import checked
 from everreel.model.config import AttentionKernel, Quantization, TransformerConfig
@@ -34,6 +34,9 @@ def _memory(text: str | None) -> str | None:
     if text is not None:
         parse_memory(text)
     return text
+
+
+RULES = 2  # 1 is of the time when long films of the embedded model were made block by block
 
 
 class ModelOptions(BaseModel):
@@ -58,6 +61,7 @@ class ModelOptions(BaseModel):
     attention: AttentionKernel = Field("auto", description="auto, sdpa, flash, sage, cudnn or flex.")
     compile: bool = Field(False, description="Let torch compile the transformer: slower to start, then faster.")
 
+    _rules: int = PrivateAttr(RULES)
     _settled: bool = PrivateAttr(False)  # the type is what suits the device, and nobody asked for it
 
     @field_validator("lora")
@@ -76,9 +80,22 @@ class ModelOptions(BaseModel):
         card = find_model(self.model, here=here, kind=self.kind, otherwise=otherwise)
         for preset in self._presets():
             settings = vars(preset) | {"name": card.name}
+            if preset.streams and card.schedule == "rolling":
+                settings |= STREAMED
             # A model that makes all frames at once cannot be made to stream by settings.
             card = replace(card, **settings if card.forcing else settings | {"solver": card.solver, "streams": False})
-        return card
+        return replace(card, **BLOCKWISE) if self._rules < 2 and card.schedule == "rolling" else card
+
+    @property
+    def rules(self) -> int:
+        """Of which time the model's defaults are: `RULES` are today's."""
+        return self._rules
+
+    def of_rules(self, rules: int) -> ModelOptions:
+        """The same with the defaults of a time, for films that were begun then."""
+        options = self.model_copy()
+        options._rules = rules
+        return options
 
     def source(self, card: ModelCard) -> Source:
         """Where the parts of the model are.

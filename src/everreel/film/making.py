@@ -182,7 +182,8 @@ def options_of(maker: Maker) -> ModelOptions:
     Raises:
         ValueError: a LoRA of it is gone.
     """
-    return model_options(model=maker.model, device=maker.device, dtype=maker.dtype, **maker.options)
+    options = model_options(model=maker.model, device=maker.device, dtype=maker.dtype, **maker.options)
+    return options.of_rules(maker.rules)
 
 
 def go_on_with(pipe: VideoPipeline, journal: Journal, request: VideoRequest, told: bool = True) -> Journal:
@@ -395,4 +396,5 @@ def maker_for(card: ModelCard, options: ModelOptions) -> Maker:
         dtype=options.dtype,
         threads=torch.get_num_threads(),
         options=options.others(),
+        rules=options.rules,
     )

@@ -11,7 +11,7 @@ import atexit
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -70,8 +70,8 @@ class Progress:
     first_row: int = 0
     """Rows that were done before this run."""
     preview: Callable[[], Pixels] = lambda: NOTHING
-    """Decodes what is in the making, (T, H, W, 3) uint8, as clear as it can be guessed now: a block's frames, or those
-    of all blocks that moved in this row. It takes as long as decoding them; call it before the next row begins."""
+    """Decodes what is finished next, (T, H, W, 3) uint8, as clear as it can be guessed now. It takes as long as
+    decoding it; call it before the next row begins."""
 
     @property
     def remaining(self) -> float:
@@ -97,9 +97,10 @@ class _Watch:
     def __call__(self, glimpse: Glimpse) -> None:
         if self._on_progress is not None:
             elapsed = time.monotonic() - self._started
-            rows, preview = len(self._plan.schedule), partial(self._preview, glimpse)
-            row = self._plan.schedule[glimpse.row]
+            rows, row = len(self._plan.schedule), self._plan.schedule[glimpse.row]
             step = 1 + max((row.levels[frame] for frame in glimpse.moved), default=0)
+            front = tuple(frame for frame in glimpse.moved if row.levels[frame] == step - 1)
+            preview = partial(self._preview, replace(glimpse, moved=front))
             self._on_progress(
                 Progress(glimpse.row + 1, rows, self._plan, elapsed, self._finished + 1, step, self._first, preview)
             )

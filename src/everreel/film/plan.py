@@ -274,7 +274,7 @@ class _Cut:
 
     def make(self) -> _Made:
         """As asked, else all at once where it fits a window, else as the model recommends."""
-        request, how = self.request, _how(self.request, self.card, self.frames > self.window)
+        request, how = self.request, _how(self.request, self.card, self.frames > self.window, self._sees_ahead)
         if request.blend_overlap and how != "one window" and (how != "windows" or self._join == "carry"):
             raise RequestError(
                 "blend_overlap = True: goes with windows whose pixels are encoded again; try join reencode"
@@ -289,6 +289,11 @@ class _Cut:
         if request.sink and not cached:
             raise RequestError(f"sink = {request.sink}: is kept in a cache; give cache as well")
         return self._blockwise(cached) if how == "blockwise" else self._rolling(cached)
+
+    @property
+    def _sees_ahead(self) -> bool:
+        """Whether a frame is given behind one that is to be made."""
+        return len(self.given) != max(self.given, default=-1) + 1
 
     @property
     def _steps(self) -> int:
@@ -356,7 +361,7 @@ class _Cut:
 
     def _blockwise(self, cached: bool) -> _Made:
         window, block, listed = self.window, self.block, _listed(self.sizes)
-        if len(self.sizes) > 1 and len(self.given) != max(self.given, default=-1) + 1:
+        if len(self.sizes) > 1 and self._sees_ahead:
             rule = "blocks of several sizes do not see a picture ahead of them when they are made one after the other"
             raise RequestError(f"causal_block_size = {listed}: {rule}; nearest that works: {block}, or give ar_step")
         sink = self._sink(window - block) if cached else 0
@@ -466,7 +471,7 @@ def _overlap(request: VideoRequest, window: int) -> int:
     return latent_frames(asked)
 
 
-def _how(request: VideoRequest, card: ModelCard, long: bool) -> str:
+def _how(request: VideoRequest, card: ModelCard, long: bool, sees_ahead: bool) -> str:
     """The way a film is made: as asked, else all at once where it fits a window, else as the model recommends."""
     if not card.forcing:
         return "one window"
@@ -479,7 +484,9 @@ def _how(request: VideoRequest, card: ModelCard, long: bool) -> str:
         return "windows"
     if request.ar_step:
         return "rolling"
-    return card.schedule if request.causal_block_size is None and not streams else "blockwise"
+    # What leads up to a picture is one long block there, which sees it in every step; where a film rolls, it would not.
+    blocks = request.causal_block_size is not None or streams or (sees_ahead and card.schedule == "rolling")
+    return "blockwise" if blocks else card.schedule
 
 
 def _can_do_it(card: ModelCard) -> str:

@@ -96,6 +96,8 @@ def test_a_picture_is_shown_to_those_who_are_asked_and_tells_nothing_else(tmp_pa
     first = next(task["id"] for task in told["tasks"] if colors[task["prompt"]] == 0)
     reply = client.get(f"/picture/{first}")
     assert reply.status_code == 410 and "missing or was changed" in reply.json()["error"]
+    (lost,) = Desk(folder).lost_films()
+    assert lost == "../pictures/film-0.png: is missing or was changed since the study was made"
 
 
 def test_the_same_film_has_the_same_headers_whoever_made_it_and_whenever(made):

@@ -103,10 +103,10 @@ def test_films_may_begin_with_pictures_that_are_called_as_they_are(tmp_path):
     plain = make_study(tmp_path / "study", made, StudySettings())
     with pytest.raises(ValueError, match=r"pictures = .*pictures: none is of a film of the study; film-2: is left out"):
         make_study(tmp_path / "study", made, StudySettings(), pictures)
-    write_image(pictures / "film-0.png", np.full((8, 8, 3), 9, np.uint8))
+    write_image(pictures / "film-0.PNG", np.full((8, 8, 3), 9, np.uint8))
     (pictures / "film-1.jpg").write_bytes(b"no picture")
     study = make_study(tmp_path / "study", made, StudySettings(medium="i2v"), pictures)
-    assert [prompt.start.path for prompt in study.prompts] == ["../pictures/film-0.png"]
+    assert [prompt.start.path for prompt in study.prompts] == ["../pictures/film-0.PNG"]
     lost = "\n".join(study.left_out)
     assert "film-1: is left out: image = " in lost and "film-2: is left out: there is no film-2.png in " in lost
     assert load_study(tmp_path / "study") == study and study.digest != plain.digest

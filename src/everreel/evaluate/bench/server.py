@@ -129,13 +129,17 @@ class Desk:
         return shown.getvalue()
 
     def lost_films(self) -> Iterable[str]:
-        """The films that are missing or have another length, by path: quick, for the start."""
+        """The films that are missing or have another length, by path, and pictures: quick, for the start."""
         for film in self.study.films:
             path = self.folder / film.path
             if not path.is_file():
                 yield f"{film.path}: is missing"
             elif path.stat().st_size != film.num_bytes:
                 yield f"{film.path}: was changed since the study was made"
+        for start in filter(None, (prompt.start for prompt in self.study.prompts)):
+            path = self.folder / start.path
+            if not path.is_file() or digest_of(path) != start.digest:
+                yield f"{start.path}: is missing or was changed since the study was made"
 
     def _know(self, rater: RaterLog) -> None:
         self._raters[rater.header.code] = rater

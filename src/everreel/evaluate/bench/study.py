@@ -268,16 +268,18 @@ def _begun(prompts: Sequence[Prompt], pictures: Path, folder: Path) -> tuple[lis
     if not pictures.is_dir():
         raise ValueError(f"pictures = {pictures}: no such folder; one of pictures called as the films are works")
     begun, gone = [], []
+    files = [path for path in sorted(pictures.rglob("*")) if path.suffix.lower() in PICTURES and path.is_file()]
+    there = {path.relative_to(pictures).with_suffix("").as_posix(): path for path in files}
     for prompt in prompts:
-        there = [path for ending in PICTURES if (path := pictures / f"{prompt.key}{ending}").is_file()]
         try:
-            if not there:
+            if prompt.key not in there:
                 raise ValueError(f"there is no {prompt.key}.png in {pictures}")
-            read_image(there[0])
+            read_image(there[prompt.key])
         except (ValueError, OSError) as error:
             gone.append(Skipped(prompt.key, f"is left out: {error}"))
             continue
-        start = Start(path=_seen_from(folder, there[0]), digest=digest_of(there[0]))
+        path = there[prompt.key]
+        start = Start(path=_seen_from(folder, path), digest=digest_of(path))
         begun.append(prompt.model_copy(update={"start": start}))
     return begun, gone
 

@@ -64,11 +64,7 @@ class SuiteFilms:
         seed: int = 0,
         loras: Sequence[tuple[Path, float]] = (),
     ) -> None:
-        if card.image:
-            raise ValueError(f"model = {card.name}: begins with a picture, and these prompts have none; a T2V works")
-        if seeds is not None and not 1 <= seeds <= FLICKERING_SEEDS:
-            nearest = min(max(seeds, 1), FLICKERING_SEEDS)
-            raise ValueError(f"seeds = {seeds}: must lie in 1..{FLICKERING_SEEDS}; nearest that works: {nearest}")
+        check_asked(card, seeds)
         assert prompts
         self.output, self.prompts, self.notes = Path(output), list(prompts), tuple(renamed(prompts))
         self.films: list[Film] = []
@@ -139,6 +135,15 @@ class SuiteFilms:
             if other != prompt.stem:
                 reason = f"its disk does not tell {other!r} from {prompt.stem!r}"
                 raise ValueError(f"output = {self.output}: {reason}; give a folder on a disk that does")
+
+
+def check_asked(card: ModelCard, seeds: int | None) -> None:
+    """Refuse models and numbers of which there can be no films. Raises: ValueError."""
+    if card.image:
+        raise ValueError(f"model = {card.name}: begins with a picture, and these prompts have none; a T2V works")
+    if seeds is not None and not 1 <= seeds <= FLICKERING_SEEDS:
+        nearest = min(max(seeds, 1), FLICKERING_SEEDS)
+        raise ValueError(f"seeds = {seeds}: must lie in 1..{FLICKERING_SEEDS}; nearest that works: {nearest}")
 
 
 def listed_films(folder: Path) -> list[Listed]:

@@ -48,7 +48,8 @@ class Models:
         options = self.served[name]
         if self._loaded and self._loaded[0] == name:
             pipe = self._loaded[1]
-            if plan is None or suits(pipe.placement, options, pipe.card, plan):
+            today = pipe.options is None or pipe.options.rules == options.rules
+            if today and (plan is None or suits(pipe.placement, options, pipe.card, plan)):
                 return pipe
         self._loaded = None  # its memory is needed first
         self._loaded = name, VideoPipeline.load(options, plan)

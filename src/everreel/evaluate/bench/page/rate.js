@@ -265,8 +265,8 @@ function show() {
 
 function showPicture() {
   $("start").hidden = !current.picture;
+  $("picture").removeAttribute("src");  // so that nobody sees the last one while the next comes
   if (current.picture) $("picture").src = `picture/${current.id}`;
-  else $("picture").removeAttribute("src");
 }
 
 function showSaved() {
@@ -532,6 +532,7 @@ $("answers").addEventListener("submit", submit);
 $("undo").addEventListener("click", undo);
 $("play").addEventListener("click", togglePlay);
 $("seek").addEventListener("input", seek);
+$("picture").addEventListener("error", () => alertUser("The picture that this film was to begin with cannot be shown."));
 document.addEventListener("keydown", pressed);
 window.addEventListener("online", send);
 window.addEventListener("beforeunload", (event) => { if (queue.length) event.preventDefault(); });
