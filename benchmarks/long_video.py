@@ -13,12 +13,14 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks import promises
 from benchmarks.length import FPS, Frames, ends
@@ -34,6 +36,7 @@ from everreel.film.plan import make_plan
 from everreel.film.request import make_request
 from everreel.media import contact_sheet, write_image
 from everreel.memory import keep_freed_memory
+from everreel.train.pool import done
 from everreel.train.progress import draw_lines
 from everreel.world.render import render
 
@@ -89,6 +92,11 @@ class Measured:
     pictures: list[Frames] = field(default_factory=list)
     """Of each film some frames, evenly spread."""
 
+    def add(self, other: Measured) -> None:
+        """Other films, made in the same way."""
+        for each in fields(self):
+            getattr(self, each.name).extend(getattr(other, each.name))
+
     def drift(self, name: str) -> float:
         """The median of how far a measure goes in `DRIFT_SECONDS`, whichever way, as a share of itself."""
         return float(np.nanmedian([abs(meter.drift(name, FPS, DRIFT_SECONDS)) for meter in self.meters]))
@@ -117,24 +125,42 @@ class Setting:
     ways: tuple[str, ...] = tuple(WAYS)
 
 
-def run(setting: Setting) -> dict[str, Measured]:
-    """Make and measure the films of every way, and the drawings."""
-    pipe = VideoPipeline.from_pretrained(setting.model, device="cpu")
-    critic = load_critic(shipped_critic())
+Film = dict[str, Measured]  # of one prompt, in every way
+
+
+def run(setting: Setting, processes: int = 1) -> dict[str, Measured]:
+    """Make and measure the films of every way, and the drawings; the prompts are divided among the processes."""
     measured: dict[str, Measured] = {name: Measured() for name in (*setting.ways, DRAWN)}
-    for number, prompt in enumerate(held_out_prompts(setting.num_films)):
-        for name in setting.ways:
-            say(f"{name}, film {number + 1} of {setting.num_films}: {prompt.text}")
-            request = make_request(
-                prompt=prompt.text, num_frames=setting.num_frames, num_inference_steps=setting.steps, seed=number,
-                **WAYS[name],
-            )  # fmt: skip
-            schedule = make_plan(request, pipe.card).schedule
-            blocks = (block.frames for block in pipe.stream(request))
-            _take(measured[name], blocks, schedule, critic, prompt, setting.num_frames)
-        drawing = _drawn(prompt, setting.num_frames, pipe.card.height, pipe.card.width)
-        _take(measured[DRAWN], drawing, None, critic, prompt, setting.num_frames)
+    threads = max(1, torch.get_num_threads() // processes)
+    films = dict(done(partial(_begin, setting), range(setting.num_films), processes, threads))
+    for number in sorted(films):
+        for name, film in films[number].items():
+            measured[name].add(film)
     return measured
+
+
+def _begin(setting: Setting) -> Callable[[int], tuple[int, Film]]:
+    """Of one process: its model and its critic."""
+    keep_freed_memory()
+    pipe = VideoPipeline.from_pretrained(setting.model, device="cpu")
+    return partial(_film, setting, pipe, load_critic(shipped_critic()))
+
+
+def _film(setting: Setting, pipe: VideoPipeline, critic: Critic, number: int) -> tuple[int, Film]:
+    prompt = held_out_prompts(setting.num_films)[number]
+    found: Film = {name: Measured() for name in (*setting.ways, DRAWN)}
+    for name in setting.ways:
+        say(f"{name}, film {number + 1} of {setting.num_films}: {prompt.text}")
+        request = make_request(
+            prompt=prompt.text, num_frames=setting.num_frames, num_inference_steps=setting.steps, seed=number,
+            **WAYS[name],
+        )  # fmt: skip
+        schedule = make_plan(request, pipe.card).schedule
+        blocks = (block.frames for block in pipe.stream(request))
+        _take(found[name], blocks, schedule, critic, prompt, setting.num_frames)
+    drawing = _drawn(prompt, setting.num_frames, pipe.card.height, pipe.card.width)
+    _take(found[DRAWN], drawing, None, critic, prompt, setting.num_frames)
+    return number, found
 
 
 def _take(
@@ -175,9 +201,9 @@ def page(
     default: str,
     promised: Sequence[promises.Line],
     command: str,
-    busy: bool = False,
+    processes: int = 1,
 ) -> str:
-    """docs/long-video.md; `default` is the way that a film is made where nothing is asked, `busy` a machine's state."""
+    """docs/long-video.md; `default` is the way that a film is made where nothing is asked."""
     lines = [
         "# Long films",
         "",
@@ -193,11 +219,9 @@ def page(
         "row is the film world's own drawing of the same scenes: their cameras move and their light does not, so it is "
         "what drift by content alone looks like."
     )
-    if busy:
-        lines += [
-            "",
-            *paragraph("The seconds are of a machine that did other work beside and are no measure of speed."),
-        ]
+    if processes > 1:
+        told = f"Films were made in {processes} processes side by side: their seconds are no measure of speed."
+        lines += ["", *paragraph(told)]
     for setting, measured in runs:
         lines += ["", f"## {setting.num_frames} frames, {setting.num_films} prompts, {setting.steps} steps", ""]
         lines += table(
@@ -285,20 +309,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=6, help="denoising steps")
     parser.add_argument("--kills", type=int, default=20, help="films that are killed and resumed")
     parser.add_argument("--promises", default=True, action=argparse.BooleanOptionalAction, help="ends, loops, memory")
-    parser.add_argument("--busy", action="store_true", help="say that the machine does other work beside")
+    parser.add_argument("--processes", type=int, default=1, help="prompts side by side")
     parser.add_argument("--output", type=Path, default=PAGE, help="the page; its pictures lie beside it")
     options = parser.parse_args(arguments)
     keep_freed_memory()
     settings = [Setting(options.model, options.num_films, 481, options.steps)]
-    runs: list[tuple[Setting, Mapping[str, Measured]]] = [(settings[0], run(settings[0]))]
+    runs: list[tuple[Setting, Mapping[str, Measured]]] = [(settings[0], run(settings[0], options.processes))]
     default = default_way(options.model)
     if options.long_films:
         best = next(name for name in ranked(runs[0][1]) if name != default)
         long = Setting(options.model, options.long_films, 1457, options.steps, (default, best))
-        runs.append((long, run(long)))
+        runs.append((long, run(long, options.processes)))
     promised = promises.run(options.model, options.steps, options.kills) if options.promises else []
     command = f"python -m benchmarks.long_video {shlex.join(arguments)}".strip()
-    options.output.write_text(page(runs, default, promised, command, options.busy), encoding="utf-8")
+    options.output.write_text(page(runs, default, promised, command, options.processes), encoding="utf-8")
     for setting, measured in runs:
         draw(options.output.parent, setting, measured)
     say(f"wrote {options.output}")

@@ -47,7 +47,7 @@ def test_a_film_that_stays_as_it_is_meets_every_goal(read, tmp_path):
     promised = [("killed and resumed", "20 of 20", "19 of 20", "**missed**")]
     text = page([(setting, found)], "blockwise", promised, "python -m benchmarks.long_video")
     assert "a seam index of at most 1.1 met" in text
-    assert "blockwise is 1 of 1 at 97 frames." in text and "so it is the default" in text and "other work" not in text
+    assert "blockwise is 1 of 1 at 97 frames." in text and "so it is the default" in text and "processes" not in text
     fading = measured(filmed(np.linspace(140, 60, LENGTH)))
     assert ranked({"fading": fading, "steady": steady, DRAWN: drawing}) == ["steady", "fading"]
     assert "| killed and resumed | 20 of 20 | 19 of 20 | **missed** |" in text
@@ -69,9 +69,20 @@ def test_a_film_that_fades_and_jumps_misses_them(read):
             {"other": measured(filmed(np.full(LENGTH, 120.0))), "own": fading, DRAWN: fading},
         )
     ]
-    told = " ".join(page(runs, "own", [], "x", busy=True).split())
+    told = " ".join(page(runs, "own", [], "x", processes=2).split())
     assert "own is 2 of 2 at 97 frames." in told and "**another way should be the default**" in told
-    assert "of a machine that did other work" in told
+    assert "in 2 processes side by side" in told
+
+
+def test_films_are_told_by_prompt_whichever_is_made_first(monkeypatch):
+    def done(begin, jobs, processes, threads):
+        return (
+            (number, {name: Measured(first=[number]) for name in ("blockwise", DRAWN)}) for number in reversed(jobs)
+        )
+
+    monkeypatch.setattr(long_video, "done", done)
+    found = long_video.run(Setting(num_films=3, ways=("blockwise",)), processes=2)
+    assert {name: measured.first for name, measured in found.items()} == {"blockwise": [0, 1, 2], DRAWN: [0, 1, 2]}
 
 
 def test_every_way_can_be_planned():

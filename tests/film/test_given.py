@@ -256,8 +256,8 @@ def kept(blocks, latents):
 def test_what_leads_to_a_picture_sees_it(pipe, picture):
     """Beyond a window too: the frames before an end image change with it, and only those in its reach."""
     films = []
-    for image in (picture, None):
-        request = make_request(**FAST, num_frames=61, end_image=image)
+    for given in ({"end_image": picture}, {"schedule": "blockwise"}):
+        request = make_request(**FAST, num_frames=61, **given)
         films.append(np.concatenate([block.frames for block in pipe.stream(request)]).astype(int))
     reached = np.abs(films[0] - films[1]).max(axis=(1, 2, 3)) > 0
     assert reached[45:].all() and not reached[:45].any()

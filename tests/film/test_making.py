@@ -12,13 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from everreel.film import making
 from everreel.film.decoding import to_uint8
 from everreel.film.journal import Journal, journal_path, read_journal
-from everreel.film.loading import model_options
 from everreel.film.pipeline import VideoPipeline
 from everreel.film.plan import make_plan
 from everreel.film.request import RequestError, make_request
@@ -134,32 +131,6 @@ def test_given_pictures_need_not_be_there_any_more(pipe, tmp_path):
     picture.unlink()
     make(pipe, read_journal(film), film)
     assert film.read_bytes() == whole.read_bytes()
-
-
-@pytest.mark.parametrize("options", [{}, {"schedule": "rolling"}])
-def test_a_film_begun_before_long_ones_rolled_goes_on_as_it_was_begun(tiny_folder, tmp_path, options):
-    """Its journal knows of no rules. What a model recommends for long films was another way, and other noise; and films
-    that rolled were not cached unless that was asked for.
-    """
-    old = model_options(model=str(tiny_folder), device="cpu", dtype="float32").of_rules(1)
-    pipe, asked = VideoPipeline.load(old), make_request(**SMALL, num_frames=189, **options)
-    before = asked.model_copy(update={"cache": False}) if options else asked
-    assert pipe.card.schedule == "blockwise" and pipe.card.addnoise_condition == 20
-    whole, film = tmp_path / "whole.mp4", tmp_path / "film.mp4"
-    make(pipe, making.begin(pipe, before), whole)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        stop_after(patch, 9)
-        make(pipe, making.begin(pipe, before), film)
-    path = journal_path(film)
-    with safe_open(path, "pt") as file:
-        facts = json.loads(file.metadata()["everreel"])
-    assert facts["maker"].pop("rules") == 1
-    facts["request"]["cache"] = None
-    save_file(load_file(path), path, metadata={"everreel": json.dumps(facts)})
-    assert 0 < read_journal(film).num_frames < 189
-    making.resume(film)
-    assert film.read_bytes() == whole.read_bytes()
-    assert making.options_of(read_journal(film).maker).card().schedule == "blockwise"  # and so is what follows it
 
 
 @pytest.mark.parametrize("codec", [None, "libvpx-vp9"])
