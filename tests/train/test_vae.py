@@ -14,7 +14,8 @@ from everreel.model.causal_conv import CausalConv3d
 from everreel.model.config import VAEConfig
 from everreel.model.vae import CausalVAE
 from everreel.train.trainer import Trainer, TrainerSettings
-from everreel.train.vae import Draw, VAERecipe, _disturbed, latent_statistics
+from everreel.train.vae import Draw, VAERecipe, _disturbed, _edges, _mean, latent_statistics
+from everreel.world.scene import sample_scene
 
 CONFIG = VAEConfig(base_dim=4, num_res_blocks=1)
 PICTURES = Draw(count=3, size=(16, 16))
@@ -36,6 +37,15 @@ class Store:
         frames, height, width = self._shapes[index]
         t, y, x, c = np.ogrid[:frames, :height, :width, :3]
         return (127 + 100 * np.sin(t / 5 + y / 9 + x / 7 + c + index)).astype(np.uint8)
+
+    def scene(self, index):
+        return sample_scene(generator_for(index, "scene"))
+
+    def fps(self, index):
+        return 24
+
+    def start(self, index):
+        return 2.0
 
 
 @pytest.fixture
@@ -97,6 +107,28 @@ def test_a_splice_is_the_second_latent_of_a_held_picture(recipe):
     assert torch.equal(z[1, :, :2], mean[1, :, :2])
     assert torch.equal(target[1, :, :5], video[1, :, :5])
     assert torch.equal(target[1, :, 5:], video[1, :, 6:7].expand(-1, 4, -1, -1))
+
+
+def test_a_subject_far_off_counts_more_and_never_more_than_its_piece(recipe):
+    weighted = dataclasses.replace(recipe, subject_weight=6.0).objective()
+    seen = []
+    for step in range(6):
+        batch, plain = (one.batch(4, generator_for(0, "batch", step)) for one in (weighted, recipe.objective()))
+        assert batch["subject"].shape == batch["video"].shape[:4] and "subject" not in plain
+        weight = weighted._weight(batch)
+        assert weight.shape == batch["video"][:, None, ..., 0].shape and weight.min() >= 1 and weight.max() <= 7.001
+        assert (weight - 1).mean(dim=(1, 2, 3, 4)).max() < 1.001  # as much as the whole piece
+        seen.append(batch["subject"].float().mean())
+        still, first = int(batch["still"][0]), int((batch["still"][0] - 1) // 4 * 4 + 1)
+        assert not still or all(torch.equal(weight[0, 0, first + ahead], weight[0, 0, still]) for ahead in range(4))
+    assert max(seen) > 0
+    ones = torch.ones(1, 1, 5, 8, 8)
+    small, large = (torch.zeros(1, 3, 5, 8, 8) for _ in range(2))
+    small[..., :1, :2], large[...] = 0.5, 0.5
+    heavy = ones.clone()
+    heavy[..., :1, :2] = 7
+    assert _mean(small, ones) == small.mean() and _mean(small, heavy) > 4 * _mean(small, ones)
+    assert _mean(large, heavy) == pytest.approx(0.5) and _edges(small, heavy) > 2 * _edges(small, ones)
 
 
 def randomised(vae):
@@ -234,6 +266,8 @@ def test_bad_values():
         Draw(count=1, frames=6)
     with pytest.raises(ValueError, match=r"settings.steps=5.*must be 3"):
         VAERecipe(settings=TrainerSettings(steps=5), stages=((3, (PICTURES,)),))
+    with pytest.raises(ValueError, match=r"subject_weight=-1.*nearest that works is 0"):
+        VAERecipe(settings=TrainerSettings(steps=3), stages=((3, (PICTURES,)),), subject_weight=-1)
 
 
 def test_clips_that_are_too_short_are_named(recipe):

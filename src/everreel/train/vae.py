@@ -32,6 +32,7 @@ from everreel.model.config import VAEConfig
 from everreel.model.vae import CausalVAE
 from everreel.shapes import TEMPORAL
 from everreel.train.trainer import Outcome, Trainer, TrainerSettings
+from everreel.world.render import coverage
 
 Shape = tuple[int, int, int]
 
@@ -68,6 +69,10 @@ class VAERecipe:
     times the divergence of the posterior from the unit normal. At 1e-4 the last keeps the latents smooth and
     near unit size and costs no sharpness that can be seen. `latent_noise` is for a decoder of what a transformer
     makes, which is never quite what an encoder would (as in Zheng et al., arXiv 2510.11690).
+
+    `subject_weight` is how much more the subject counts than what is around it, but no more than makes it count as much
+    as its whole piece; and of two places to crop a piece at, the one that shows more of it is taken. A subject far off
+    is a fiftieth of a picture, and the first thing that is lost.
     """
 
     settings: TrainerSettings
@@ -81,6 +86,7 @@ class VAERecipe:
     square: float = 1.0
     edges: float = 1.0
     kl: float = 1e-4
+    subject_weight: float = 0.0
     checked_clips: int = 32
     checked_frames: int = 17
     statistics_clips: int = 256
@@ -90,6 +96,8 @@ class VAERecipe:
         steps = sum(steps for steps, _ in self.stages)
         if steps != self.settings.steps:
             raise ValueError(f"settings.steps={self.settings.steps}: must be {steps}, the sum of the stages")
+        if not self.subject_weight >= 0:
+            raise ValueError(f"subject_weight={self.subject_weight}: must be 0 or more; the nearest that works is 0")
 
     def draws(self, step: int) -> tuple[Draw, ...]:
         """The kinds of batches at a step."""
@@ -140,19 +148,32 @@ class VAEObjective:
         return {"vae": self.vae}
 
     def batch(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """`video` (B, T, H, W, 3) of 0..255, and for each clip the frame to splice in, 0 for none."""
+        """`video` (B, T, H, W, 3) of 0..255, for each clip the frame to splice in, 0 for none, and, where the subject
+        weighs more, `subject` (B, T, H, W), how much of each pixel it covers, of 0..255.
+        """
         draws = self.recipe.draws(step)
         draw = draws[_weighted([draw.share for draw in draws], generator)]
         shapes = self._shapes(draw)
-        pieces, shape = [], shapes[_weighted([len(members) for _, members in shapes], generator)]
+        pieces, covered, shape = [], [], shapes[_weighted([len(members) for _, members in shapes], generator)]
         for _ in range(draw.count):
             if draw.size is not None:  # crops are of one size wherever they come from
                 shape = shapes[_weighted([len(members) for _, members in shapes], generator)]
             store, index = shape[1][draw_int(generator, 0, len(shape[1]))]
-            pieces.append(_piece(store.clip(index), draw, generator))
+            clip = store.clip(index)
+            piece = _Piece.draw(clip.shape[:3], draw, generator)
+            if self.recipe.subject_weight:
+                whole = coverage(
+                    store.scene(index), draw.frames, height=clip.shape[1], width=clip.shape[2], fps=store.fps(index),
+                    start=store.start(index) + piece.first / store.fps(index),
+                )  # fmt: skip
+                other = replace(_Piece.draw(clip.shape[:3], draw, generator), first=piece.first)
+                piece = max(piece, other, key=lambda one: int(one.of(whole).sum()))
+                covered.append(piece.of(whole))
+            pieces.append(piece.of(clip[piece.first : piece.first + draw.frames]))
         spliced = [draw.frames > 1 and draw_float(generator) < draw.splices for _ in pieces]
         stills = [draw_int(generator, 1, draw.frames) if splice else 0 for splice in spliced]
-        return {"video": torch.from_numpy(np.stack(pieces)), "still": torch.tensor(stills)}
+        batch = {"video": torch.from_numpy(np.stack(pieces)), "still": torch.tensor(stills)}
+        return batch | ({"subject": torch.from_numpy(np.stack(covered))} if covered else {})
 
     def losses(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The loss of `VAERecipe`."""
@@ -161,15 +182,17 @@ class VAEObjective:
         z_BCTHW, target_BCTHW = _sample(mean_BCTHW, logvar_BCTHW, generator), video_BCTHW
         if bool(batch["still"].any()):
             z_BCTHW, target_BCTHW = self._spliced(z_BCTHW, video_BCTHW, batch["still"], generator)
+        weight_B1THW = self._weight(batch)
         z_BCTHW = _disturbed(z_BCTHW, self.recipe.latent_noise, generator)
         error_BCTHW = self.vae.decode_raw(z_BCTHW).float() - target_BCTHW
-        square = error_BCTHW.square().mean()
+        square = error_BCTHW.detach().square().mean()
         kl = 0.5 * (mean_BCTHW.square() + logvar_BCTHW.exp() - 1 - logvar_BCTHW).mean()
-        loss = error_BCTHW.abs().mean() + self.recipe.square * square + self.recipe.kl * kl
-        half_BCTHW = F.avg_pool3d(error_BCTHW, (1, 2, 2))
-        loss = loss + self.recipe.edges * (_edges(error_BCTHW) + _edges(half_BCTHW))
+        loss = _mean(error_BCTHW.abs(), weight_B1THW) + self.recipe.square * _mean(error_BCTHW.square(), weight_B1THW)
+        half, half_weight = (F.avg_pool3d(each, (1, 2, 2)) for each in (error_BCTHW, weight_B1THW))
+        edges = _edges(error_BCTHW, weight_B1THW) + _edges(half, half_weight)
+        loss = loss + self.recipe.kl * kl + self.recipe.edges * edges
         self.metrics = {
-            "psnr": _decibels(float(square.detach())),
+            "psnr": _decibels(float(square)),
             "kl": float(kl.detach()),
             "latent_size": float(mean_BCTHW.detach().square().mean().sqrt()),
             "posterior_width": float(logvar_BCTHW.detach().mul(0.5).exp().mean()),
@@ -225,6 +248,19 @@ class VAEObjective:
         for ahead in range(TEMPORAL):
             target_BCTHW[row_R, :, 1 + TEMPORAL * (latent_R - 1) + ahead] = picture_RCHW
         return z_BCTHW, target_BCTHW
+
+    def _weight(self, batch: dict[str, Tensor]) -> Tensor:
+        """How much the error of each pixel counts; in a splice, as in the picture that is spliced in."""
+        if "subject" not in batch:
+            return torch.ones_like(batch["video"][:, None, ..., 0], dtype=torch.float32)
+        subject_BTHW = batch["subject"].float() / 255
+        for row in batch["still"].nonzero().flatten().tolist():
+            still = int(batch["still"][row])
+            first = 1 + (still - 1) // TEMPORAL * TEMPORAL
+            subject_BTHW[row, first : first + TEMPORAL] = subject_BTHW[row, still]
+        covered_B111 = subject_BTHW.mean(dim=(1, 2, 3), keepdim=True)
+        more = (1 / covered_B111.clamp_min(1e-6)).clamp_max(self.recipe.subject_weight)
+        return (1 + more * subject_BTHW)[:, None]
 
     def _shapes(self, draw: Draw) -> list[tuple[Shape, list[tuple[ClipStore, int]]]]:
         """The clips that are long and large enough, by (frames, height, width)."""
@@ -310,14 +346,29 @@ def _windows(stores: Sequence[ClipStore], count: int, frames: int) -> Iterator[T
         yield to_unit_range([clip[start : start + length]])
 
 
-def _piece(clip: Frames, draw: Draw, generator: torch.Generator) -> Frames:
-    """A random piece of a clip, mirrored half of the time."""
-    height, width = draw.size or clip.shape[1:3]
-    start = draw_int(generator, 0, clip.shape[0] - draw.frames + 1)
-    top = draw_int(generator, 0, clip.shape[1] - height + 1)
-    left = draw_int(generator, 0, clip.shape[2] - width + 1)
-    piece = clip[start : start + draw.frames, top : top + height, left : left + width]
-    return np.ascontiguousarray(piece[:, :, ::-1] if draw_float(generator) < 0.5 else piece)
+@dataclass(frozen=True)
+class _Piece:
+    """Where a piece of a clip is cut out: its first frame, and the same place in each."""
+
+    first: int
+    top: int
+    left: int
+    height: int
+    width: int
+    mirrored: bool
+
+    @classmethod
+    def draw(cls, shape: Shape, draw: Draw, generator: torch.Generator) -> _Piece:
+        """Anywhere in a clip of this many frames, rows and columns, mirrored half of the time."""
+        height, width = draw.size or shape[1:]
+        first = draw_int(generator, 0, shape[0] - draw.frames + 1)
+        top, left = draw_int(generator, 0, shape[1] - height + 1), draw_int(generator, 0, shape[2] - width + 1)
+        return cls(first, top, left, height, width, draw_float(generator) < 0.5)
+
+    def of(self, frames: Frames) -> Frames:
+        """The place, cut out of frames (T, H, W, ...)."""
+        cut = frames[:, self.top : self.top + self.height, self.left : self.left + self.width]
+        return np.ascontiguousarray(cut[:, :, ::-1] if self.mirrored else cut)
 
 
 def _weighted(weights: Sequence[float], generator: torch.Generator) -> int:
@@ -346,9 +397,17 @@ def _sample(mean: Tensor, logvar: Tensor, generator: torch.Generator) -> Tensor:
     return mean + noise * (0.5 * logvar).exp()
 
 
-def _edges(error_BCTHW: Tensor) -> Tensor:
+def _mean(value_BCTHW: Tensor, weight_B1THW: Tensor) -> Tensor:
+    return (value_BCTHW * weight_B1THW).sum() / (weight_B1THW.sum() * value_BCTHW.shape[1])
+
+
+def _edges(error_BCTHW: Tensor, weight_B1THW: Tensor) -> Tensor:
     """Mean absolute difference of neighbours in x, y and, in clips, time: what blur and flicker leave."""
-    parts = [error_BCTHW.diff(dim=axis).abs().mean() for axis in (2, 3, 4) if error_BCTHW.shape[axis] > 1]
+    parts = []
+    for axis in (2, 3, 4):
+        if (size := error_BCTHW.shape[axis]) > 1:
+            weight = torch.maximum(weight_B1THW.narrow(axis, 1, size - 1), weight_B1THW.narrow(axis, 0, size - 1))
+            parts.append(_mean(error_BCTHW.diff(dim=axis).abs(), weight))
     return torch.stack(parts).sum()
 
 
